@@ -1,0 +1,214 @@
+//! Counters of ports.
+//!
+//! Each worker has its own row of every port's counters and is the only one that writes it, so counting is
+//! a plain load, add and store: no locked instruction, no shared cache line. Reading sums the rows.
+//!
+//! The books balance. For all ports together and at any quiet moment
+//! `rx + originated + copies == tx + consumed + left_to_host + drops + waiting`,
+//! where `waiting` are the frames in neighbor queues; [`Totals::imbalance`] is the difference.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::clock::Time;
+use crate::drops::DropReason;
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the one writer of this counter may call it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The current value.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+}
+
+/// What one worker counts of one port.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Row {
+    /// Frames read from the port. A super-frame is one frame.
+    pub rx_packets: Counter,
+    /// Their bytes.
+    pub rx_bytes: Counter,
+    /// Frames written to the port. A super-frame is one frame.
+    pub tx_packets: Counter,
+    /// Their bytes.
+    pub tx_bytes: Counter,
+    /// Of the frames read, those that carry several segments (TSO, USO).
+    pub rx_super: Counter,
+    /// Of the frames written, those that carry several segments.
+    pub tx_super: Counter,
+    /// Frames that the switch itself made because of this port: ARP, ICMP, announcements.
+    pub originated: Counter,
+    /// Extra copies of frames from this port, made by flooding.
+    pub copies: Counter,
+    /// Frames from this port that the gateway itself was the destination of.
+    pub consumed: Counter,
+    /// Frames from the uplink that are the host's own business.
+    pub left_to_host: Counter,
+    drops: [Counter; DropReason::COUNT],
+    last_drop: [Counter; DropReason::COUNT],
+}
+
+impl Row {
+    fn new() -> Self {
+        Row {
+            rx_packets: Counter::default(),
+            rx_bytes: Counter::default(),
+            tx_packets: Counter::default(),
+            tx_bytes: Counter::default(),
+            rx_super: Counter::default(),
+            tx_super: Counter::default(),
+            originated: Counter::default(),
+            copies: Counter::default(),
+            consumed: Counter::default(),
+            left_to_host: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            last_drop: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+
+    /// Counts a frame read.
+    pub fn received(&self, bytes: usize, is_super: bool) {
+        self.rx_packets.add(1);
+        self.rx_bytes.add(bytes as u64);
+        self.rx_super.add(u64::from(is_super));
+    }
+
+    /// Counts a frame written.
+    pub fn transmitted(&self, bytes: usize, is_super: bool) {
+        self.tx_packets.add(1);
+        self.tx_bytes.add(bytes as u64);
+        self.tx_super.add(u64::from(is_super));
+    }
+
+    /// Counts a drop.
+    pub fn dropped(&self, reason: DropReason, now: Time) {
+        self.drops[reason as usize].add(1);
+        self.last_drop[reason as usize].set(now.as_micros());
+    }
+}
+
+/// The counters of a port: a row for each worker, and one for the control thread.
+#[derive(Debug)]
+pub struct PortCounters {
+    rows: Box<[Row]>,
+}
+
+impl PortCounters {
+    /// Counters for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        PortCounters { rows: (0..workers.max(1)).map(|_| Row::new()).collect() }
+    }
+
+    /// The row that worker number `worker` writes.
+    pub fn row(&self, worker: usize) -> &Row {
+        &self.rows[worker % self.rows.len()]
+    }
+
+    /// The sum over all workers.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for row in &self.rows {
+            sum.rx_packets += row.rx_packets.value();
+            sum.rx_bytes += row.rx_bytes.value();
+            sum.tx_packets += row.tx_packets.value();
+            sum.tx_bytes += row.tx_bytes.value();
+            sum.rx_super += row.rx_super.value();
+            sum.tx_super += row.tx_super.value();
+            sum.originated += row.originated.value();
+            sum.copies += row.copies.value();
+            sum.consumed += row.consumed.value();
+            sum.left_to_host += row.left_to_host.value();
+            sum.drops += row.drops.iter().map(Counter::value).sum::<u64>();
+        }
+        sum
+    }
+
+    /// Every reason with a count, and when it last happened.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64, Time)> + '_ {
+        DropReason::ALL.iter().filter_map(|&reason| {
+            let count: u64 = self.rows.iter().map(|row| row.drops[reason as usize].value()).sum();
+            let last = self.rows.iter().map(|row| row.last_drop[reason as usize].value()).max();
+            (count > 0).then(|| (reason, count, Time::from_micros(last.unwrap_or(0))))
+        })
+    }
+
+    /// How often `reason` was counted.
+    pub fn drop_count(&self, reason: DropReason) -> u64 {
+        self.rows.iter().map(|row| row.drops[reason as usize].value()).sum()
+    }
+}
+
+/// Sums of a port's counters, or of several ports'. The fields are those of [`Row`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Totals {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_super: u64,
+    pub tx_super: u64,
+    pub originated: u64,
+    pub copies: u64,
+    pub consumed: u64,
+    pub left_to_host: u64,
+    pub drops: u64,
+}
+
+impl Totals {
+    /// Frames that came from somewhere minus frames that went somewhere, given how many are `waiting` for a
+    /// neighbor: zero, or the books do not balance.
+    pub fn imbalance(&self, waiting: u64) -> i128 {
+        let came = [self.rx_packets, self.originated, self.copies];
+        let went = [self.tx_packets, self.consumed, self.left_to_host, self.drops, waiting];
+        came.iter().map(|&n| i128::from(n)).sum::<i128>() - went.iter().map(|&n| i128::from(n)).sum::<i128>()
+    }
+}
+
+impl std::ops::AddAssign for Totals {
+    fn add_assign(&mut self, other: Totals) {
+        self.rx_packets += other.rx_packets;
+        self.rx_bytes += other.rx_bytes;
+        self.tx_packets += other.tx_packets;
+        self.tx_bytes += other.tx_bytes;
+        self.rx_super += other.rx_super;
+        self.tx_super += other.tx_super;
+        self.originated += other.originated;
+        self.copies += other.copies;
+        self.consumed += other.consumed;
+        self.left_to_host += other.left_to_host;
+        self.drops += other.drops;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_add_up() {
+        let counters = PortCounters::new(2);
+        counters.row(0).received(100, false);
+        counters.row(1).received(60_000, true);
+        counters.row(1).dropped(DropReason::Runt, Time::from_secs(3));
+        counters.row(0).transmitted(100, false);
+        let totals = counters.totals();
+        assert_eq!((totals.rx_packets, totals.rx_bytes, totals.rx_super, totals.drops), (2, 60_100, 1, 1));
+        assert_eq!(totals.imbalance(0), 0);
+        assert_eq!(totals.imbalance(1), -1);
+        let drops: Vec<_> = counters.drops().collect();
+        assert_eq!(drops, [(DropReason::Runt, 1, Time::from_secs(3))]);
+    }
+}

@@ -1,0 +1,23 @@
+//! vswitchd: a userspace virtual switch and NAT router for Linux.
+//!
+//! Read [`pipeline`] first: its one function `story` is the way of a frame through the switch. The crate
+//! is built in layers, each of which may import only what stands above it in this list
+//! (`tests/layering.rs` reads the sources and says so):
+//!
+//! | layer | modules | is about |
+//! |---|---|---|
+//! | words | [`addr`] [`clock`] [`counters`] [`drops`] [`limits`] | names of things, bounds, numbers |
+//! | bytes | [`frame`] [`wire`] | checked views of frames, checksums, offload promises |
+//! | tables | [`table`] | FDB, neighbors, routes, conntrack; no clock, no lock, no I/O |
+//! | decision | [`snapshot`] [`shared`] [`pipeline`] | what becomes of a frame |
+//! | edge | [`port`] [`offload`] [`worker`] | devices, and the loop that moves frames |
+//! | control | [`control`] [`host`] | requests, the API, netlink, namespaces, the uplink guard |
+//! | composition | [`daemon`] [`lab`] | the program |
+
+pub mod addr;
+pub mod clock;
+pub mod counters;
+pub mod drops;
+pub mod frame;
+pub mod limits;
+pub mod port;

@@ -1,0 +1,97 @@
+//! Every bound of the switch in one place, with what happens at it.
+
+use std::time::Duration;
+
+/// Bytes in front of a frame in its buffer, so that a VLAN tag or a longer header can be put before it
+/// without a move. The frame then starts at an address that leaves the IP header aligned.
+pub const HEADROOM: usize = 62;
+
+/// The largest frame: a 65,535-byte IP packet, an Ethernet header and one VLAN tag. Longer ones cannot be
+/// read whole and are dropped.
+pub const FRAME_MAX: usize = 65_535 + 14 + 4;
+
+/// Size of a frame buffer: headroom and the largest frame, in whole pages.
+pub const BUFFER_SIZE: usize = (HEADROOM + FRAME_MAX).next_multiple_of(4096);
+
+/// Frames that a worker takes from one port before it looks at the next.
+pub const BURST_FRAMES: usize = 64;
+
+/// Bytes that a worker takes from one port before it looks at the next.
+pub const BURST_BYTES: usize = 256 * 1024;
+
+/// Ports of a switch, the uplink included. One more is refused.
+pub const PORTS_MAX: usize = 4096;
+
+/// Networks of a switch. One more is refused.
+pub const NETWORKS_MAX: usize = 4094;
+
+/// Workers of a switch.
+pub const WORKERS_MAX: usize = 64;
+
+/// Smallest MTU of a network (RFC 791: every host accepts 576; we allow IPv4's smallest link, 68).
+pub const MTU_MIN: u16 = 68;
+
+/// MAC addresses that a network learns before the port with most entries loses its oldest.
+pub const MAC_TABLE_SIZE: usize = 8192;
+
+/// Seconds after which an idle MAC address is forgotten (BRIDGE-MIB dot1dTpAgingTime).
+pub const MAC_AGEING: Duration = Duration::from_secs(300);
+
+/// Neighbors that are remembered per network; beyond it the longest unused one is forgotten.
+pub const NEIGHBORS_MAX: usize = 4096;
+
+/// Frames that wait for one neighbor's answer. RFC 1122 2.3.2.2 asks for at least the latest one; on
+/// overflow the oldest is dropped.
+pub const NEIGHBOR_QUEUE: usize = 8;
+
+/// Frames that wait for all neighbors of a network together. One more is dropped.
+pub const NEIGHBOR_QUEUE_TOTAL: usize = 1024;
+
+/// Least time between two ARP requests for one address (RFC 1122 2.3.2.1: at most one a second).
+pub const ARP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Requests without an answer after which a neighbor is unreachable.
+pub const ARP_TRIES: u32 = 3;
+
+/// How long an answer is believed before it is asked for again, when traffic needs it.
+pub const NEIGHBOR_REACHABLE: Duration = Duration::from_secs(30);
+
+/// How long an unused neighbor is remembered.
+pub const NEIGHBOR_AGEING: Duration = Duration::from_secs(600);
+
+/// Least time between two defences of an address that somebody else claims (RFC 5227 2.4, DEFEND_INTERVAL).
+pub const ARP_DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// ICMP errors a second, all together (RFC 1812 4.3.2.8). More are not sent.
+pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+
+/// Connections that are tracked. One more is refused with ICMP 3/13.
+pub const CONNECTIONS_MAX: usize = 1_048_576;
+
+/// Connections of one port. One more is refused with ICMP 3/13.
+pub const CONNECTIONS_PER_PORT: u32 = 65_536;
+
+/// Time for which a freed external port is not dealt again while others are free (RFC 6888 REQ-8).
+pub const NAT_PORT_HOLD: Duration = Duration::from_secs(120);
+
+/// Random external ports that are tried when all of them are in use, for one that is free towards this
+/// destination.
+pub const NAT_OVERLOAD_TRIES: u32 = 32;
+
+/// Dropped frames that are kept for `vswitchctl drops`, per worker. The oldest makes room.
+pub const DROP_SAMPLES: usize = 64;
+
+/// Bytes that are kept of a dropped frame.
+pub const DROP_SAMPLE_BYTES: usize = 96;
+
+/// Largest control request in bytes.
+pub const REQUEST_MAX: usize = 1024 * 1024;
+
+/// Control connections at one time; further ones wait in the socket's backlog.
+pub const API_CLIENTS_MAX: usize = 256;
+
+/// Longest name of a network or port.
+pub const NAME_MAX: usize = 64;
+
+/// Published ports of a switch. One more is refused.
+pub const PUBLICATIONS_MAX: usize = 65_536;

@@ -1,0 +1,3 @@
+//! `vswitchd`: the switch.
+
+fn main() {}

@@ -1,0 +1,253 @@
+//! State that several workers share: the only home of locks.
+//!
+//! A worker takes one short lock at a time and never while it holds another. The MAC table and conntrack
+//! are cut into shards, so that workers rarely meet; the configuration is an immutable
+//! [`Snapshot`] behind an [`ArcSwap`], which readers take without a lock.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ahash::RandomState;
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+
+use crate::addr::{MacAddr, PortId};
+use crate::clock::Time;
+use crate::drops::DropReason;
+use crate::frame::{Frame, Offload};
+use crate::limits::{DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX};
+use crate::snapshot::Snapshot;
+use crate::table::conntrack;
+use crate::table::mac_table::{Entry, Learned, MacTable, Station};
+use crate::table::neighbor_table::NeighborTable;
+
+/// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
+/// any two of their operations, and a switch that stops is worse than one that misses an entry.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Shards of a network's MAC table.
+const FDB_SHARDS: usize = 8;
+
+/// A network's forwarding database (FDB, CAM table), sharded by MAC address.
+#[derive(Debug)]
+pub struct Fdb {
+    shards: Box<[Mutex<MacTable>]>,
+    hasher: RandomState,
+    limit: usize,
+}
+
+impl Fdb {
+    /// An empty table for [`MAC_TABLE_SIZE`] addresses.
+    pub fn new() -> Self {
+        Fdb::with_limit(MAC_TABLE_SIZE)
+    }
+
+    /// An empty table for `limit` addresses.
+    pub fn with_limit(limit: usize) -> Self {
+        let shards = (0..FDB_SHARDS).map(|_| Mutex::new(MacTable::new(limit.div_ceil(FDB_SHARDS)))).collect();
+        Fdb { shards, hasher: RandomState::new(), limit }
+    }
+
+    fn shard(&self, mac: MacAddr) -> MutexGuard<'_, MacTable> {
+        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
+        let index = self.hasher.hash_one(mac) as usize % self.shards.len();
+        lock(&self.shards[index])
+    }
+
+    /// Notes that `mac` was seen as a source on `port`.
+    pub fn learn(&self, mac: MacAddr, port: PortId, now: Time) -> Learned {
+        self.shard(mac).learn(mac, port, now)
+    }
+
+    /// Where `mac` is, if it was seen within `ageing`.
+    pub fn lookup(&self, mac: MacAddr, now: Time, ageing: Duration) -> Station {
+        self.shard(mac).lookup(mac, now, ageing)
+    }
+
+    /// Adds or replaces a static entry: never aged, never moved by learning.
+    pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) {
+        self.shard(mac).add_static(mac, port, now);
+    }
+
+    /// Adds an entry for an address of the switch itself.
+    pub fn add_local(&self, mac: MacAddr, now: Time) {
+        self.shard(mac).add_local(mac, now);
+    }
+
+    /// Removes an entry; local ones stay. Says whether there was one.
+    pub fn remove(&self, mac: MacAddr) -> bool {
+        self.shard(mac).remove(mac)
+    }
+
+    /// Removes every entry of a port, static ones too: the port is gone.
+    pub fn remove_port(&self, port: PortId) {
+        self.shards.iter().for_each(|shard| lock(shard).remove_port(port));
+    }
+
+    /// Removes the learned entries, of one port or of all. Returns how many.
+    pub fn flush(&self, port: Option<PortId>) -> usize {
+        self.shards.iter().map(|shard| lock(shard).flush(port)).sum()
+    }
+
+    /// Forgets what was not seen within `ageing`. Called now and then; looking up never returns such entries.
+    pub fn expire(&self, now: Time, ageing: Duration) {
+        self.shards.iter().for_each(|shard| lock(shard).expire(now, ageing));
+    }
+
+    /// All entries that are not older than `ageing`, in no order.
+    pub fn entries(&self, now: Time, ageing: Duration) -> Vec<Entry> {
+        self.shards.iter().flat_map(|shard| lock(shard).entries(now, ageing)).collect()
+    }
+
+    /// Most entries that it holds.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+}
+
+impl Default for Fdb {
+    fn default() -> Self {
+        Fdb::new()
+    }
+}
+
+/// A frame that waits for its next hop's MAC address, as it came in.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The port it came in by.
+    pub ingress: PortId,
+    /// Its bytes.
+    pub bytes: Box<[u8]>,
+    /// Its promises.
+    pub offload: Offload,
+}
+
+impl Waiting {
+    /// A copy of `frame`.
+    pub fn new(ingress: PortId, frame: &Frame) -> Self {
+        Waiting { ingress, bytes: frame.bytes().into(), offload: frame.offload }
+    }
+}
+
+/// The neighbor table of a network or of the uplink.
+#[derive(Debug)]
+pub struct Neighbors(Mutex<NeighborTable<Ipv4Addr, Waiting>>);
+
+impl Neighbors {
+    /// An empty table.
+    pub fn new() -> Self {
+        Neighbors(Mutex::new(NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL)))
+    }
+
+    /// The table, locked.
+    pub fn lock(&self) -> MutexGuard<'_, NeighborTable<Ipv4Addr, Waiting>> {
+        lock(&self.0)
+    }
+}
+
+impl Default for Neighbors {
+    fn default() -> Self {
+        Neighbors::new()
+    }
+}
+
+/// The beginning of a dropped frame.
+#[derive(Debug, Clone)]
+pub struct DropSample {
+    /// When.
+    pub at: Time,
+    /// Where it came from or should have gone.
+    pub port: PortId,
+    /// Why.
+    pub reason: DropReason,
+    /// Its first bytes.
+    pub bytes: Bytes,
+}
+
+/// The last dropped frames that one worker saw.
+#[derive(Debug)]
+struct DropRing {
+    samples: Vec<DropSample>,
+    next: usize,
+    last: Option<Time>,
+}
+
+/// Everything that the workers and the control thread share.
+#[derive(Debug)]
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    /// Connections and address translations.
+    pub conntrack: Conntrack,
+    drops: Box<[Mutex<DropRing>]>,
+    generation: AtomicU64,
+    workers: usize,
+}
+
+impl Shared {
+    /// State for `workers` workers that starts from `snapshot`.
+    pub fn new(workers: usize, snapshot: Snapshot, conntrack: Conntrack) -> Self {
+        let ring = || Mutex::new(DropRing { samples: Vec::new(), next: 0, last: None });
+        Shared {
+            generation: AtomicU64::new(snapshot.generation),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            conntrack,
+            drops: (0..workers.max(1)).map(|_| ring()).collect(),
+            workers: workers.max(1),
+        }
+    }
+
+    /// Number of workers.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+
+    /// The configuration now.
+    pub fn snapshot(&self) -> Guard<Arc<Snapshot>> {
+        self.snapshot.load()
+    }
+
+    /// The generation of the configuration, to see cheaply whether it changed.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Relaxed)
+    }
+
+    /// Makes a changed configuration the valid one. `change` works on a copy of the current one.
+    pub fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        let mut next = Snapshot::clone(&self.snapshot.load());
+        change(&mut next);
+        next.generation += 1;
+        let generation = next.generation;
+        self.snapshot.store(Arc::new(next));
+        self.generation.store(generation, Relaxed);
+    }
+
+    /// Keeps the beginning of a dropped frame, at most one a millisecond and worker: a flood of drops must
+    /// not cost more than the frames that go through.
+    pub fn sample_drop(&self, worker: usize, reason: DropReason, port: PortId, frame: &[u8], now: Time) {
+        let mut ring = lock(&self.drops[worker % self.drops.len()]);
+        if ring.last.is_some_and(|last| now.since(last) < Duration::from_millis(1)) {
+            return;
+        }
+        ring.last = Some(now);
+        let bytes = Bytes::copy_from_slice(&frame[..frame.len().min(DROP_SAMPLE_BYTES)]);
+        let sample = DropSample { at: now, port, reason, bytes };
+        if ring.samples.len() < DROP_SAMPLES {
+            ring.samples.push(sample);
+        } else {
+            let next = ring.next;
+            ring.samples[next] = sample;
+            ring.next = (next + 1) % DROP_SAMPLES;
+        }
+    }
+
+    /// The last dropped frames of all workers, newest first.
+    pub fn drop_samples(&self) -> Vec<DropSample> {
+        let mut all: Vec<_> = self.drops.iter().flat_map(|ring| lock(ring).samples.clone()).collect();
+        all.sort_by_key(|sample| std::cmp::Reverse(sample.at));
+        all
+    }
+}

@@ -1,0 +1,295 @@
+//! The configuration of the data plane at one moment: immutable, numbered, swapped as a whole.
+//!
+//! The control thread changes a copy and publishes it ([`crate::shared::Shared::publish`]); workers pick
+//! it up at their next turn. What changes with traffic (FDB, neighbors, counters) hangs on it by `Arc`, so
+//! that a new snapshot forgets nothing.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
+use crate::counters::PortCounters;
+use crate::limits::MAC_AGEING;
+use crate::shared::{Fdb, Neighbors};
+use crate::table::conntrack::Timeouts;
+use crate::table::route_table::RouteTable;
+
+/// What a network is connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// To the uplink, masqueraded.
+    Nat,
+    /// To nothing else.
+    Internal,
+}
+
+impl NetworkMode {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NetworkMode::Nat => "nat",
+            NetworkMode::Internal => "internal",
+        }
+    }
+}
+
+/// A network: one broadcast domain with a gateway.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// Its number.
+    pub id: NetworkId,
+    /// Its name, unique.
+    pub name: String,
+    /// Its prefix.
+    pub subnet: Ipv4Net,
+    /// The gateway's address, within the prefix.
+    pub gateway: Ipv4Addr,
+    /// The gateway's MAC address.
+    pub gateway_mac: MacAddr,
+    /// Largest IP packet on it, in bytes.
+    pub mtu: u16,
+    /// What it is connected to.
+    pub mode: NetworkMode,
+    /// The ports on it, in the order of their numbers.
+    pub ports: Vec<PortId>,
+    /// Learned addresses.
+    pub fdb: Arc<Fdb>,
+    /// Resolved addresses.
+    pub neighbors: Arc<Neighbors>,
+}
+
+/// What the data plane knows of a port.
+#[derive(Debug, Clone)]
+pub struct Port {
+    /// Its number.
+    pub id: PortId,
+    /// Its name, unique. For the uplink, the interface's name.
+    pub name: String,
+    /// The network it is on; `None` for the uplink.
+    pub network: Option<NetworkId>,
+    /// Largest IP packet that it carries, in bytes.
+    pub mtu: u16,
+    /// Most connections that it may have at once.
+    pub quota: u32,
+    /// Connections that it has.
+    pub connections: Arc<AtomicU32>,
+    /// Its counters.
+    pub counters: Arc<PortCounters>,
+    /// Frames that the kernel dropped because the switch was too slow to read them.
+    pub missed: Arc<AtomicU64>,
+}
+
+/// How the uplink's address is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UplinkMode {
+    /// The host's own address, shared with the host.
+    Shared,
+    /// An address and a MAC that the host does not have.
+    Own,
+}
+
+impl UplinkMode {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            UplinkMode::Shared => "shared",
+            UplinkMode::Own => "own",
+        }
+    }
+}
+
+/// The uplink as it is now; followed live.
+#[derive(Debug, Clone)]
+pub struct Uplink {
+    /// The interface's name.
+    pub name: String,
+    /// How its address is used.
+    pub mode: UplinkMode,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
+    pub address: Option<Ipv4Net>,
+    /// All addresses that are the host's own (the translated-to one included).
+    pub host_addresses: Vec<Ipv4Addr>,
+    /// Largest IP packet on the link, in bytes.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Where the host sends which destination.
+    pub routes: Arc<RouteTable<Ipv4Addr>>,
+    /// External ports for masquerading.
+    pub nat_ports: RangeInclusive<u16>,
+    /// Resolved next hops.
+    pub neighbors: Arc<Neighbors>,
+}
+
+/// A published port: what arrives at `listen` goes to `target`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Publication {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The address it listens on; `None` for every address of the uplink.
+    pub ip: Option<Ipv4Addr>,
+    /// The external port.
+    pub port: u16,
+    /// The container's address and port.
+    pub target: Endpoint,
+    /// The container's port of the switch.
+    pub to: PortId,
+}
+
+/// The published ports, by protocol and external port.
+#[derive(Debug, Clone, Default)]
+pub struct Publications {
+    by_port: HashMap<(Protocol, u16), Vec<Publication>, ahash::RandomState>,
+}
+
+impl Publications {
+    /// The publication that a packet to `destination` is for.
+    pub fn find(&self, protocol: Protocol, destination: Endpoint) -> Option<&Publication> {
+        let here = self.by_port.get(&(protocol, destination.port))?;
+        here.iter().find(|p| p.ip.is_none_or(|ip| ip == destination.ip))
+    }
+
+    /// Adds one. Those with an address of their own are found before those without.
+    pub fn insert(&mut self, publication: Publication) {
+        let here = self.by_port.entry((publication.protocol, publication.port)).or_default();
+        here.retain(|other| other.ip != publication.ip);
+        here.push(publication);
+        here.sort_by_key(|p| p.ip.is_none());
+    }
+
+    /// Removes one.
+    pub fn remove(&mut self, protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) {
+        if let Some(here) = self.by_port.get_mut(&(protocol, port)) {
+            here.retain(|p| p.ip != ip);
+            if here.is_empty() {
+                self.by_port.remove(&(protocol, port));
+            }
+        }
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Publication> {
+        self.by_port.values().flatten()
+    }
+}
+
+/// The configuration of the data plane.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Grows with every change.
+    pub generation: u64,
+    /// Networks by number.
+    pub networks: Vec<Option<Arc<Network>>>,
+    /// Ports by number; the uplink is number 0.
+    pub ports: Vec<Option<Arc<Port>>>,
+    /// The uplink, if there is one.
+    pub uplink: Option<Arc<Uplink>>,
+    /// Published ports.
+    pub publications: Arc<Publications>,
+    /// Timeouts of connections.
+    pub timeouts: Timeouts,
+    /// Time after which an idle MAC address is forgotten.
+    pub mac_ageing: std::time::Duration,
+}
+
+impl Snapshot {
+    /// No network, no port, no uplink.
+    pub fn new() -> Self {
+        Snapshot {
+            generation: 0,
+            networks: Vec::new(),
+            ports: vec![None],
+            uplink: None,
+            publications: Arc::default(),
+            timeouts: Timeouts::default(),
+            mac_ageing: MAC_AGEING,
+        }
+    }
+
+    /// The network with this number.
+    pub fn network(&self, id: NetworkId) -> Option<&Arc<Network>> {
+        self.networks.get(id.index())?.as_ref()
+    }
+
+    /// The port with this number.
+    pub fn port(&self, id: PortId) -> Option<&Arc<Port>> {
+        self.ports.get(id.index())?.as_ref()
+    }
+
+    /// The network that an address belongs to.
+    pub fn network_of(&self, ip: Ipv4Addr) -> Option<&Arc<Network>> {
+        self.networks.iter().flatten().find(|network| network.subnet.contains(&ip))
+    }
+
+    /// The first free network number below `limits::NETWORKS_MAX`.
+    pub fn free_network(&self) -> Option<NetworkId> {
+        free_slot(&self.networks, 0, crate::limits::NETWORKS_MAX).map(NetworkId)
+    }
+
+    /// The first free port number below `limits::PORTS_MAX`.
+    pub fn free_port(&self) -> Option<PortId> {
+        free_slot(&self.ports, 1, crate::limits::PORTS_MAX).map(PortId)
+    }
+
+    /// Puts a network in its place.
+    pub fn set_network(&mut self, network: Network) {
+        let index = network.id.index();
+        set_slot(&mut self.networks, index, Some(Arc::new(network)));
+    }
+
+    /// Removes a network.
+    pub fn remove_network(&mut self, id: NetworkId) {
+        set_slot(&mut self.networks, id.index(), None);
+    }
+
+    /// Puts a port in its place, and into its network's list.
+    pub fn set_port(&mut self, port: Port) {
+        let (id, network) = (port.id, port.network);
+        set_slot(&mut self.ports, id.index(), Some(Arc::new(port)));
+        if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index())) {
+            let network = Arc::make_mut(slot);
+            if let Err(place) = network.ports.binary_search(&id) {
+                network.ports.insert(place, id);
+            }
+        }
+    }
+
+    /// Removes a port, and from its network's list. What was learned from it is the caller's to forget.
+    pub fn remove_port(&mut self, id: PortId) {
+        set_slot(&mut self.ports, id.index(), None);
+        for slot in self.networks.iter_mut().flatten() {
+            if slot.ports.contains(&id) {
+                Arc::make_mut(slot).ports.retain(|&port| port != id);
+            }
+        }
+    }
+}
+
+impl Default for Snapshot {
+    fn default() -> Self {
+        Snapshot::new()
+    }
+}
+
+fn free_slot<T>(slots: &[Option<T>], from: usize, limit: usize) -> Option<u16> {
+    let free = slots.iter().enumerate().skip(from).find(|(_, slot)| slot.is_none()).map(|(index, _)| index);
+    let index = free.unwrap_or(slots.len().max(from));
+    if index < limit { u16::try_from(index).ok() } else { None }
+}
+
+fn set_slot<T>(slots: &mut Vec<Option<T>>, index: usize, value: Option<T>) {
+    if slots.len() <= index {
+        slots.resize_with(index + 1, || None);
+    }
+    slots[index] = value;
+}
