@@ -38,8 +38,11 @@ pub struct Route<A> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouteTable<A: Address> {
     /// The lengths that occur, longest first, with the best route of every prefix.
-    lengths: Vec<(u8, HashMap<A, Route<A>, RandomState>)>,
+    lengths: Vec<(u8, Prefixes<A>)>,
 }
+
+/// The routes to all prefixes of one length.
+type Prefixes<A> = HashMap<A, Route<A>, RandomState>;
 
 impl<A: Address> RouteTable<A> {
     /// An empty table.
