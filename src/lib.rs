@@ -21,3 +21,4 @@ pub mod drops;
 pub mod frame;
 pub mod limits;
 pub mod port;
+pub mod wire;
