@@ -4,9 +4,9 @@
 //! of the module docs of [`crate::frame`] and [`crate::wire::checksum`].
 
 use super::{be16, ip_at, put_ip, put16};
-use crate::addr::{Endpoint, Protocol};
+use crate::addr::Endpoint;
 use crate::wire::checksum::Delta;
-use crate::wire::transport::Transport;
+use crate::wire::transport::Kind;
 
 /// New endpoints for a packet. A field that stays is `None`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,38 +29,21 @@ struct Layout {
     pseudo_header: bool,
 }
 
-fn layout(transport: &Transport) -> Option<Layout> {
-    match transport {
-        Transport::Tcp { .. } => {
-            Some(Layout { src: Some(0), dst: Some(2), checksum: 16, pseudo_header: true })
-        }
-        Transport::Udp { .. } => {
-            Some(Layout { src: Some(0), dst: Some(2), checksum: 6, pseudo_header: true })
-        }
-        Transport::Echo { request: true, .. } => {
-            Some(Layout { src: Some(4), dst: None, checksum: 2, pseudo_header: false })
-        }
-        Transport::Echo { request: false, .. } => {
-            Some(Layout { src: None, dst: Some(4), checksum: 2, pseudo_header: false })
-        }
-        Transport::IcmpError | Transport::IcmpOther | Transport::Other => None,
+const fn layout(kind: Kind) -> Layout {
+    match kind {
+        Kind::Tcp => Layout { src: Some(0), dst: Some(2), checksum: 16, pseudo_header: true },
+        Kind::Udp => Layout { src: Some(0), dst: Some(2), checksum: 6, pseudo_header: true },
+        Kind::EchoRequest => Layout { src: Some(4), dst: None, checksum: 2, pseudo_header: false },
+        Kind::EchoReply => Layout { src: None, dst: Some(4), checksum: 2, pseudo_header: false },
     }
 }
 
-/// Gives the IP packet `packet` new endpoints. `header_len` is its IP header's length, `transport` what is
-/// behind it, and `partial` says that its transport checksum is not finished yet.
-pub fn translate(packet: &mut [u8], header_len: usize, transport: &Transport, partial: bool, new: Endpoints) {
-    let mut addresses = Delta::NONE;
-    for (at, endpoint) in [(12, new.src), (16, new.dst)] {
-        if let Some(endpoint) = endpoint {
-            addresses = addresses.address(ip_at(packet, at), endpoint.ip);
-            put_ip(packet, at, endpoint.ip);
-        }
-    }
-    let sum = addresses.update(be16(packet, 10));
-    put16(packet, 10, sum);
-
-    let Some(layout) = layout(transport) else { return };
+/// Gives the IP packet `packet` new endpoints. `header_len` is its IP header's length, `kind` what is
+/// behind it, and `partial` says that its transport checksum is not finished yet. What lies beyond the end
+/// of `packet`, as with one that an ICMP error quotes, is left out.
+pub fn translate(packet: &mut [u8], header_len: usize, kind: Kind, partial: bool, new: Endpoints) {
+    let addresses = readdress(packet, new);
+    let layout = layout(kind);
     let mut ports = Delta::NONE;
     for (at, endpoint) in [(layout.src, new.src), (layout.dst, new.dst)] {
         if let (Some(at), Some(endpoint)) = (at, endpoint) {
@@ -71,19 +54,32 @@ pub fn translate(packet: &mut [u8], header_len: usize, transport: &Transport, pa
     let covered = if layout.pseudo_header { addresses } else { Delta::NONE };
     let at = header_len + layout.checksum;
     let old = be16(packet, at);
-    let protocol = transport.flow().map(|(protocol, _, _)| protocol);
-    let new = match (protocol, partial, old) {
+    let new = match (kind, partial, old) {
         // The ports are among the bytes that are still to be summed.
         (_, true, _) => covered.update_partial(old),
         // RFC 768: zero means that the sender made none; a computed zero goes out as all ones.
-        (Some(Protocol::Udp), false, 0) => 0,
-        (Some(Protocol::Udp), false, _) => match covered.and(ports).update(old) {
+        (Kind::Udp, false, 0) => 0,
+        (Kind::Udp, false, _) => match covered.and(ports).update(old) {
             0 => 0xffff,
             sum => sum,
         },
         (_, false, _) => covered.and(ports).update(old),
     };
     put16(packet, at, new);
+}
+
+/// Gives the IP packet new addresses, and its header checksum their change, which is returned.
+pub fn readdress(packet: &mut [u8], new: Endpoints) -> Delta {
+    let mut addresses = Delta::NONE;
+    for (at, endpoint) in [(12, new.src), (16, new.dst)] {
+        if let Some(endpoint) = endpoint {
+            addresses = addresses.address(ip_at(packet, at), endpoint.ip);
+            put_ip(packet, at, endpoint.ip);
+        }
+    }
+    let sum = addresses.update(be16(packet, 10));
+    put16(packet, 10, sum);
+    addresses
 }
 
 /// Takes one off the TTL. The caller has seen that it is at least one.
@@ -136,11 +132,11 @@ mod tests {
         ) {
             let protocol = if tcp { ipv4::TCP } else { ipv4::UDP };
             let mut bytes = packet(protocol, src, dst, &payload, partial);
-            let transport = Transport::parse(protocol, &bytes[20..]).unwrap();
+            let kind = if tcp { Kind::Tcp } else { Kind::Udp };
             let new = Endpoints { src: Some(new_src), dst: Some(new_dst) };
-            translate(&mut bytes, 20, &transport, partial, new);
+            translate(&mut bytes, 20, kind, partial, new);
             prop_assert_eq!(&bytes, &packet(protocol, new_src, new_dst, &payload, partial));
-            translate(&mut bytes, 20, &transport, partial, Endpoints { src: Some(src), dst: Some(dst) });
+            translate(&mut bytes, 20, kind, partial, Endpoints { src: Some(src), dst: Some(dst) });
             prop_assert_eq!(bytes, packet(protocol, src, dst, &payload, partial));
         }
 
@@ -153,8 +149,7 @@ mod tests {
             bytes[28..].copy_from_slice(&payload);
             let value = checksum(&bytes[20..]);
             put16(&mut bytes, 22, value);
-            let transport = Transport::parse(ipv4::ICMP, &bytes[20..]).unwrap();
-            translate(&mut bytes, 20, &transport, false, Endpoints { src: Some(new), dst: None });
+            translate(&mut bytes, 20, Kind::EchoRequest, false, Endpoints { src: Some(new), dst: None });
             prop_assert_eq!(be16(&bytes, 24), new.port);
             prop_assert_eq!(checksum(&bytes[20..]), 0);
             prop_assert!(Ipv4::parse(&bytes).is_ok());
@@ -167,8 +162,7 @@ mod tests {
             (Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), 1), Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), 2));
         let mut bytes = packet(ipv4::UDP, a, b, b"x", false);
         put16(&mut bytes, 26, 0);
-        let transport = Transport::parse(ipv4::UDP, &bytes[20..]).unwrap();
-        translate(&mut bytes, 20, &transport, false, Endpoints { src: Some(b), dst: Some(a) });
+        translate(&mut bytes, 20, Kind::Udp, false, Endpoints { src: Some(b), dst: Some(a) });
         assert_eq!(be16(&bytes, 26), 0);
     }
 

@@ -33,6 +33,64 @@ impl TcpSegment {
     }
 }
 
+/// The kinds of transport headers that translation tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// An ICMP echo request, whose identifier is the sender's.
+    EchoRequest,
+    /// An ICMP echo reply, whose identifier is the receiver's.
+    EchoReply,
+}
+
+impl Kind {
+    /// The protocol that connection tracking knows it by.
+    pub const fn protocol(self) -> Protocol {
+        match self {
+            Kind::Tcp => Protocol::Tcp,
+            Kind::Udp => Protocol::Udp,
+            Kind::EchoRequest | Kind::EchoReply => Protocol::Icmp,
+        }
+    }
+}
+
+/// Kind, source and destination port of a transport. An ICMP query has its identifier on the side that
+/// asked and zero on the other, whichever way the packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// What the header is.
+    pub kind: Kind,
+    /// The source's port.
+    pub src: u16,
+    /// The destination's port.
+    pub dst: u16,
+}
+
+impl Ports {
+    /// Reads the first eight bytes of a transport header, which is all that an ICMP error is sure to quote
+    /// (RFC 792).
+    pub fn parse_quoted(protocol: u8, payload: &[u8]) -> Option<Ports> {
+        if payload.len() < 8 {
+            return None;
+        }
+        let (src, dst) = (be16(payload, 0), be16(payload, 2));
+        match (protocol, payload[0]) {
+            (ipv4::TCP, _) => Some(Ports { kind: Kind::Tcp, src, dst }),
+            (ipv4::UDP, _) => Some(Ports { kind: Kind::Udp, src, dst }),
+            (ipv4::ICMP, icmpv4::ECHO_REQUEST) => {
+                Some(Ports { kind: Kind::EchoRequest, src: be16(payload, 4), dst: 0 })
+            }
+            (ipv4::ICMP, icmpv4::ECHO_REPLY) => {
+                Some(Ports { kind: Kind::EchoReply, src: 0, dst: be16(payload, 4) })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// A transport header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -111,14 +169,13 @@ impl Transport {
         Ok(Transport::Tcp { src: be16(payload, 0), dst: be16(payload, 2), segment, header_len })
     }
 
-    /// The protocol that connection tracking knows it by, with source and destination port; an ICMP query
-    /// has its identifier on the side that asked and zero on the other, whichever way it goes.
-    pub const fn flow(&self) -> Option<(Protocol, u16, u16)> {
+    /// Its ports, where it can be tracked.
+    pub const fn ports(&self) -> Option<Ports> {
         match *self {
-            Transport::Tcp { src, dst, .. } => Some((Protocol::Tcp, src, dst)),
-            Transport::Udp { src, dst } => Some((Protocol::Udp, src, dst)),
-            Transport::Echo { request: true, id } => Some((Protocol::Icmp, id, 0)),
-            Transport::Echo { request: false, id } => Some((Protocol::Icmp, 0, id)),
+            Transport::Tcp { src, dst, .. } => Some(Ports { kind: Kind::Tcp, src, dst }),
+            Transport::Udp { src, dst } => Some(Ports { kind: Kind::Udp, src, dst }),
+            Transport::Echo { request: true, id } => Some(Ports { kind: Kind::EchoRequest, src: id, dst: 0 }),
+            Transport::Echo { request: false, id } => Some(Ports { kind: Kind::EchoReply, src: 0, dst: id }),
             Transport::IcmpError | Transport::IcmpOther | Transport::Other => None,
         }
     }
