@@ -53,6 +53,9 @@ pub const ARP_INTERVAL: Duration = Duration::from_secs(1);
 /// Requests without an answer after which a neighbor is unreachable.
 pub const ARP_TRIES: u32 = 3;
 
+/// How long a neighbor that did not answer counts as unreachable, before traffic for it is worth asking again.
+pub const NEIGHBOR_HOLD: Duration = Duration::from_secs(3);
+
 /// How long an answer is believed before it is asked for again, when traffic needs it.
 pub const NEIGHBOR_REACHABLE: Duration = Duration::from_secs(30);
 

@@ -4,8 +4,8 @@
 //! are cut into shards, so that workers rarely meet; the configuration is an immutable
 //! [`Snapshot`] behind an [`ArcSwap`], which readers take without a lock.
 
-use std::net::Ipv4Addr;
 use std::cell::Cell;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +19,9 @@ use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
-use crate::limits::{DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX};
+use crate::limits::{
+    DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
+};
 use crate::snapshot::Snapshot;
 use crate::table::conntrack::{self, NewConnection, Seen, Timeouts};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
@@ -70,9 +72,9 @@ impl Fdb {
         self.shard(mac).lookup(mac, now, ageing)
     }
 
-    /// Adds or replaces a static entry: never aged, never moved by learning.
-    pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) {
-        self.shard(mac).add_static(mac, port, now);
+    /// Adds or replaces a static entry: never aged, never moved by learning. Says whether there was room.
+    pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) -> bool {
+        self.shard(mac).add_static(mac, port, now)
     }
 
     /// Adds an entry for an address of the switch itself.

@@ -543,7 +543,9 @@ impl<A: Address> Table<A> {
             let port = mapping.outside_port;
             // An overloaded connection may stand in the way; then this one is overloaded too.
             if self.find_outside(protocol, outside, remote).is_none() {
-                if let Some(m) = self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside) {
+                if let Some(m) =
+                    self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
+                {
                     m.connections += 1;
                 }
                 return Ok((port, true));
@@ -568,7 +570,12 @@ impl<A: Address> Table<A> {
     }
 
     /// A port that is in use, but not towards this remote.
-    fn overloaded_port(&mut self, protocol: Protocol, external: A, remote: Endpoint<A>) -> Result<u16, DropReason> {
+    fn overloaded_port(
+        &mut self,
+        protocol: Protocol,
+        external: A,
+        remote: Endpoint<A>,
+    ) -> Result<u16, DropReason> {
         for _ in 0..NAT_OVERLOAD_TRIES {
             let random = self.random();
             let Some(port) = self.pools[protocol as usize].any_dealt(random) else { continue };
@@ -740,7 +747,8 @@ mod tests {
         assert_eq!(kept.port, 61_050);
         let other = out(&mut table, inside(3, 61_050), remote(1, 53), &udp(Time::ZERO)).unwrap();
         assert_ne!(other.port, 61_050);
-        let same_number = out(&mut table, inside(3, 61_050), remote(1, 53), &tcp(SYN, 0, 0, Time::ZERO)).unwrap();
+        let same_number =
+            out(&mut table, inside(3, 61_050), remote(1, 53), &tcp(SYN, 0, 0, Time::ZERO)).unwrap();
         assert_eq!(same_number.port, 61_050, "protocols have ports of their own");
     }
 
@@ -806,8 +814,7 @@ mod tests {
     #[test]
     fn a_published_port_leads_to_its_target_and_back() {
         let mut table = table(61_000..61_100);
-        let (listen, target, client) =
-            (Endpoint::new(EXTERNAL, 8080), inside(2, 80), remote(1, 40_000));
+        let (listen, target, client) = (Endpoint::new(EXTERNAL, 8080), inside(2, 80), remote(1, 40_000));
         let syn = tcp(SYN, 1, 0, Time::ZERO);
         let timeouts = Timeouts::default();
         let to = table.inward(listen, client, Some(target), &syn, yes, &timeouts).unwrap();

@@ -23,7 +23,7 @@ struct Links {
 
 /// A wheel of numbers.
 #[derive(Debug)]
-pub struct Wheel {
+pub(super) struct Wheel {
     heads: Box<[u32; SLOTS]>,
     links: Vec<Links>,
     /// The second whose slot is looked at next.
@@ -32,12 +32,12 @@ pub struct Wheel {
 
 impl Wheel {
     /// An empty wheel.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Wheel { heads: Box::new([NIL; SLOTS]), links: Vec::new(), cursor: 0 }
     }
 
     /// Puts `number`, which is not in the wheel, into the slot of `deadline`.
-    pub fn insert(&mut self, number: u32, deadline: Time) {
+    pub(super) fn insert(&mut self, number: u32, deadline: Time) {
         let index = number as usize;
         if self.links.len() <= index {
             self.links.resize(index + 1, Links { before: NIL, after: NIL, slot: 0 });
@@ -56,7 +56,7 @@ impl Wheel {
     }
 
     /// Takes `number`, which is in the wheel, out of it.
-    pub fn remove(&mut self, number: u32) {
+    pub(super) fn remove(&mut self, number: u32) {
         let Links { before, after, slot } = self.links[number as usize];
         match before {
             NIL => self.heads[usize::from(slot)] = after,
@@ -68,7 +68,7 @@ impl Wheel {
     }
 
     /// Takes the next number out whose slot's second is over at `now`; `None` when there is none.
-    pub fn pop_due(&mut self, now: Time) -> Option<u32> {
+    pub(super) fn pop_due(&mut self, now: Time) -> Option<u32> {
         while self.cursor <= now.as_secs() {
             #[allow(clippy::cast_possible_truncation)] // below SLOTS
             let head = self.heads[(self.cursor % SLOTS as u64) as usize];
