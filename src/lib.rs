@@ -21,4 +21,7 @@ pub mod drops;
 pub mod frame;
 pub mod limits;
 pub mod port;
+pub mod shared;
+pub mod snapshot;
 pub mod table;
+pub mod wire;

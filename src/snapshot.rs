@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -78,8 +78,6 @@ pub struct Port {
     pub mtu: u16,
     /// Most connections that it may have at once.
     pub quota: u32,
-    /// Connections that it has.
-    pub connections: Arc<AtomicU32>,
     /// Its counters.
     pub counters: Arc<PortCounters>,
     /// Frames that the kernel dropped because the switch was too slow to read them.

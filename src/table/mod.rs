@@ -1,5 +1,7 @@
 //! Tables: data structures with a bound, an order of eviction, and no idea of locks, clocks or I/O.
 
+pub mod conntrack;
 pub mod mac_table;
 pub mod neighbor_table;
+pub mod port_pool;
 pub mod route_table;
