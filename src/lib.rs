@@ -20,6 +20,7 @@ pub mod counters;
 pub mod drops;
 pub mod frame;
 pub mod limits;
+pub mod pipeline;
 pub mod port;
 pub mod shared;
 pub mod snapshot;

@@ -63,6 +63,8 @@ pub struct Network {
     pub fdb: Arc<Fdb>,
     /// Resolved addresses.
     pub neighbors: Arc<Neighbors>,
+    /// When the gateway last defended its address, in microseconds since the start; 0 for never.
+    pub last_defence: Arc<AtomicU64>,
 }
 
 /// What the data plane knows of a port.

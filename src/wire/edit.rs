@@ -84,8 +84,14 @@ pub fn readdress(packet: &mut [u8], new: Endpoints) -> Delta {
 
 /// Takes one off the TTL. The caller has seen that it is at least one.
 pub fn decrement_ttl(packet: &mut [u8]) {
+    let ttl = packet.get(8).copied().unwrap_or(1);
+    set_ttl(packet, ttl.wrapping_sub(1));
+}
+
+/// Gives the packet this TTL.
+pub fn set_ttl(packet: &mut [u8], ttl: u8) {
     let old = be16(packet, 8);
-    let new = old.wrapping_sub(0x0100);
+    let new = u16::from_be_bytes([ttl, old.to_be_bytes()[1]]);
     put16(packet, 8, new);
     let sum = Delta::NONE.word(old, new).update(be16(packet, 10));
     put16(packet, 10, sum);

@@ -180,6 +180,16 @@ impl Transport {
         }
     }
 
+    /// The TCP header, where it is TCP.
+    pub const fn segment(&self) -> Option<TcpSegment> {
+        if let Transport::Tcp { segment, .. } = *self { Some(segment) } else { None }
+    }
+
+    /// Whether it is an ICMP echo request.
+    pub const fn is_echo_request(&self) -> bool {
+        matches!(self, Transport::Echo { request: true, .. })
+    }
+
     /// Bytes of a TCP or UDP header; zero for all others.
     pub const fn header_len(&self) -> usize {
         match *self {
