@@ -20,5 +20,6 @@ pub mod counters;
 pub mod drops;
 pub mod frame;
 pub mod limits;
+pub mod offload;
 pub mod port;
 pub mod wire;
