@@ -16,6 +16,9 @@ pub mod plain;
 pub mod tap;
 pub mod virtio_net;
 
+#[cfg(test)]
+mod kernel_tests;
+
 use std::os::fd::RawFd;
 
 use nix::errno::Errno;
