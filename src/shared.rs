@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -429,9 +430,14 @@ impl Shared {
         self.snapshot.load()
     }
 
+    /// The configuration now, to be kept for a while.
+    pub fn snapshot_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
     /// The generation of the configuration, to see cheaply whether it changed.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Relaxed)
+        self.generation.load(Acquire)
     }
 
     /// Makes a changed configuration the valid one. `change` works on a copy of the current one.
@@ -441,7 +447,7 @@ impl Shared {
         next.generation += 1;
         let generation = next.generation;
         self.snapshot.store(Arc::new(next));
-        self.generation.store(generation, Relaxed);
+        self.generation.store(generation, Release);
     }
 
     /// Keeps the beginning of a dropped frame, at most one a millisecond and worker: a flood of drops must

@@ -243,6 +243,22 @@ impl Pipeline {
         self.resume(snapshot, now, out);
     }
 
+    /// Counts a frame that was read from `ingress` and cannot go on, as its device says.
+    pub fn refuse(
+        &mut self,
+        snapshot: &Snapshot,
+        ingress: PortId,
+        frame: &Frame,
+        reason: DropReason,
+        now: Time,
+    ) {
+        let Some(port) = snapshot.port(ingress) else { return };
+        let row = port.counters.row(self.worker);
+        row.received(frame.len(), frame.offload.is_super());
+        row.dropped(reason, now);
+        self.shared.sample_drop(self.worker, reason, ingress, frame.bytes(), now);
+    }
+
     /// Takes in a frame that the switch made on behalf of a port, as if it had come from there.
     pub fn inject(
         &mut self,

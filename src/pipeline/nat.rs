@@ -268,7 +268,7 @@ pub(super) fn outbound<'a>(
         Subject::Flow(flow) => flow_change(cx, &arrived, flow),
         Subject::Error(quoted) => error_change(cx, &arrived, quoted),
     };
-    let change = change.map_err(|reason| {
+    let change = change.inspect_err(|&reason| {
         let out_of_resources = matches!(
             reason,
             DropReason::ConntrackFull | DropReason::ConntrackQuota | DropReason::NatPortsExhausted
@@ -276,7 +276,6 @@ pub(super) fn outbound<'a>(
         if out_of_resources {
             icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
         }
-        reason
     })?;
     Ok(Leaving { view: arrived.view, link: routed.link, mac, change })
 }
