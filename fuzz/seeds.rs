@@ -3,7 +3,7 @@
 //! They are committed as files, because that is what the fuzzer reads, and made here, because hexadecimal
 //! is not what people read. `UPDATE_SEEDS=1 cargo test --test fuzz_seeds` writes the files anew.
 
-#![allow(unreachable_pub)]
+#![allow(unreachable_pub, clippy::unwrap_used)]
 
 use std::net::Ipv4Addr;
 
@@ -11,7 +11,9 @@ use vswitchd::addr::{Endpoint, MacAddr};
 use vswitchd::wire::icmpv4::Error;
 use vswitchd::wire::{ethernet, ipv4};
 
+use crate::bodies::switch::{REPAIR, TIME};
 use crate::packets::{self, Way, cut, with_byte};
+use crate::rig::{self, across, inward, outward};
 
 const C1: MacAddr = MacAddr([0x02, 0x76, 172, 30, 0, 2]);
 const GATEWAY: MacAddr = MacAddr([0x02, 0x76, 172, 30, 0, 1]);
@@ -29,7 +31,7 @@ pub type Seed = (&'static str, Vec<u8>);
 
 /// The seeds of each target.
 pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
-    vec![("wire", wire()), ("conntrack", conntrack())]
+    vec![("wire", wire()), ("switch", switch()), ("conntrack", conntrack())]
 }
 
 fn wire() -> Vec<Seed> {
@@ -80,6 +82,153 @@ fn source_routed(frame: &[u8]) -> Vec<u8> {
     let sum = vswitchd::wire::checksum::checksum(&frame[14..42]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame
+}
+
+/// Records of a port, a promise and a frame. See `bodies/switch.rs`.
+fn switch() -> Vec<Seed> {
+    let plain = |port: u16, frame: &[u8]| record(port, 0, 0, frame);
+    let time = |steps: u8| vec![TIME, steps];
+    let router = || plain(0, &packets::arp(from_router(), 2, rig::EXTERNAL_MAC));
+    let answers =
+        |port: u16| plain(port, &packets::arp(to_gateway(port), 2, MacAddr::from_ipv4(rig::GATEWAY)));
+    let (out, back) = (outward(1), inward(61_001));
+    let hairpin = Way { dst: Endpoint::new(rig::EXTERNAL, 8080), ..outward(3) };
+    let client = inward(8080);
+    let big = packets::tcp(out, "A", 2, 2, &[0x55; 20_000]);
+    let datagrams = packets::udp(across(1, 2), &[0x66; 9_000]);
+    vec![
+        (
+            "learn-and-forward",
+            [
+                plain(1, &packets::udp(across(1, 3), b"flooded")),
+                plain(3, &packets::udp(across(3, 1), b"direct")),
+                plain(2, &packets::ipv6(across(2, 1))),
+                plain(2, &packets::vlan(across(2, 3), 9)),
+            ]
+            .concat(),
+        ),
+        (
+            "arp-and-ping-the-gateway",
+            [
+                plain(
+                    1,
+                    &packets::arp(Way { dst_mac: MacAddr::BROADCAST, ..to_gateway(1) }, 1, MacAddr::ZERO),
+                ),
+                plain(1, &packets::ping(to_gateway(1), 1)),
+            ]
+            .concat(),
+        ),
+        (
+            "tcp-out-and-back",
+            [
+                plain(1, &packets::tcp(out, "S", 1, 0, &[])),
+                router(),
+                plain(0, &packets::tcp(back, "SA", 1, 2, &[])),
+                answers(1),
+                plain(1, &packets::tcp(out, "A", 2, 2, b"hello")),
+                plain(0, &packets::tcp(back, "FA", 2, 7, &[])),
+                plain(1, &packets::tcp(out, "FA", 7, 3, &[])),
+                time(255),
+            ]
+            .concat(),
+        ),
+        (
+            "udp-and-echo-out",
+            [
+                plain(1, &packets::udp(out, b"question")),
+                router(),
+                plain(0, &packets::udp(back, b"answer")),
+                plain(2, &packets::ping(outward(2), 7)),
+                plain(
+                    0,
+                    &packets::icmp_error(back, Error::HostUnreachable, &packets::udp(back.back(), b"q")),
+                ),
+            ]
+            .concat(),
+        ),
+        (
+            "super-frames",
+            [
+                plain(1, &packets::tcp(out, "S", 1, 0, &[])),
+                router(),
+                record(1, 4, 1_448, &big),
+                record(1, 5, 1_000, &datagrams),
+                record(3, 2, 0, &packets::tcp(across(3, 2), "A", 1, 1, b"partial")),
+                record(3, 4, 0, &big),
+                record(3, 7, 65_535, &datagrams),
+            ]
+            .concat(),
+        ),
+        (
+            "published",
+            [
+                router(),
+                plain(0, &packets::tcp(client, "S", 1, 0, &[])),
+                answers(1),
+                plain(
+                    1,
+                    &packets::tcp(Way { src: Endpoint::new(rig::container(1), 80), ..out }, "SA", 1, 2, &[]),
+                ),
+                plain(0, &packets::tcp(client, "A", 2, 2, b"GET / HTTP/1.0\r\n\r\n")),
+            ]
+            .concat(),
+        ),
+        ("hairpin", [plain(3, &packets::tcp(hairpin, "S", 1, 0, &[])), answers(1), answers(3)].concat()),
+        (
+            "neighbors-that-do-not-answer",
+            [plain(1, &packets::udp(out, b"lost")), time(30), time(30), time(30), time(30)].concat(),
+        ),
+        (
+            "no-way-between-networks",
+            [
+                plain(4, &packets::udp(across(4, 1), b"no")),
+                plain(
+                    4,
+                    &packets::udp(
+                        Way { dst_mac: MacAddr::from_ipv4(rig::INNER_GATEWAY), ..across(4, 1) },
+                        b"no",
+                    ),
+                ),
+                plain(
+                    1,
+                    &packets::udp(Way { dst_mac: MacAddr::from_ipv4(rig::GATEWAY), ..across(1, 4) }, b"no"),
+                ),
+                plain(
+                    4,
+                    &packets::arp(Way { dst_mac: MacAddr::BROADCAST, ..across(4, 1) }, 1, MacAddr::ZERO),
+                ),
+            ]
+            .concat(),
+        ),
+        (
+            "errors-of-the-gateway",
+            [
+                record(1, REPAIR, 0, &with_byte(packets::udp(out, b"ttl"), 22, 1)),
+                record(1, REPAIR, 0, &with_byte(packets::udp(out, b"fragment"), 20, 0x20)),
+                plain(1, &packets::udp(out, &[0; 1_473])),
+                plain(1, &packets::udp(to_gateway(1), b"nobody listens")),
+                plain(1, &cut(packets::udp(out, b"runt"), 13)),
+                plain(1, &source_routed(&packets::udp(out, b"routed"))),
+            ]
+            .concat(),
+        ),
+    ]
+}
+
+fn record(port: u16, promise: u8, parameter: u16, frame: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(frame.len()).unwrap();
+    let [_, port] = port.to_be_bytes();
+    [&[port, promise], &parameter.to_be_bytes()[..], &len.to_be_bytes(), frame].concat()
+}
+
+/// From the container at `port` to its gateway.
+fn to_gateway(port: u16) -> Way {
+    Way { dst: Endpoint::new(rig::GATEWAY, 9), ..outward(port) }
+}
+
+/// From the router to the uplink's address.
+fn from_router() -> Way {
+    Way { src: Endpoint::new(rig::ROUTER, 0), ..inward(0) }
 }
 
 /// Operations are four bytes: what, who, whom, how. See `bodies/conntrack.rs`.

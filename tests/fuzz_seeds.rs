@@ -13,12 +13,19 @@ use std::path::{Path, PathBuf};
 mod bodies;
 #[path = "../fuzz/packets.rs"]
 mod packets;
+#[path = "../fuzz/rig.rs"]
+mod rig;
 #[path = "../fuzz/seeds.rs"]
 mod seeds;
 
 #[test]
 fn wire() {
     replay("wire", bodies::wire::run);
+}
+
+#[test]
+fn switch() {
+    replay("switch", bodies::switch::run);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod conntrack;
+pub mod switch;
 pub mod wire;
 
 /// An input, read from its beginning to its end.
