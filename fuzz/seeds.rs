@@ -5,26 +5,14 @@
 
 #![allow(unreachable_pub, clippy::unwrap_used)]
 
-use std::net::Ipv4Addr;
-
 use vswitchd::addr::{Endpoint, MacAddr};
+use vswitchd::sim::packet::{self, Macs, Tcp};
+use vswitchd::sim::{EXTERNAL, SERVER, Station};
 use vswitchd::wire::icmpv4::Error;
-use vswitchd::wire::{ethernet, ipv4};
+use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
+use vswitchd::wire::{checksum, ethernet, ipv4};
 
-use crate::bodies::switch::{REPAIR, TIME};
-use crate::packets::{self, Way, cut, with_byte};
-use crate::rig::{self, across, inward, outward};
-
-const C1: MacAddr = MacAddr([0x02, 0x76, 172, 30, 0, 2]);
-const GATEWAY: MacAddr = MacAddr([0x02, 0x76, 172, 30, 0, 1]);
-
-/// From a container to a server on the internet.
-const OUT: Way = Way {
-    src_mac: C1,
-    dst_mac: GATEWAY,
-    src: Endpoint::new(Ipv4Addr::new(172, 30, 0, 2), 40_000),
-    dst: Endpoint::new(Ipv4Addr::new(203, 0, 113, 80), 80),
-};
+use crate::bodies::switch::{REPAIR, TIME, World};
 
 /// A seed: its name and what is in it.
 pub type Seed = (&'static str, Vec<u8>);
@@ -34,41 +22,108 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
     vec![("wire", wire()), ("switch", switch()), ("conntrack", conntrack())]
 }
 
+/// Where a packet comes from and goes to.
+#[derive(Clone, Copy)]
+struct Way {
+    macs: Macs,
+    src: Endpoint,
+    dst: Endpoint,
+}
+
+impl Way {
+    /// From a station to somewhere, by its gateway. The source port is in the external range, so that
+    /// masquerading keeps it.
+    fn out(station: &Station, dst: Endpoint) -> Way {
+        let macs = Macs { src: station.mac, dst: station.gateway_mac };
+        Way { macs, src: station.at(61_000 + station.id.0), dst }
+    }
+
+    /// From one station to another on its network.
+    fn across(from: &Station, to: &Station) -> Way {
+        Way { macs: Macs { src: from.mac, dst: to.mac }, src: from.at(40_000), dst: to.at(7) }
+    }
+
+    /// From the server, by the router, to a port of the uplink.
+    fn inward(router: &Station, port: u16) -> Way {
+        let macs = Macs { src: router.mac, dst: router.gateway_mac };
+        Way { macs, src: Endpoint::new(SERVER, 443), dst: Endpoint::new(EXTERNAL, port) }
+    }
+
+    fn broadcast(self) -> Way {
+        Way { macs: Macs { dst: MacAddr::BROADCAST, ..self.macs }, ..self }
+    }
+
+    fn udp(self, payload: &[u8]) -> Vec<u8> {
+        packet::udp(self.macs, self.src, self.dst, payload)
+    }
+
+    fn tcp(self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
+        packet::tcp(self.macs, self.src, self.dst, Tcp { seq, ack, flags }, payload)
+    }
+
+    fn ping(self) -> Vec<u8> {
+        packet::echo(self.macs, self.src.ip, self.dst.ip, true, self.src.port, b"abcdefgh")
+    }
+
+    /// An ICMP error about `about`, a frame.
+    fn error(self, error: Error, about: &[u8]) -> Vec<u8> {
+        packet::icmp_error(self.macs, self.src.ip, self.dst.ip, error, &about[ethernet::HEADER_LEN..])
+    }
+
+    fn arp(self, operation: u8) -> Vec<u8> {
+        packet::arp(self.macs, operation, (self.macs.src, self.src.ip), (self.macs.dst, self.dst.ip))
+    }
+}
+
 fn wire() -> Vec<Seed> {
-    let ask = Way { dst_mac: MacAddr::BROADCAST, ..OUT };
-    let syn = packets::tcp(OUT, "S", 1_000, 0, &[]);
-    let datagram = packets::udp(OUT, b"hello");
-    let no_checksum = [&datagram[..40], &[0, 0], &datagram[42..]].concat();
+    let World { stations, .. } = World::new();
+    let out = Way::out(&stations[1], Endpoint::new(SERVER, 80));
+    let back = Way::inward(&stations[0], 61_001);
+    let syn = out.tcp(SYN, 1_000, 0, &[]);
+    let datagram = out.udp(b"hello");
     vec![
-        ("arp-request", packets::arp(ask, 1, MacAddr::ZERO)),
-        ("arp-reply", packets::arp(OUT.back(), 2, C1)),
+        ("arp-request", out.broadcast().arp(1)),
+        ("arp-reply", back.arp(2)),
         ("tcp-syn", syn.clone()),
-        ("tcp-data", packets::tcp(OUT, "A", 1_001, 2_000, b"GET / HTTP/1.0\r\n\r\n")),
-        ("tcp-rst", packets::tcp(OUT, "RA", 1_001, 2_000, &[])),
+        ("tcp-data", out.tcp(ACK, 1_001, 2_000, b"GET / HTTP/1.0\r\n\r\n")),
+        ("tcp-rst", out.tcp(RST | ACK, 1_001, 2_000, &[])),
         ("tcp-header-too-long", with_byte(syn.clone(), 46, 0xf0)),
         ("tcp-cut", with_byte(cut(syn.clone(), 44), 17, 30)),
         ("udp", datagram.clone()),
-        ("udp-without-checksum", no_checksum),
+        ("udp-without-checksum", [&datagram[..40], &[0, 0], &datagram[42..]].concat()),
         ("udp-length-too-long", with_byte(datagram.clone(), 39, 200)),
         ("udp-trailing-bytes", [&datagram[..], &[0xaa; 18]].concat()),
         ("udp-first-fragment", with_byte(datagram.clone(), 20, 0x20)),
         ("udp-later-fragment", with_byte(datagram.clone(), 21, 0x03)),
-        ("echo-request", packets::ping(OUT, 1)),
-        ("time-exceeded", packets::icmp_error(OUT.back(), Error::TimeExceeded, &datagram)),
-        (
-            "fragmentation-needed",
-            packets::icmp_error(OUT.back(), Error::FragmentationNeeded { mtu: 1_280 }, &syn),
-        ),
+        ("echo-request", out.ping()),
+        ("time-exceeded", back.error(Error::TimeExceeded, &datagram)),
+        ("fragmentation-needed", back.error(Error::FragmentationNeeded { mtu: 1_280 }, &syn)),
         ("source-route", source_routed(&datagram)),
-        ("vlan", packets::vlan(OUT, 7)),
-        ("vlan-cut", cut(packets::vlan(OUT, 7), 16)),
-        ("ipv6", packets::ipv6(OUT)),
+        ("vlan", tagged(&datagram, &[ethernet::VLAN])),
+        ("vlan-in-vlan", tagged(&datagram, &[ethernet::SERVICE_VLAN, ethernet::VLAN])),
+        ("vlan-cut", cut(tagged(&datagram, &[ethernet::VLAN]), 16)),
+        ("ipv6", ipv6(out.macs)),
         ("ttl-0", with_byte(datagram.clone(), 22, 0)),
         ("total-length-too-long", with_byte(datagram.clone(), 16, 0xff)),
         ("total-length-too-short", with_byte(datagram.clone(), 17, 19)),
         ("version-5", with_byte(datagram.clone(), 14, 0x55)),
         ("runt", cut(datagram, 13)),
     ]
+}
+
+/// The frame with one byte changed, and its IPv4 header checksum made right again, so that the change gets
+/// past it.
+fn with_byte(mut frame: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
+    frame[at] = value;
+    frame[24..26].fill(0);
+    let sum = checksum::checksum(&frame[ethernet::HEADER_LEN..ethernet::HEADER_LEN + ipv4::HEADER_LEN]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+fn cut(mut frame: Vec<u8>, len: usize) -> Vec<u8> {
+    frame.truncate(len);
+    frame
 }
 
 /// The packet with a strict source route option.
@@ -79,55 +134,68 @@ fn source_routed(frame: &[u8]) -> Vec<u8> {
     frame[14] = 0x47;
     frame[17] += 8;
     frame[24..26].fill(0);
-    let sum = vswitchd::wire::checksum::checksum(&frame[14..42]);
+    let sum = checksum::checksum(&frame[14..42]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
     frame
 }
 
-/// Records of a port, a promise and a frame. See `bodies/switch.rs`.
+/// The frame behind VLAN tags of these types.
+fn tagged(frame: &[u8], tags: &[u16]) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    let tags: Vec<u8> = tags.iter().flat_map(|tag| [tag.to_be_bytes(), [0x00, 0x07]].concat()).collect();
+    [addresses, &tags, rest].concat()
+}
+
+/// An IPv6 packet without payload ("no next header", RFC 8200 4.7).
+fn ipv6(macs: Macs) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, 59, 64];
+    packet.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1].repeat(2));
+    packet::frame(macs, ethernet::IPV6, &packet)
+}
+
+/// Records of a station, a promise and a frame. See `bodies/switch.rs`.
 fn switch() -> Vec<Seed> {
-    let plain = |port: u16, frame: &[u8]| record(port, 0, 0, frame);
+    let World { stations, .. } = World::new();
+    let [router, c1, c2, c3, d4, d5] = &stations[..] else { return Vec::new() };
+    let plain = |station: &Station, frame: Vec<u8>| record(station, 0, 0, &frame);
     let time = |steps: u8| vec![TIME, steps];
-    let router = || plain(0, &packets::arp(from_router(), 2, rig::EXTERNAL_MAC));
-    let answers =
-        |port: u16| plain(port, &packets::arp(to_gateway(port), 2, MacAddr::from_ipv4(rig::GATEWAY)));
-    let (out, back) = (outward(1), inward(61_001));
-    let hairpin = Way { dst: Endpoint::new(rig::EXTERNAL, 8080), ..outward(3) };
-    let client = inward(8080);
-    let big = packets::tcp(out, "A", 2, 2, &[0x55; 20_000]);
-    let datagrams = packets::udp(across(1, 2), &[0x66; 9_000]);
+    let server = Endpoint::new(SERVER, 443);
+    let gateway = |station: &Station| Way::out(station, Endpoint::new([172, 30, 0, 1].into(), 9));
+    let answers = |station: &Station| plain(station, gateway(station).arp(2));
+    let router_answers = || {
+        let way = Way { src: router.at(0), ..Way::inward(router, 0) };
+        plain(router, way.arp(2))
+    };
+    let (out, back) = (Way::out(c1, server), Way::inward(router, 61_001));
+    let client = Way::inward(router, 8080);
+    let big = out.tcp(ACK, 2, 2, &[0x55; 20_000]);
+    let datagrams = Way::across(c1, c2).udp(&[0x66; 9_000]);
+    let to_d4 = Way { dst: d4.at(7), ..out };
     vec![
         (
             "learn-and-forward",
             [
-                plain(1, &packets::udp(across(1, 3), b"flooded")),
-                plain(3, &packets::udp(across(3, 1), b"direct")),
-                plain(2, &packets::ipv6(across(2, 1))),
-                plain(2, &packets::vlan(across(2, 3), 9)),
+                plain(c1, Way::across(c1, c3).udp(b"flooded")),
+                plain(c3, Way::across(c3, c1).udp(b"direct")),
+                plain(c2, ipv6(Way::across(c2, c1).macs)),
+                plain(c2, tagged(&Way::across(c2, c3).udp(b"tagged"), &[ethernet::VLAN])),
             ]
             .concat(),
         ),
         (
             "arp-and-ping-the-gateway",
-            [
-                plain(
-                    1,
-                    &packets::arp(Way { dst_mac: MacAddr::BROADCAST, ..to_gateway(1) }, 1, MacAddr::ZERO),
-                ),
-                plain(1, &packets::ping(to_gateway(1), 1)),
-            ]
-            .concat(),
+            [plain(c1, gateway(c1).broadcast().arp(1)), plain(c1, gateway(c1).ping())].concat(),
         ),
         (
             "tcp-out-and-back",
             [
-                plain(1, &packets::tcp(out, "S", 1, 0, &[])),
-                router(),
-                plain(0, &packets::tcp(back, "SA", 1, 2, &[])),
-                answers(1),
-                plain(1, &packets::tcp(out, "A", 2, 2, b"hello")),
-                plain(0, &packets::tcp(back, "FA", 2, 7, &[])),
-                plain(1, &packets::tcp(out, "FA", 7, 3, &[])),
+                plain(c1, out.tcp(SYN, 1, 0, &[])),
+                router_answers(),
+                plain(router, back.tcp(SYN | ACK, 1, 2, &[])),
+                answers(c1),
+                plain(c1, out.tcp(ACK, 2, 2, b"hello")),
+                plain(router, back.tcp(FIN | ACK, 2, 7, &[])),
+                plain(c1, out.tcp(FIN | ACK, 7, 3, &[])),
                 time(255),
             ]
             .concat(),
@@ -135,13 +203,16 @@ fn switch() -> Vec<Seed> {
         (
             "udp-and-echo-out",
             [
-                plain(1, &packets::udp(out, b"question")),
-                router(),
-                plain(0, &packets::udp(back, b"answer")),
-                plain(2, &packets::ping(outward(2), 7)),
+                plain(c1, out.udp(b"question")),
+                router_answers(),
+                plain(router, back.udp(b"answer")),
+                plain(c2, Way::out(c2, server).ping()),
                 plain(
-                    0,
-                    &packets::icmp_error(back, Error::HostUnreachable, &packets::udp(back.back(), b"q")),
+                    router,
+                    back.error(
+                        Error::HostUnreachable,
+                        &Way { src: back.dst, dst: back.src, ..back }.udp(b"question"),
+                    ),
                 ),
             ]
             .concat(),
@@ -149,93 +220,73 @@ fn switch() -> Vec<Seed> {
         (
             "super-frames",
             [
-                plain(1, &packets::tcp(out, "S", 1, 0, &[])),
-                router(),
-                record(1, 4, 1_448, &big),
-                record(1, 5, 1_000, &datagrams),
-                record(3, 2, 0, &packets::tcp(across(3, 2), "A", 1, 1, b"partial")),
-                record(3, 4, 0, &big),
-                record(3, 7, 65_535, &datagrams),
+                plain(c1, out.tcp(SYN, 1, 0, &[])),
+                router_answers(),
+                record(c1, 4, 1_448, &big),
+                record(c1, 5, 1_000, &datagrams),
+                record(c3, 2, 0, &Way::across(c3, c2).tcp(ACK, 1, 1, b"partial")),
+                record(c3, 4, 0, &big),
+                record(c3, 7, 65_535, &datagrams),
             ]
             .concat(),
         ),
         (
             "published",
             [
-                router(),
-                plain(0, &packets::tcp(client, "S", 1, 0, &[])),
-                answers(1),
-                plain(
-                    1,
-                    &packets::tcp(Way { src: Endpoint::new(rig::container(1), 80), ..out }, "SA", 1, 2, &[]),
-                ),
-                plain(0, &packets::tcp(client, "A", 2, 2, b"GET / HTTP/1.0\r\n\r\n")),
+                plain(router, client.tcp(SYN, 1, 0, &[])),
+                answers(c1),
+                router_answers(),
+                plain(c1, Way { src: c1.at(80), ..out }.tcp(SYN | ACK, 1, 2, &[])),
+                plain(router, client.tcp(ACK, 2, 2, b"GET / HTTP/1.0\r\n\r\n")),
             ]
             .concat(),
         ),
-        ("hairpin", [plain(3, &packets::tcp(hairpin, "S", 1, 0, &[])), answers(1), answers(3)].concat()),
+        (
+            "hairpin",
+            [
+                plain(c3, Way::out(c3, Endpoint::new(EXTERNAL, 8080)).tcp(SYN, 1, 0, &[])),
+                answers(c1),
+                answers(c3),
+            ]
+            .concat(),
+        ),
         (
             "neighbors-that-do-not-answer",
-            [plain(1, &packets::udp(out, b"lost")), time(30), time(30), time(30), time(30)].concat(),
+            [plain(c1, out.udp(b"lost")), time(30), time(30), time(30), time(30)].concat(),
         ),
         (
             "no-way-between-networks",
             [
-                plain(4, &packets::udp(across(4, 1), b"no")),
-                plain(
-                    4,
-                    &packets::udp(
-                        Way { dst_mac: MacAddr::from_ipv4(rig::INNER_GATEWAY), ..across(4, 1) },
-                        b"no",
-                    ),
-                ),
-                plain(
-                    1,
-                    &packets::udp(Way { dst_mac: MacAddr::from_ipv4(rig::GATEWAY), ..across(1, 4) }, b"no"),
-                ),
-                plain(
-                    4,
-                    &packets::arp(Way { dst_mac: MacAddr::BROADCAST, ..across(4, 1) }, 1, MacAddr::ZERO),
-                ),
+                plain(d4, Way::across(d4, c1).udp(b"no")),
+                plain(d4, Way { macs: Way::out(d4, server).macs, ..Way::across(d4, c1) }.udp(b"no")),
+                plain(c1, to_d4.udp(b"no")),
+                plain(d5, Way::across(d5, c1).broadcast().arp(1)),
             ]
             .concat(),
         ),
         (
             "errors-of-the-gateway",
             [
-                record(1, REPAIR, 0, &with_byte(packets::udp(out, b"ttl"), 22, 1)),
-                record(1, REPAIR, 0, &with_byte(packets::udp(out, b"fragment"), 20, 0x20)),
-                plain(1, &packets::udp(out, &[0; 1_473])),
-                plain(1, &packets::udp(to_gateway(1), b"nobody listens")),
-                plain(1, &cut(packets::udp(out, b"runt"), 13)),
-                plain(1, &source_routed(&packets::udp(out, b"routed"))),
+                record(c1, REPAIR, 0, &with_byte(out.udp(b"ttl"), 22, 1)),
+                record(c1, REPAIR, 0, &with_byte(out.udp(b"fragment"), 20, 0x20)),
+                plain(c1, out.udp(&[0; 1_473])),
+                plain(c1, gateway(c1).udp(b"nobody listens")),
+                plain(c1, cut(out.udp(b"runt"), 13)),
+                plain(c1, source_routed(&out.udp(b"routed"))),
             ]
             .concat(),
         ),
     ]
 }
 
-fn record(port: u16, promise: u8, parameter: u16, frame: &[u8]) -> Vec<u8> {
+fn record(station: &Station, promise: u8, parameter: u16, frame: &[u8]) -> Vec<u8> {
     let len = u16::try_from(frame.len()).unwrap();
-    let [_, port] = port.to_be_bytes();
-    [&[port, promise], &parameter.to_be_bytes()[..], &len.to_be_bytes(), frame].concat()
-}
-
-/// From the container at `port` to its gateway.
-fn to_gateway(port: u16) -> Way {
-    Way { dst: Endpoint::new(rig::GATEWAY, 9), ..outward(port) }
-}
-
-/// From the router to the uplink's address.
-fn from_router() -> Way {
-    Way { src: Endpoint::new(rig::ROUTER, 0), ..inward(0) }
+    let [_, number] = station.id.0.to_be_bytes();
+    [&[number, promise], &parameter.to_be_bytes()[..], &len.to_be_bytes(), frame].concat()
 }
 
 /// Operations are four bytes: what, who, whom, how. See `bodies/conntrack.rs`.
 fn conntrack() -> Vec<Seed> {
-    const SYN: u8 = 0x02;
-    const ACK: u8 = 0x10;
-    const FIN_ACK: u8 = 0x11;
     const OUT_TCP: u8 = 0x00;
     const OUT_UDP: u8 = 0x20;
     const OUT_ICMP: u8 = 0x30;
@@ -255,8 +306,8 @@ fn conntrack() -> Vec<Seed> {
                 [OUT_TCP, 0x80, 1, SYN],
                 [IN_UNPUBLISHED, 0, 1, SYN | ACK],
                 [OUT_TCP, 0x80, 1, ACK],
-                [OUT_TCP, 0x80, 1, FIN_ACK],
-                [IN_UNPUBLISHED, 0, 1, FIN_ACK],
+                [OUT_TCP, 0x80, 1, FIN | ACK],
+                [IN_UNPUBLISHED, 0, 1, FIN | ACK],
                 [TIME, 250, 0, 0],
                 [EXPIRE, 0, 0, 0],
             ]

@@ -11,10 +11,6 @@ use std::path::{Path, PathBuf};
 
 #[path = "../fuzz/bodies/mod.rs"]
 mod bodies;
-#[path = "../fuzz/packets.rs"]
-mod packets;
-#[path = "../fuzz/rig.rs"]
-mod rig;
 #[path = "../fuzz/seeds.rs"]
 mod seeds;
 

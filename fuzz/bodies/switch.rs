@@ -1,15 +1,19 @@
 //! Whole frames through a whole switch: any bytes, with any promises, at any port, in any order.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use vswitchd::addr::MacAddr;
+use vswitchd::addr::Protocol;
 use vswitchd::frame::{Checksum, Offload, Segment};
+use vswitchd::port::Promises;
+use vswitchd::port::memory::MemoryPort;
+use vswitchd::sim::{EXTERNAL, Station, Switch, UPLINK_MAC};
+use vswitchd::snapshot::{NetworkMode, UplinkMode};
 use vswitchd::wire::checksum::checksum;
 use vswitchd::wire::ethernet::{self, Ethernet};
 use vswitchd::wire::ipv4::{self, Ipv4};
 
 use super::Input;
-use crate::rig::{self, Rig};
 
 /// A first byte of a record from here on lets time pass.
 pub const TIME: u8 = 0x80;
@@ -17,16 +21,56 @@ pub const TIME: u8 = 0x80;
 /// fuzzer gets past them.
 pub const REPAIR: u8 = 0x80;
 
-/// The input is a sequence of records: a port, a kind of promise, its parameter (two bytes), a length (two
-/// bytes) and a frame; or [`TIME`] and how long, in steps of 50 ms.
+/// The MTU of every port.
+const MTU: usize = 1500;
+
+/// The switch under test.
+///
+/// | station | is on | its device passes on |
+/// |---|---|---|
+/// | 0 | the uplink | everything |
+/// | 1, 3 | 172.30.0.0/16, translated | everything |
+/// | 2 | the same | nothing |
+/// | 4, 5 | 172.31.0.0/16, internal | everything |
+///
+/// TCP port 8080 of the uplink is published by station 1, port 80; UDP port 5353 by station 2, port 53.
+pub struct World {
+    switch: Switch,
+    /// The stations, by their ports.
+    pub stations: Vec<Station>,
+}
+
+impl World {
+    /// The switch, where nobody has spoken yet.
+    pub fn new() -> World {
+        let mut switch = Switch::new(64);
+        let subnet = |third| ipnet::Ipv4Net::new_assert([172, third, 0, 0].into(), 16);
+        let translated = switch.add_network(subnet(30), NetworkMode::Nat);
+        let internal = switch.add_network(subnet(31), NetworkMode::Internal);
+        let stations = vec![
+            switch.add_uplink(UplinkMode::Shared),
+            switch.add_port(translated),
+            switch.add_port_with(translated, Arc::new(MemoryPort::new(Promises::NONE))),
+            switch.add_port(translated),
+            switch.add_port(internal),
+            switch.add_port(internal),
+        ];
+        switch.publish(Protocol::Tcp, 8080, &stations[1], 80);
+        switch.publish(Protocol::Udp, 5353, &stations[2], 53);
+        World { switch, stations }
+    }
+}
+
+/// The input is a sequence of records: a station, a kind of promise, its parameter (two bytes), a length
+/// (two bytes) and a frame; or [`TIME`] and how long, in steps of 50 ms.
 pub fn run(input: &[u8]) {
-    let mut rig = Rig::new();
+    let mut world = World::new();
     let mut input = Input(input);
     while let (Some(what), Some(how)) = (input.byte(), input.byte()) {
         if what >= TIME {
-            rig.now += Duration::from_millis(50 * u64::from(how));
-            rig.turn();
-            check(&rig, None);
+            world.switch.now += Duration::from_millis(50 * u64::from(how));
+            world.switch.run();
+            world.check(None);
             continue;
         }
         let (Some(parameter), Some(len)) = (input.word(), input.word()) else { break };
@@ -34,9 +78,10 @@ pub fn run(input: &[u8]) {
         if how & REPAIR != 0 {
             repair(&mut frame);
         }
-        let port = u16::from(what) % rig::PORTS;
-        rig.receive(port, &frame, promise(how & !REPAIR, parameter, &frame));
-        check(&rig, Some(port));
+        let number = usize::from(what) % world.stations.len();
+        let offload = promise(how & !REPAIR, parameter, &frame);
+        world.switch.send_promising(&world.stations[number], &frame, offload);
+        world.check(Some(number));
     }
 }
 
@@ -83,42 +128,39 @@ fn put_checksum(bytes: &mut [u8], at: usize) {
     }
 }
 
-/// What must hold after every step; `ingress` is the port that a frame came in by, if one did.
-fn check(rig: &Rig, ingress: Option<u16>) {
-    assert_eq!(rig.imbalance(), 0, "frames in are frames out and drops");
-    for port in 0..rig::PORTS {
-        while let Some((frame, offload)) = rig.sent(port) {
-            let Ok(eth) = Ethernet::parse(&frame) else { panic!("a frame without a header left") };
-            if !offload.is_super() {
-                assert!(frame.len() - eth.len <= usize::from(rig::MTU), "a frame over the MTU left");
+impl World {
+    /// What must hold after every step; `sender` is the station that sent a frame, if one did.
+    fn check(&self, sender: Option<usize>) {
+        assert_eq!(self.switch.imbalance(), 0, "frames in are frames out and drops");
+        for (number, station) in self.stations.iter().enumerate() {
+            while let Some((frame, offload)) = station.device.pop() {
+                let Ok(eth) = Ethernet::parse(&frame) else { panic!("a frame without a header left") };
+                if !offload.is_super() {
+                    assert!(frame.len() - eth.len <= MTU, "a frame over the MTU left");
+                }
+                if number == 0 {
+                    shows_nothing_inside(&eth, &frame);
+                }
+                if let Some(sender) = sender
+                    && is_internal(sender) != is_internal(number)
+                {
+                    // The gateway itself may speak: an ARP request whose time has come.
+                    assert_eq!(eth.src, station.gateway_mac, "a frame of {sender} reached {number}");
+                }
             }
-            if port == 2 {
-                assert!(!offload.is_super() && !matches!(offload.checksum, Checksum::Partial { .. }));
-            }
-            if port == 0 {
-                leaves_nothing_inside(&eth, &frame);
-            }
-            is_of_its_network(ingress, port, eth.src);
         }
     }
 }
 
-/// On the uplink, nobody sees more than the uplink's own addresses.
-fn leaves_nothing_inside(eth: &Ethernet, frame: &[u8]) {
-    assert_eq!(eth.src, rig::EXTERNAL_MAC);
-    if eth.ethertype == ethernet::IPV4 {
-        let Ok(ip) = Ipv4::parse(&frame[eth.len..]) else { panic!("a broken packet left") };
-        assert_eq!(ip.src, rig::EXTERNAL);
-    }
+fn is_internal(station: usize) -> bool {
+    station >= 4
 }
 
-/// Between networks nothing passes; only the gateway itself may speak (an ARP request whose time has come).
-fn is_of_its_network(ingress: Option<u16>, egress: u16, src: MacAddr) {
-    let is_inner = |port: u16| port >= 4;
-    let Some(ingress) = ingress else { return };
-    if is_inner(ingress) != is_inner(egress) {
-        let gateway = if is_inner(egress) { rig::INNER_GATEWAY } else { rig::GATEWAY };
-        let own = if egress == 0 { rig::EXTERNAL_MAC } else { MacAddr::from_ipv4(gateway) };
-        assert_eq!(src, own, "a frame crossed from port {ingress} to port {egress}");
+/// On the uplink, nobody sees more than the uplink's own addresses.
+fn shows_nothing_inside(eth: &Ethernet, frame: &[u8]) {
+    assert_eq!(eth.src, UPLINK_MAC);
+    if eth.ethertype == ethernet::IPV4 {
+        let Ok(ip) = Ipv4::parse(&frame[eth.len..]) else { panic!("a broken packet left") };
+        assert_eq!(ip.src, EXTERNAL);
     }
 }
