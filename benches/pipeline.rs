@@ -1,0 +1,173 @@
+//! What a frame costs from its first parsed byte to the rewritten frame, without any device.
+//!
+//! Every iteration includes copying the frame into its buffer, which stands for what a read does.
+
+#![allow(missing_docs)] // criterion's macros make functions without docs
+
+use std::hint::black_box;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use vswitchd::addr::{Endpoint, MacAddr, NetworkId};
+use vswitchd::frame::{Checksum, Offload, Segment};
+use vswitchd::pipeline::{Outbox, Pipeline};
+use vswitchd::sim::packet::{self, Macs, Tcp};
+use vswitchd::sim::{EXTERNAL, SERVER, Station, Switch};
+use vswitchd::snapshot::Snapshot;
+use vswitchd::wire::edit::{self, Endpoints};
+use vswitchd::wire::ethernet;
+use vswitchd::wire::transport::{ACK, SYN};
+
+/// The container's port and what masquerading makes of it: the same, as it is in the external range.
+const PORT: u16 = 61_000;
+const REMOTE: Endpoint = Endpoint::new(SERVER, 443);
+
+/// Connections that are made before they are flushed and the next ones measured.
+const MISSES: u64 = 4_000;
+
+/// A pipeline on a simulated switch's configuration, with two containers and a router that are known.
+struct Bench {
+    switch: Switch,
+    container: Station,
+    peer: Station,
+    router: Station,
+    snapshot: Arc<Snapshot>,
+    pipeline: Pipeline,
+    out: Outbox,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let (mut switch, container, router) = Switch::with_uplink();
+        let peer = switch.add_port(NetworkId(0));
+        switch.resolve(&peer);
+        Bench {
+            snapshot: switch.shared.snapshot_full(),
+            pipeline: Pipeline::new(switch.shared.clone(), 0),
+            out: Outbox::new(),
+            switch,
+            container,
+            peer,
+            router,
+        }
+    }
+
+    /// Lets a frame come in, and returns how many go out.
+    fn process(&mut self, from: &Station, bytes: &[u8], offload: Offload) -> usize {
+        let mut frame = self.out.fresh();
+        frame.fill(bytes, offload);
+        self.pipeline.process(&self.snapshot, from.id, frame, self.switch.now, &mut self.out);
+        let mut sent = 0;
+        self.out.drain(|_, frame| {
+            black_box(frame.bytes());
+            sent += 1;
+        });
+        sent
+    }
+
+    /// Measures a frame that goes out `copies` times.
+    fn measure(&mut self, c: &mut Group<'_>, name: &str, case: &Case<'_>, copies: usize) {
+        let Case(from, frame, offload) = case;
+        assert_eq!(self.process(from, frame, *offload), copies, "{name}");
+        c.throughput(Throughput::Elements(1));
+        c.bench_function(name, |b| b.iter(|| self.process(from, black_box(frame), *offload)));
+    }
+}
+
+type Group<'a> = BenchmarkGroup<'a, WallTime>;
+
+/// Who sends, what, with which promises.
+struct Case<'a>(&'a Station, Vec<u8>, Offload);
+
+fn to_gateway(station: &Station) -> Macs {
+    Macs { src: station.mac, dst: station.gateway_mac }
+}
+
+fn switch(c: &mut Criterion) {
+    let mut group = c.benchmark_group("switch");
+    let mut bench = Bench::new();
+    let (from, to) = (bench.container.clone(), bench.peer.clone());
+    let known = Macs { src: from.mac, dst: to.mac };
+    let unknown = Macs { dst: MacAddr([2, 0, 0, 0, 0, 9]), ..known };
+    for (name, macs, len) in [
+        ("known unicast, 60 bytes", known, 18),
+        ("known unicast, 1514 bytes", known, 1_472),
+        ("flood, 60 bytes", unknown, 18),
+    ] {
+        let frame = packet::udp(macs, from.at(1), to.at(2), &vec![0; len]);
+        bench.measure(&mut group, name, &Case(&from, frame, Offload::NONE), 1);
+    }
+    group.finish();
+}
+
+fn snat_hit(c: &mut Criterion) {
+    let mut group = c.benchmark_group("snat_hit");
+    let mut bench = Bench::new();
+    let (inside, router) = (bench.container.clone(), bench.router.clone());
+    let (macs, src) = (to_gateway(&inside), inside.at(PORT));
+    let tcp = |flags, payload: &[u8]| packet::tcp(macs, src, REMOTE, Tcp { seq: 1, ack: 1, flags }, payload);
+    assert_eq!(bench.process(&inside, &tcp(SYN, &[]), Offload::NONE), 1);
+    let partial = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, ..Offload::NONE };
+    let tso = Offload { segment: Segment::Tcp4 { size: 1_448, ecn: false }, header_len: 54, ..partial };
+    let answer = packet::udp(to_gateway(&router), REMOTE, Endpoint::new(EXTERNAL, PORT), &[0; 18]);
+    for (name, case) in [
+        ("udp out, 60 bytes", Case(&inside, packet::udp(macs, src, REMOTE, &[0; 18]), Offload::NONE)),
+        ("udp in, 60 bytes", Case(&router, answer, Offload::NONE)),
+        ("tcp out, 60 bytes", Case(&inside, tcp(ACK, &[0; 6]), Offload::NONE)),
+        ("tcp out, 60 bytes, checksum partial", Case(&inside, tcp(ACK, &[0; 6]), partial)),
+        ("tcp out, 1514 bytes", Case(&inside, tcp(ACK, &[0; 1_460]), Offload::NONE)),
+        ("tcp out, 64 KiB super-frame", Case(&inside, tcp(ACK, &[0; 65_160]), tso)),
+        ("echo out", Case(&inside, packet::echo(macs, src.ip, REMOTE.ip, true, 1, &[0; 18]), Offload::NONE)),
+    ] {
+        bench.measure(&mut group, name, &case, 1);
+    }
+    group.finish();
+}
+
+fn snat_miss(c: &mut Criterion) {
+    let mut group = c.benchmark_group("snat_miss");
+    let mut bench = Bench::new();
+    let (macs, src) = (to_gateway(&bench.container), bench.container.at(PORT));
+    let syn = Tcp { seq: 1, ack: 0, flags: SYN };
+    group.throughput(Throughput::Elements(1));
+    for (name, frame) in
+        [("tcp", packet::tcp(macs, src, REMOTE, syn, &[])), ("udp", packet::udp(macs, src, REMOTE, &[0; 18]))]
+    {
+        group.bench_function(name, |b| {
+            b.iter_custom(|mut left| {
+                let mut spent = Duration::ZERO;
+                while left > 0 {
+                    let burst = left.min(MISSES);
+                    spent += misses(&mut bench, &frame, burst);
+                    left -= burst;
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
+/// The time that `count` packets take, each to another remote address; then forgets their connections.
+fn misses(bench: &mut Bench, frame: &[u8], count: u64) -> Duration {
+    let from = bench.container.clone();
+    let mut frame = frame.to_vec();
+    #[allow(clippy::disallowed_methods)] // a benchmark measures
+    let start = Instant::now();
+    for n in 0..count {
+        #[allow(clippy::cast_possible_truncation)] // below MISSES
+        let remote = Endpoint::new(Ipv4Addr::from_bits(0xcb00_7100 + n as u32), REMOTE.port);
+        edit::readdress(&mut frame[ethernet::HEADER_LEN..], Endpoints { src: None, dst: Some(remote) });
+        bench.process(&from, &frame, Offload::NONE);
+    }
+    let spent = start.elapsed();
+    let made = bench.switch.shared.conntrack.flush(bench.switch.now, |_| true);
+    assert_eq!(made as u64, count, "every packet makes a connection");
+    spent
+}
+
+criterion_group!(benches, switch, snat_hit, snat_miss);
+criterion_main!(benches);
