@@ -21,7 +21,7 @@ pub const SEGMENTS_MAX: usize = 2400;
 pub const BURST_FRAMES: usize = 64;
 
 /// Bytes that a worker takes from one port before it looks at the next.
-pub const BURST_BYTES: usize = 256 * 1024;
+pub const BURST_BYTES: usize = 128 * 1024;
 
 /// Ports of a switch, the uplink included. One more is refused.
 pub const PORTS_MAX: usize = 4096;
