@@ -34,14 +34,15 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Shards of a network's MAC table.
+/// Shards of a network's MAC table; a power of two.
 const FDB_SHARDS: usize = 8;
 
 /// A network's forwarding database (FDB, CAM table), sharded by MAC address.
 #[derive(Debug)]
 pub struct Fdb {
-    shards: Box<[Mutex<MacTable>]>,
-    hasher: RandomState,
+    shards: [Mutex<MacTable>; FDB_SHARDS],
+    /// An odd number that nobody else knows, to deal the addresses to the shards.
+    factor: u64,
     limit: usize,
 }
 
@@ -53,13 +54,14 @@ impl Fdb {
 
     /// An empty table for `limit` addresses.
     pub fn with_limit(limit: usize) -> Self {
-        let shards = (0..FDB_SHARDS).map(|_| Mutex::new(MacTable::new(limit.div_ceil(FDB_SHARDS)))).collect();
-        Fdb { shards, hasher: RandomState::new(), limit }
+        let shard = |_| Mutex::new(MacTable::new(limit.div_ceil(FDB_SHARDS)));
+        Fdb { shards: std::array::from_fn(shard), factor: RandomState::new().hash_one(limit) | 1, limit }
     }
 
     fn shard(&self, mac: MacAddr) -> MutexGuard<'_, MacTable> {
-        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
-        let index = self.hasher.hash_one(mac) as usize % self.shards.len();
+        // The table itself hashes well, so the shard need not: the product's highest bits are enough.
+        #[allow(clippy::cast_possible_truncation)] // below FDB_SHARDS
+        let index = (mac.to_bits().wrapping_mul(self.factor) >> (u64::BITS - FDB_SHARDS.ilog2())) as usize;
         lock(&self.shards[index])
     }
 
@@ -196,6 +198,7 @@ pub struct Ask<'a> {
 impl Conntrack {
     /// A table for `limit` connections that masquerades with `nat_ports`, for `workers` workers.
     pub fn new(limit: usize, nat_ports: RangeInclusive<u16>, workers: usize) -> Self {
+        // A power of two, so that a mask finds the shard.
         let count = (workers.max(1) * 2).next_power_of_two();
         let (first, last) = (*nat_ports.start(), *nat_ports.end());
         let shards = (0..count).map(|shard| {
@@ -324,8 +327,8 @@ impl Conntrack {
 
     fn shard_inside(&self, protocol: Protocol, inside: Endpoint) -> MutexGuard<'_, conntrack::Table> {
         #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
-        let by_hash = || &self.shards[self.hasher.hash_one((protocol, inside)) as usize % self.shards.len()];
-        self.shard_of_port(inside.port).unwrap_or_else(|| lock(by_hash()))
+        let by_hash = || self.hasher.hash_one((protocol, inside)) as usize & (self.shards.len() - 1);
+        self.shard_of_port(inside.port).unwrap_or_else(|| lock(&self.shards[by_hash()]))
     }
 
     fn shard_outside(
@@ -370,9 +373,9 @@ impl Conntrack {
     }
 }
 
-/// The shard that owns the external port at `offset` of the range.
+/// The shard, of a power of two, that owns the external port at `offset` of the range.
 fn block_shard(offset: u16, shards: usize) -> usize {
-    usize::from(offset / PORT_BLOCK) % shards
+    usize::from(offset / PORT_BLOCK) & (shards - 1)
 }
 
 /// The beginning of a dropped frame.
