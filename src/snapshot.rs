@@ -183,13 +183,29 @@ impl Publications {
     }
 }
 
+/// The addresses of a network, both ends included.
+#[derive(Debug, Clone, Copy)]
+struct Subnet {
+    first: Ipv4Addr,
+    last: Ipv4Addr,
+    network: NetworkId,
+}
+
+impl Subnet {
+    fn of(network: &Network) -> Self {
+        Subnet { first: network.subnet.network(), last: network.subnet.broadcast(), network: network.id }
+    }
+}
+
 /// The configuration of the data plane.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     /// Grows with every change.
     pub generation: u64,
-    /// Networks by number.
+    /// Networks by number. Their subnets do not overlap.
     pub networks: Vec<Option<Arc<Network>>>,
+    /// The subnets in order of their addresses.
+    subnets: Vec<Subnet>,
     /// Ports by number; the uplink is number 0.
     pub ports: Vec<Option<Arc<Port>>>,
     /// The uplink, if there is one.
@@ -208,6 +224,7 @@ impl Snapshot {
         Snapshot {
             generation: 0,
             networks: Vec::new(),
+            subnets: Vec::new(),
             ports: vec![None],
             uplink: None,
             publications: Arc::default(),
@@ -228,7 +245,9 @@ impl Snapshot {
 
     /// The network that an address belongs to.
     pub fn network_of(&self, ip: Ipv4Addr) -> Option<&Arc<Network>> {
-        self.networks.iter().flatten().find(|network| network.subnet.contains(&ip))
+        let before = self.subnets.partition_point(|subnet| subnet.first <= ip);
+        let subnet = self.subnets[..before].last().filter(|subnet| ip <= subnet.last)?;
+        self.network(subnet.network)
     }
 
     /// The first free network number below `limits::NETWORKS_MAX`.
@@ -245,11 +264,18 @@ impl Snapshot {
     pub fn set_network(&mut self, network: Network) {
         let index = network.id.index();
         set_slot(&mut self.networks, index, Some(Arc::new(network)));
+        self.order_subnets();
     }
 
     /// Removes a network.
     pub fn remove_network(&mut self, id: NetworkId) {
         set_slot(&mut self.networks, id.index(), None);
+        self.order_subnets();
+    }
+
+    fn order_subnets(&mut self) {
+        self.subnets = self.networks.iter().flatten().map(|network| Subnet::of(network)).collect();
+        self.subnets.sort_unstable_by_key(|subnet| subnet.first);
     }
 
     /// Puts a port in its place, and into its network's list.
@@ -292,4 +318,59 @@ fn set_slot<T>(slots: &mut Vec<Option<T>>, index: usize, value: Option<T>) {
         slots.resize_with(index + 1, || None);
     }
     slots[index] = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(id: u16, subnet: &str) -> Network {
+        let subnet: Ipv4Net = subnet.parse().unwrap();
+        Network {
+            id: NetworkId(id),
+            name: format!("net{id}"),
+            subnet,
+            gateway: subnet.network(),
+            gateway_mac: MacAddr::ZERO,
+            mtu: 1500,
+            mode: NetworkMode::Nat,
+            ports: Vec::new(),
+            fdb: Arc::default(),
+            neighbors: Arc::default(),
+            last_defence: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn an_address_finds_its_network_to_both_ends() {
+        let mut snapshot = Snapshot::new();
+        for (id, subnet) in
+            [(0, "172.30.0.0/16"), (1, "10.1.0.0/24"), (2, "10.1.2.0/24"), (3, "172.31.0.8/30")]
+        {
+            snapshot.set_network(network(id, subnet));
+        }
+        let found = |snapshot: &Snapshot, ip: &str| {
+            snapshot.network_of(ip.parse().unwrap()).map(|network| network.id.0)
+        };
+        for (ip, expected) in [
+            ("172.30.0.0", Some(0)),
+            ("172.30.255.255", Some(0)),
+            ("172.29.255.255", None),
+            ("172.31.0.0", None),
+            ("10.1.0.255", Some(1)),
+            ("10.1.1.0", None),
+            ("10.1.2.7", Some(2)),
+            ("172.31.0.11", Some(3)),
+            ("172.31.0.12", None),
+            ("0.0.0.0", None),
+            ("255.255.255.255", None),
+        ] {
+            assert_eq!(found(&snapshot, ip), expected, "{ip}");
+        }
+        snapshot.remove_network(NetworkId(2));
+        snapshot.set_network(network(1, "10.9.0.0/24"));
+        assert_eq!(found(&snapshot, "10.1.2.7"), None);
+        assert_eq!(found(&snapshot, "10.1.0.255"), None);
+        assert_eq!(found(&snapshot, "10.9.0.1"), Some(1));
+    }
 }
