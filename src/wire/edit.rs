@@ -6,6 +6,7 @@
 use super::{be16, ip_at, put_ip, put16};
 use crate::addr::Endpoint;
 use crate::wire::checksum::Delta;
+use crate::wire::ipv4;
 use crate::wire::transport::Kind;
 
 /// New endpoints for a packet. A field that stays is `None`.
@@ -41,19 +42,20 @@ const fn layout(kind: Kind) -> Layout {
 /// Gives the IP packet `packet` new endpoints. `header_len` is its IP header's length, `kind` what is
 /// behind it, and `partial` says that its transport checksum is not finished yet. What lies beyond the end
 /// of `packet`, as with one that an ICMP error quotes, is left out.
+#[inline(always)]
 pub fn translate(packet: &mut [u8], header_len: usize, kind: Kind, partial: bool, new: Endpoints) {
     let addresses = readdress(packet, new);
+    let Some(transport) = packet.get_mut(header_len..) else { return };
     let layout = layout(kind);
     let mut ports = Delta::NONE;
     for (at, endpoint) in [(layout.src, new.src), (layout.dst, new.dst)] {
         if let (Some(at), Some(endpoint)) = (at, endpoint) {
-            ports = ports.word(be16(packet, header_len + at), endpoint.port);
-            put16(packet, header_len + at, endpoint.port);
+            ports = ports.word(be16(transport, at), endpoint.port);
+            put16(transport, at, endpoint.port);
         }
     }
     let covered = if layout.pseudo_header { addresses } else { Delta::NONE };
-    let at = header_len + layout.checksum;
-    let old = be16(packet, at);
+    let old = be16(transport, layout.checksum);
     let new = match (kind, partial, old) {
         // The ports are among the bytes that are still to be summed.
         (_, true, _) => covered.update_partial(old),
@@ -65,43 +67,49 @@ pub fn translate(packet: &mut [u8], header_len: usize, kind: Kind, partial: bool
         },
         (_, false, _) => covered.and(ports).update(old),
     };
-    put16(packet, at, new);
+    put16(transport, layout.checksum, new);
 }
 
-/// Gives the IP packet new addresses, and its header checksum their change, which is returned.
+/// Gives the IP packet new addresses, and its header checksum their change, which is returned. What is
+/// shorter than a header stays as it is.
+#[inline(always)]
 pub fn readdress(packet: &mut [u8], new: Endpoints) -> Delta {
     let mut addresses = Delta::NONE;
+    let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_LEN }>() else { return addresses };
     for (at, endpoint) in [(12, new.src), (16, new.dst)] {
         if let Some(endpoint) = endpoint {
-            addresses = addresses.address(ip_at(packet, at), endpoint.ip);
-            put_ip(packet, at, endpoint.ip);
+            addresses = addresses.address(ip_at(header, at), endpoint.ip);
+            put_ip(header, at, endpoint.ip);
         }
     }
-    let sum = addresses.update(be16(packet, 10));
-    put16(packet, 10, sum);
+    let sum = addresses.update(be16(header, 10));
+    put16(header, 10, sum);
     addresses
 }
 
 /// Takes one off the TTL. The caller has seen that it is at least one.
+#[inline(always)]
 pub fn decrement_ttl(packet: &mut [u8]) {
     let ttl = packet.get(8).copied().unwrap_or(1);
     set_ttl(packet, ttl.wrapping_sub(1));
 }
 
-/// Gives the packet this TTL.
+/// Gives the packet this TTL. What is shorter than a header stays as it is.
+#[inline(always)]
 pub fn set_ttl(packet: &mut [u8], ttl: u8) {
-    let old = be16(packet, 8);
-    let new = u16::from_be_bytes([ttl, old.to_be_bytes()[1]]);
-    put16(packet, 8, new);
-    let sum = Delta::NONE.word(old, new).update(be16(packet, 10));
-    put16(packet, 10, sum);
+    let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_LEN }>() else { return };
+    let old = be16(header, 8);
+    let new = u16::from_be_bytes([ttl, header[9]]);
+    put16(header, 8, new);
+    let sum = Delta::NONE.word(old, new).update(be16(header, 10));
+    put16(header, 10, sum);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::wire::checksum::{checksum, fold, pseudo_header, sum};
-    use crate::wire::ipv4::{self, Ipv4};
+    use crate::wire::ipv4::Ipv4;
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 

@@ -37,11 +37,10 @@ impl Ethernet {
     ///
     /// # Errors
     /// If the frame is shorter than its header and tags.
+    #[inline]
     pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
-        if frame.len() < HEADER_LEN {
-            return Err(Malformed);
-        }
-        let ethertype = be16(frame, 12);
+        let header = frame.first_chunk::<HEADER_LEN>().ok_or(Malformed)?;
+        let ethertype = be16(header, 12);
         let (mut inner, mut len) = (ethertype, HEADER_LEN);
         for _ in 0..2 {
             if inner != VLAN && inner != SERVICE_VLAN {
@@ -53,7 +52,8 @@ impl Ethernet {
             inner = be16(frame, len + 2);
             len += 4;
         }
-        Ok(Ethernet { dst: mac_at(frame, 0), src: mac_at(frame, 6), ethertype, inner_ethertype: inner, len })
+        let (dst, src) = (mac_at(header, 0), mac_at(header, 6));
+        Ok(Ethernet { dst, src, ethertype, inner_ethertype: inner, len })
     }
 
     /// Whether the frame carries a VLAN tag.

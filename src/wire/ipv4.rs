@@ -51,6 +51,7 @@ impl Ipv4 {
     ///
     /// # Errors
     /// If the version, header length, total length or header checksum is wrong.
+    #[inline(always)]
     pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
         let header = Self::parse_quoted(packet)?;
         if header.total_len > packet.len() { Err(Malformed) } else { Ok(header) }
@@ -60,15 +61,17 @@ impl Ipv4 {
     ///
     /// # Errors
     /// If the version, header length or header checksum is wrong, or the total length is below the header's.
+    #[inline(always)]
     pub fn parse_quoted(packet: &[u8]) -> Result<Self, Malformed> {
-        let first = *packet.first().ok_or(Malformed)?;
-        let header_len = usize::from(first & 0x0f) * 4;
-        if first >> 4 != 4 || header_len < HEADER_LEN || packet.len() < header_len {
+        let header = packet.first_chunk::<HEADER_LEN>().ok_or(Malformed)?;
+        let header_len = usize::from(header[0] & 0x0f) * 4;
+        if header[0] >> 4 != 4 || header_len < HEADER_LEN {
             return Err(Malformed);
         }
-        let header = &packet[..header_len];
+        let options = packet.get(HEADER_LEN..header_len).ok_or(Malformed)?;
         let total_len = usize::from(be16(header, 2));
-        if total_len < header_len || checksum::checksum(header) != 0 {
+        let sum = checksum::sum(header) + if options.is_empty() { 0 } else { checksum::sum(options) };
+        if total_len < header_len || checksum::fold(sum) != 0xffff {
             return Err(Malformed);
         }
         let fragment = be16(header, 6);
@@ -82,7 +85,7 @@ impl Ipv4 {
             dont_fragment: fragment & DONT_FRAGMENT != 0,
             is_fragment: fragment & (MORE_FRAGMENTS | OFFSET_MASK) != 0,
             fragment_offset: usize::from(fragment & OFFSET_MASK) * 8,
-            source_route: has_source_route(&header[HEADER_LEN..]),
+            source_route: has_source_route(options),
         })
     }
 

@@ -3,6 +3,9 @@
 //! Each header is a small value that `parse` reads from bytes after every bound was checked; the fields
 //! and offsets in it are proven, so that the code behind need not doubt them. Edits go through functions
 //! that keep the checksums right ([`edit`]).
+//!
+//! What every packet passes through is always inlined: with a header's length known, most bounds checks and
+//! loops fold away.
 
 use std::net::Ipv4Addr;
 
@@ -21,6 +24,7 @@ pub mod transport;
 pub struct Malformed;
 
 /// Two bytes in network order at `at`, zero beyond the end.
+#[inline]
 pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     match bytes.get(at..at + 2) {
         Some(&[a, b]) => u16::from_be_bytes([a, b]),
@@ -29,11 +33,16 @@ pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
 }
 
 /// Four bytes in network order at `at`, zero beyond the end.
+#[inline]
 pub(crate) fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from(be16(bytes, at)) << 16 | u32::from(be16(bytes, at + 2))
+    match bytes.get(at..at + 4) {
+        Some(&[a, b, c, d]) => u32::from_be_bytes([a, b, c, d]),
+        _ => 0,
+    }
 }
 
 /// Puts two bytes in network order at `at`; beyond the end nothing happens.
+#[inline]
 pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     if let Some(place) = bytes.get_mut(at..at + 2) {
         place.copy_from_slice(&value.to_be_bytes());
@@ -47,16 +56,19 @@ pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
     }
 }
 
+#[inline]
 fn ip_at(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(be32(bytes, at))
 }
 
+#[inline]
 fn put_ip(bytes: &mut [u8], at: usize, ip: Ipv4Addr) {
     if let Some(place) = bytes.get_mut(at..at + 4) {
         place.copy_from_slice(&ip.octets());
     }
 }
 
+#[inline]
 fn mac_at(bytes: &[u8], at: usize) -> MacAddr {
     let mut mac = [0; 6];
     if let Some(place) = bytes.get(at..at + 6) {

@@ -132,6 +132,7 @@ impl Transport {
     ///
     /// # Errors
     /// If the header is cut off, or its lengths contradict the payload's.
+    #[inline(always)]
     pub fn parse(protocol: u8, payload: &[u8]) -> Result<Self, Malformed> {
         match protocol {
             ipv4::TCP => Self::parse_tcp(payload),
