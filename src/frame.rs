@@ -231,6 +231,11 @@ impl FramePool {
     pub fn give(&mut self, frame: Frame) {
         self.free.push(frame);
     }
+
+    /// Gives the buffers of all of `frames` back, and leaves it empty.
+    pub fn give_all(&mut self, frames: &mut Vec<Frame>) {
+        self.free.append(frames);
+    }
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl Limiter {
 }
 
 /// Refuses the packet in `frame` with `reason`, and tells its sender by `error` if that is allowed.
+#[cold]
 pub(super) fn refuse(
     cx: &mut Context<'_>,
     frame: &Frame,

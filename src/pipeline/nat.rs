@@ -51,7 +51,7 @@ pub(super) enum Way<'a> {
 }
 
 /// A packet whose destination is known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Arrived<'a> {
     pub(super) view: View,
     pub(super) subject: Subject,
@@ -59,6 +59,7 @@ pub(super) struct Arrived<'a> {
 }
 
 /// A packet from a container that is not for the gateway itself.
+#[inline(always)]
 pub(super) fn inbound_from_network<'a>(
     cx: &mut Context<'a>,
     frame: &Frame,
@@ -103,6 +104,7 @@ pub(super) fn inbound_from_network<'a>(
 }
 
 /// What of the packet can be translated.
+#[inline(always)]
 fn subject(cx: &mut Context<'_>, frame: &Frame, view: &View) -> Result<Subject, DropReason> {
     match (view.flow(), view.transport) {
         (Some(flow), _) => Ok(Subject::Flow(flow)),
@@ -249,24 +251,25 @@ pub(super) enum Change {
 /// A packet ready to be rewritten.
 #[derive(Debug)]
 pub(super) struct Leaving<'a> {
-    pub(super) view: View,
-    pub(super) link: Link<'a>,
+    pub(super) view: &'a View,
+    pub(super) link: &'a Link<'a>,
     pub(super) mac: MacAddr,
     pub(super) change: Change,
 }
 
 /// Makes or refreshes the packet's connection, and says what it becomes.
+#[inline(always)]
 pub(super) fn outbound<'a>(
     cx: &mut Context<'_>,
     frame: &Frame,
-    resolved: Resolved<'a>,
+    resolved: &'a Resolved<'a>,
 ) -> Result<Leaving<'a>, DropReason> {
-    let Resolved { routed, mac } = resolved;
+    let &Resolved { routed, mac } = resolved;
     let arrived = routed.arrived;
-    let change = match arrived.subject {
+    let change = match &arrived.subject {
         Subject::Nothing => Ok(Change::Nothing),
-        Subject::Flow(flow) => flow_change(cx, &arrived, flow),
-        Subject::Error(quoted) => error_change(cx, &arrived, quoted),
+        Subject::Flow(flow) => flow_change(cx, arrived, flow),
+        Subject::Error(quoted) => error_change(cx, arrived, *quoted),
     };
     let change = change.inspect_err(|&reason| {
         let out_of_resources = matches!(
@@ -277,11 +280,12 @@ pub(super) fn outbound<'a>(
             icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
         }
     })?;
-    Ok(Leaving { view: arrived.view, link: routed.link, mac, change })
+    Ok(Leaving { view: &arrived.view, link: &routed.link, mac, change })
 }
 
-fn flow_change(cx: &Context<'_>, arrived: &Arrived<'_>, flow: Flow) -> Result<Change, DropReason> {
-    let Flow { kind, src, dst } = flow;
+#[inline(always)]
+fn flow_change(cx: &Context<'_>, arrived: &Arrived<'_>, flow: &Flow) -> Result<Change, DropReason> {
+    let &Flow { kind, src, dst } = flow;
     let conntrack = &cx.shared.conntrack;
     let seen = Seen {
         protocol: kind.protocol(),

@@ -18,17 +18,18 @@ use crate::table::neighbor_table::Answer;
 use crate::wire::icmpv4::Error;
 
 /// A packet whose next hop's MAC address is known.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Resolved<'a> {
-    pub(super) routed: Routed<'a>,
+    pub(super) routed: &'a Routed<'a>,
     pub(super) mac: MacAddr,
 }
 
 /// Resolves the next hop. `None` if the packet now waits for it.
+#[inline(always)]
 pub(super) fn resolve<'a>(
     cx: &mut Context<'_>,
     frame: &Frame,
-    routed: Routed<'a>,
+    routed: &'a Routed<'a>,
 ) -> Result<Option<Resolved<'a>>, DropReason> {
     let mut table = routed.link.neighbors().lock();
     let answer = table.resolve(routed.next_hop, cx.now);
@@ -54,8 +55,8 @@ pub(super) fn resolve<'a>(
         }
         Answer::Pending => Ok(None),
         Answer::Unreachable => {
-            let (ip, reason) = (routed.arrived.view.ip, DropReason::NeighborUnreachable);
-            Err(icmp_error::refuse(cx, frame, &ip, Error::HostUnreachable, reason))
+            let (ip, reason) = (&routed.arrived.view.ip, DropReason::NeighborUnreachable);
+            Err(icmp_error::refuse(cx, frame, ip, Error::HostUnreachable, reason))
         }
     }
 }

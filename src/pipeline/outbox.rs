@@ -41,7 +41,9 @@ impl Outbox {
     /// Sends `frame` to every port of `ports`, on the account of `account`.
     pub fn send(&mut self, frame: Frame, ports: impl IntoIterator<Item = PortId>, account: PortId) {
         let index = self.frames.len();
-        self.sends.extend(ports.into_iter().map(|port| Send { port, account, frame: index }));
+        for port in ports {
+            self.sends.push(Send { port, account, frame: index });
+        }
         self.frames.push(frame);
     }
 
@@ -57,11 +59,10 @@ impl Outbox {
 
     /// Hands every frame to `write` with each of its ports, in order, and takes the frames back.
     pub fn drain(&mut self, mut write: impl FnMut(Send, &mut Frame)) {
-        for send in self.sends.drain(..) {
+        for &send in &self.sends {
             write(send, &mut self.frames[send.frame]);
         }
-        for frame in self.frames.drain(..) {
-            self.pool.give(frame);
-        }
+        self.sends.clear();
+        self.pool.give_all(&mut self.frames);
     }
 }

@@ -21,18 +21,20 @@ pub(crate) struct Packet {
 impl Packet {
     /// Parses the Ethernet header and checks the promises, making `header_len` of a super-frame exact: what
     /// a kernel writes there is only a hint.
+    #[inline(always)]
     pub(crate) fn parse(frame: &mut Frame) -> Result<Packet, DropReason> {
         let eth = Ethernet::parse(frame.bytes()).map_err(|_| DropReason::Runt)?;
+        Self::check_promises(frame, &eth)?;
+        Ok(Packet { eth, l3_len: l3_len(frame) })
+    }
+
+    /// Whether the promises can be about this frame.
+    #[inline(always)]
+    fn check_promises(frame: &mut Frame, eth: &Ethernet) -> Result<(), DropReason> {
         let len = frame.len();
-        let mut l3_len = len - eth.len;
         let Checksum::Partial { start, offset } = frame.offload.checksum else {
-            return match frame.offload.segment {
-                Segment::None => Ok(Packet { eth, l3_len }),
-                // Nobody cuts a packet whose checksum is already there.
-                Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Udp { .. } => {
-                    Err(DropReason::BadOffload)
-                }
-            };
+            // Nobody cuts a packet whose checksum is already there.
+            return if frame.offload.is_super() { Err(DropReason::BadOffload) } else { Ok(()) };
         };
         let start = usize::from(start);
         if start < eth.len || start + usize::from(offset) + 2 > len {
@@ -50,9 +52,22 @@ impl Packet {
                 return Err(DropReason::BadOffload);
             }
             frame.offload.header_len = u16::try_from(headers).map_err(|_| DropReason::BadOffload)?;
-            l3_len = l3_len.min(headers - eth.len + usize::from(size));
         }
-        Ok(Packet { eth, l3_len })
+        Ok(())
+    }
+}
+
+/// Bytes behind the Ethernet header of each packet that a frame with honest promises stands for.
+#[inline(always)]
+pub(crate) fn l3_len(frame: &Frame) -> usize {
+    let eth_len = Ethernet::parse(frame.bytes()).map_or(ethernet::HEADER_LEN, |eth| eth.len);
+    let whole = frame.len().saturating_sub(eth_len);
+    match frame.offload.segment.size() {
+        Some(size) => {
+            let headers = usize::from(frame.offload.header_len).saturating_sub(eth_len);
+            whole.min(headers + usize::from(size))
+        }
+        None => whole,
     }
 }
 
@@ -69,12 +84,14 @@ pub(crate) struct View {
 
 impl View {
     /// Parses the IPv4 packet behind the Ethernet header, without its transport.
+    #[inline(always)]
     pub(crate) fn header(frame: &Frame) -> Result<Ipv4, DropReason> {
         let ip = Ipv4::parse(&frame.bytes()[ethernet::HEADER_LEN..]).map_err(|_| DropReason::BadIpv4)?;
         if ip.source_route { Err(DropReason::SourceRoute) } else { Ok(ip) }
     }
 
     /// Parses the transport behind `ip`. A fragment has none to rely on.
+    #[inline(always)]
     pub(crate) fn parse(frame: &Frame, packet: &Packet, ip: Ipv4) -> Result<View, DropReason> {
         if ip.is_fragment {
             return Err(DropReason::Fragment);
@@ -91,6 +108,7 @@ impl View {
     }
 
     /// Source and destination, where the transport has ports.
+    #[inline(always)]
     pub(crate) fn flow(&self) -> Option<Flow> {
         let ports = self.transport.ports()?;
         Some(Flow {

@@ -10,19 +10,20 @@ use crate::wire::{checksum, edit, ethernet, icmpv4, put16};
 
 /// Rewrites addresses, ports, checksums, TTL and MAC addresses, and says where the frame goes. What stood
 /// behind the IP packet stays behind.
+#[inline(always)]
 pub(super) fn rewrite(
     cx: &Context<'_>,
     frame: &mut Frame,
-    leaving: Leaving<'_>,
+    leaving: &Leaving<'_>,
 ) -> Result<Verdict, DropReason> {
-    let Leaving { view, link, mac, change } = leaving;
+    let &Leaving { view, link, mac, ref change } = leaving;
     frame.truncate(ethernet::HEADER_LEN + view.ip.total_len);
     let partial = view.partial;
     let bytes = frame.bytes_mut();
     ethernet::write(bytes, mac, link.own().0, ethernet::IPV4);
     let packet = &mut bytes[ethernet::HEADER_LEN..];
     edit::decrement_ttl(packet);
-    match change {
+    match *change {
         Change::Nothing => {}
         Change::Flow(kind, endpoints) => {
             edit::translate(packet, view.ip.header_len, kind, partial, endpoints);

@@ -46,21 +46,22 @@ impl<'a> Link<'a> {
 }
 
 /// A packet that may leave by `link` to `next_hop`.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Routed<'a> {
-    pub(super) arrived: Arrived<'a>,
+    pub(super) arrived: &'a Arrived<'a>,
     pub(super) link: Link<'a>,
     pub(super) next_hop: Ipv4Addr,
 }
 
 /// Finds the next hop of a packet whose destination is known, and sees that it may make one more hop and
 /// fits the link.
+#[inline(always)]
 pub(super) fn route<'a>(
     cx: &mut Context<'_>,
     frame: &Frame,
-    arrived: Arrived<'a>,
+    arrived: &'a Arrived<'a>,
 ) -> Result<Routed<'a>, DropReason> {
-    let ip = arrived.view.ip;
+    let ip = &arrived.view.ip;
     let (link, next_hop) = match arrived.way {
         Way::Along(network) => (Link::Network(network), ip.dst),
         Way::In { network, inside, .. } | Way::Around { network, inside, .. } => {
@@ -72,19 +73,19 @@ pub(super) fn route<'a>(
                 Some(Via::Gateway(gateway)) => gateway,
                 Some(Via::Elsewhere) | None => {
                     let reason = DropReason::NoRoute;
-                    return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, reason));
+                    return Err(icmp_error::refuse(cx, frame, ip, Error::NetworkUnreachable, reason));
                 }
             };
             (Link::Uplink(uplink, external), next_hop)
         }
     };
     if ip.ttl <= 1 {
-        return Err(icmp_error::refuse(cx, frame, &ip, Error::TimeExceeded, DropReason::TtlExceeded));
+        return Err(icmp_error::refuse(cx, frame, ip, Error::TimeExceeded, DropReason::TtlExceeded));
     }
     let mtu = link.mtu();
     if arrived.view.len > usize::from(mtu) {
         return Err(if ip.dont_fragment {
-            icmp_error::refuse(cx, frame, &ip, Error::FragmentationNeeded { mtu }, DropReason::TooBig)
+            icmp_error::refuse(cx, frame, ip, Error::FragmentationNeeded { mtu }, DropReason::TooBig)
         } else {
             DropReason::TooBig
         });
