@@ -19,5 +19,6 @@ pub mod clock;
 pub mod counters;
 pub mod drops;
 pub mod frame;
+pub mod host;
 pub mod limits;
 pub mod port;
