@@ -167,9 +167,9 @@ impl<A: fmt::Display> fmt::Display for Endpoint<A> {
     }
 }
 
-impl<A: fmt::Display> fmt::Debug for Endpoint<A> {
+impl<A: fmt::Debug> fmt::Debug for Endpoint<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        write!(f, "{:?}:{}", self.ip, self.port)
     }
 }
 

@@ -88,6 +88,11 @@ impl Offload {
     }
 }
 
+/// The promises of a frame contradict the frame: a checksum beyond its end, segments without headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the offload promises contradict the frame")]
+pub struct BadOffload;
+
 /// A frame in its buffer.
 pub struct Frame {
     buffer: Box<[u8]>,

@@ -13,6 +13,10 @@ pub const FRAME_MAX: usize = 65_535 + 14 + 4;
 /// Size of a frame buffer: headroom and the largest frame, in whole pages.
 pub const BUFFER_SIZE: usize = (HEADROOM + FRAME_MAX).next_multiple_of(4096);
 
+/// Packets that one super-frame may be cut into. At the smallest MTU, 68, the largest frame is 2,340 packets
+/// of TCP; more is a guest that wants to keep a worker busy with one write, and is dropped.
+pub const SEGMENTS_MAX: usize = 2400;
+
 /// Frames that a worker takes from one port before it looks at the next.
 pub const BURST_FRAMES: usize = 64;
 
@@ -52,6 +56,9 @@ pub const ARP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requests without an answer after which a neighbor is unreachable.
 pub const ARP_TRIES: u32 = 3;
+
+/// How long a neighbor that did not answer counts as unreachable, before traffic for it is worth asking again.
+pub const NEIGHBOR_HOLD: Duration = Duration::from_secs(3);
 
 /// How long an answer is believed before it is asked for again, when traffic needs it.
 pub const NEIGHBOR_REACHABLE: Duration = Duration::from_secs(30);

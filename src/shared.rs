@@ -4,8 +4,11 @@
 //! are cut into shards, so that workers rarely meet; the configuration is an immutable
 //! [`Snapshot`] behind an [`ArcSwap`], which readers take without a lock.
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::ops::RangeInclusive;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +16,15 @@ use ahash::RandomState;
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 
-use crate::addr::{MacAddr, PortId};
+use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
-use crate::limits::{DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX};
+use crate::limits::{
+    DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
+};
 use crate::snapshot::Snapshot;
-use crate::table::conntrack;
+use crate::table::conntrack::{self, NewConnection, Seen, Timeouts};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
 
@@ -68,9 +73,9 @@ impl Fdb {
         self.shard(mac).lookup(mac, now, ageing)
     }
 
-    /// Adds or replaces a static entry: never aged, never moved by learning.
-    pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) {
-        self.shard(mac).add_static(mac, port, now);
+    /// Adds or replaces a static entry: never aged, never moved by learning. Says whether there was room.
+    pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) -> bool {
+        self.shard(mac).add_static(mac, port, now)
     }
 
     /// Adds an entry for an address of the switch itself.
@@ -155,6 +160,221 @@ impl Default for Neighbors {
     }
 }
 
+/// External ports that one shard owns in a row.
+const PORT_BLOCK: u16 = 8;
+
+/// The connection table, sharded so that both directions of a connection meet in one shard.
+///
+/// The external ports are dealt to the shards in blocks, so the port of a packet from outside names its
+/// shard. A packet from inside is hashed by its inside endpoint alone, because all connections of an
+/// inside endpoint share one external port; a container's port that lies in the external range goes where
+/// that port belongs, so that it can be kept. A published port's packets go where its target's go.
+#[derive(Debug)]
+pub struct Conntrack {
+    shards: Box<[Mutex<conntrack::Table>]>,
+    hasher: RandomState,
+    nat_ports: RangeInclusive<u16>,
+    /// Connections of each port of the switch.
+    per_port: Box<[AtomicU32]>,
+}
+
+/// What a packet asks of the connection table.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// What the packet means to its connection.
+    pub seen: Seen,
+    /// Timeouts to use.
+    pub timeouts: &'a Timeouts,
+    /// The port that a new connection counts for, and how many it may have.
+    pub owner: PortId,
+    /// Most connections of that port.
+    pub quota: u32,
+    /// Whether the packet is translated at both ends.
+    pub hairpin: bool,
+}
+
+impl Conntrack {
+    /// A table for `limit` connections that masquerades with `nat_ports`, for `workers` workers.
+    pub fn new(limit: usize, nat_ports: RangeInclusive<u16>, workers: usize) -> Self {
+        let count = (workers.max(1) * 2).next_power_of_two();
+        let (first, last) = (*nat_ports.start(), *nat_ports.end());
+        let shards = (0..count).map(|shard| {
+            let ports = (first..=last).filter(|port| block_shard(port - first, count) == shard);
+            Mutex::new(conntrack::Table::new(limit.div_ceil(count), ports))
+        });
+        Conntrack {
+            shards: shards.collect(),
+            hasher: RandomState::new(),
+            nat_ports,
+            per_port: (0..PORTS_MAX).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// Whether masquerading uses this port.
+    pub fn masquerades_with(&self, port: u16) -> bool {
+        self.nat_ports.contains(&port)
+    }
+
+    /// As [`conntrack::Table::outward`].
+    ///
+    /// # Errors
+    /// Why the packet has no connection.
+    pub fn outward(
+        &self,
+        inside: Endpoint,
+        remote: Endpoint,
+        external: Ipv4Addr,
+        ask: &Ask<'_>,
+    ) -> Result<Endpoint, DropReason> {
+        let admitted = Cell::new(false);
+        let mut shard = self.shard_inside(ask.seen.protocol, inside);
+        let new = || self.admit(ask, &admitted);
+        let answer = shard.outward(inside, remote, external, &ask.seen, new, ask.timeouts);
+        self.dismiss_on_error(answer, ask, &admitted)
+    }
+
+    /// As [`conntrack::Table::inward`].
+    ///
+    /// # Errors
+    /// Why the packet has no connection.
+    pub fn inward(
+        &self,
+        outside: Endpoint,
+        remote: Endpoint,
+        target: Option<Endpoint>,
+        ask: &Ask<'_>,
+    ) -> Result<Endpoint, DropReason> {
+        let admitted = Cell::new(false);
+        let Some(mut shard) = self.shard_outside(ask.seen.protocol, outside, target) else {
+            return Err(DropReason::Unsolicited);
+        };
+        let new = || self.admit(ask, &admitted);
+        let answer = shard.inward(outside, remote, target, &ask.seen, new, ask.timeouts);
+        self.dismiss_on_error(answer, ask, &admitted)
+    }
+
+    /// As [`conntrack::Table::peek_inward`]; `target` is the publication's for `outside`, if there is one.
+    pub fn peek_inward(
+        &self,
+        protocol: Protocol,
+        outside: Endpoint,
+        remote: Endpoint,
+        target: Option<Endpoint>,
+    ) -> Option<Endpoint> {
+        self.shard_outside(protocol, outside, target)?.peek_inward(protocol, outside, remote)
+    }
+
+    /// As [`conntrack::Table::peek_outward`].
+    pub fn peek_outward(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<Endpoint> {
+        self.shard_inside(protocol, inside).peek_outward(protocol, inside, remote)
+    }
+
+    /// As [`conntrack::Table::mapping`].
+    pub fn mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<u16> {
+        self.shard_inside(protocol, inside).mapping(protocol, inside)
+    }
+
+    /// Ends connections whose time is over, in the shards that are worker `worker`'s to sweep.
+    pub fn expire(&self, worker: usize, workers: usize, now: Time, budget: usize) {
+        for shard in self.shards.iter().skip(worker).step_by(workers.max(1)) {
+            lock(shard).expire(now, budget, |port| self.dismiss(port));
+        }
+    }
+
+    /// Ends the connections that `which` picks. Returns how many.
+    pub fn flush(&self, now: Time, mut which: impl FnMut(&conntrack::Info) -> bool) -> usize {
+        self.shards.iter().map(|shard| lock(shard).flush(now, &mut which, |port| self.dismiss(port))).sum()
+    }
+
+    /// All connections, in no order.
+    pub fn entries(&self, now: Time) -> Vec<conntrack::Info> {
+        self.shards.iter().flat_map(|shard| lock(shard).entries(now).collect::<Vec<_>>()).collect()
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> conntrack::Stats {
+        let mut sum = conntrack::Stats::default();
+        self.shards.iter().for_each(|shard| sum += lock(shard).stats());
+        sum
+    }
+
+    /// Connections of a port of the switch.
+    pub fn connections_of(&self, port: PortId) -> u32 {
+        self.per_port.get(port.index()).map_or(0, |count| count.load(Relaxed))
+    }
+
+    /// Keeps an external port from being dealt: it is published, or the host uses it.
+    pub fn reserve(&self, protocol: Protocol, port: u16) {
+        if let Some(mut shard) = self.shard_of_port(port) {
+            shard.reserve(protocol, port);
+        }
+    }
+
+    /// Ends a reservation.
+    pub fn release(&self, protocol: Protocol, port: u16, now: Time) {
+        if let Some(mut shard) = self.shard_of_port(port) {
+            shard.release(protocol, port, now);
+        }
+    }
+
+    fn shard_of_port(&self, port: u16) -> Option<MutexGuard<'_, conntrack::Table>> {
+        let offset = self.nat_ports.contains(&port).then(|| port - self.nat_ports.start())?;
+        Some(lock(&self.shards[block_shard(offset, self.shards.len())]))
+    }
+
+    fn shard_inside(&self, protocol: Protocol, inside: Endpoint) -> MutexGuard<'_, conntrack::Table> {
+        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
+        let by_hash = || &self.shards[self.hasher.hash_one((protocol, inside)) as usize % self.shards.len()];
+        self.shard_of_port(inside.port).unwrap_or_else(|| lock(by_hash()))
+    }
+
+    fn shard_outside(
+        &self,
+        protocol: Protocol,
+        outside: Endpoint,
+        target: Option<Endpoint>,
+    ) -> Option<MutexGuard<'_, conntrack::Table>> {
+        match target {
+            Some(target) => Some(self.shard_inside(protocol, target)),
+            None => self.shard_of_port(outside.port),
+        }
+    }
+
+    /// Counts one more connection for the asking port, unless it has its quota.
+    fn admit(&self, ask: &Ask<'_>, admitted: &Cell<bool>) -> Result<NewConnection, DropReason> {
+        let count = self.per_port.get(ask.owner.index()).ok_or(DropReason::PortGone)?;
+        if count.fetch_add(1, Relaxed) >= ask.quota {
+            count.fetch_sub(1, Relaxed);
+            return Err(DropReason::ConntrackQuota);
+        }
+        admitted.set(true);
+        Ok(NewConnection { port: ask.owner, hairpin: ask.hairpin })
+    }
+
+    fn dismiss(&self, port: PortId) {
+        if let Some(count) = self.per_port.get(port.index()) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn dismiss_on_error(
+        &self,
+        answer: Result<Endpoint, DropReason>,
+        ask: &Ask<'_>,
+        admitted: &Cell<bool>,
+    ) -> Result<Endpoint, DropReason> {
+        if answer.is_err() && admitted.get() {
+            self.dismiss(ask.owner);
+        }
+        answer
+    }
+}
+
+/// The shard that owns the external port at `offset` of the range.
+fn block_shard(offset: u16, shards: usize) -> usize {
+    usize::from(offset / PORT_BLOCK) % shards
+}
+
 /// The beginning of a dropped frame.
 #[derive(Debug, Clone)]
 pub struct DropSample {
@@ -210,9 +430,14 @@ impl Shared {
         self.snapshot.load()
     }
 
+    /// The configuration now, to be kept for a while.
+    pub fn snapshot_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
     /// The generation of the configuration, to see cheaply whether it changed.
     pub fn generation(&self) -> u64 {
-        self.generation.load(Relaxed)
+        self.generation.load(Acquire)
     }
 
     /// Makes a changed configuration the valid one. `change` works on a copy of the current one.
@@ -222,7 +447,7 @@ impl Shared {
         next.generation += 1;
         let generation = next.generation;
         self.snapshot.store(Arc::new(next));
-        self.generation.store(generation, Relaxed);
+        self.generation.store(generation, Release);
     }
 
     /// Keeps the beginning of a dropped frame, at most one a millisecond and worker: a flood of drops must

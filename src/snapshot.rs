@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::AtomicU64;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,8 @@ pub struct Network {
     pub fdb: Arc<Fdb>,
     /// Resolved addresses.
     pub neighbors: Arc<Neighbors>,
+    /// When the gateway last defended its address, in microseconds since the start; 0 for never.
+    pub last_defence: Arc<AtomicU64>,
 }
 
 /// What the data plane knows of a port.
@@ -78,8 +80,6 @@ pub struct Port {
     pub mtu: u16,
     /// Most connections that it may have at once.
     pub quota: u32,
-    /// Connections that it has.
-    pub connections: Arc<AtomicU32>,
     /// Its counters.
     pub counters: Arc<PortCounters>,
     /// Frames that the kernel dropped because the switch was too slow to read them.

@@ -2,11 +2,29 @@
 //!
 //! Every kind of device, from a TAP to a test's memory, is a [`Device`]: non-blocking, usable from every
 //! worker at once, and honest about its state. One worker reads a device; any worker may write to it.
+//!
+//! | device | is | passes on |
+//! |---|---|---|
+//! | [`tap::Tap`] | a TAP with a virtio-net header before each frame | all that the kernel agreed to |
+//! | [`plain::PlainTap`] | a TAP of finished frames (`--offload off`) | nothing |
+//! | [`packet::Packet`] | an existing interface, by AF_PACKET: the uplink, a VM's own TAP | all |
+//! | [`memory::MemoryPort`] | two queues, for tests and benchmarks | what the test says |
+
+pub mod memory;
+pub mod packet;
+pub mod plain;
+pub mod tap;
+pub mod virtio_net;
+
+#[cfg(test)]
+mod kernel_tests;
 
 use std::os::fd::RawFd;
 
+use nix::errno::Errno;
+
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{BadOffload, Checksum, Frame, Offload, Segment};
 
 /// What a device can be asked to do later: the offload promises that it passes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -22,6 +40,24 @@ pub struct Promises {
 impl Promises {
     /// A device that takes finished, single packets only.
     pub const NONE: Promises = Promises { checksum: false, tcp_segments: false, udp_segments: false };
+
+    /// A device that passes everything on.
+    pub const ALL: Promises = Promises { checksum: true, tcp_segments: true, udp_segments: true };
+
+    /// Whether the device passes on all that `offload` promises.
+    pub const fn carry(self, offload: &Offload) -> bool {
+        (self.checksum || !matches!(offload.checksum, Checksum::Partial { .. }))
+            && self.carry_segments(offload)
+    }
+
+    /// Whether the device passes on what `offload` promises of segments.
+    pub const fn carry_segments(self, offload: &Offload) -> bool {
+        match offload.segment {
+            Segment::None => true,
+            Segment::Tcp4 { .. } | Segment::Tcp6 { .. } => self.tcp_segments,
+            Segment::Udp { .. } => self.udp_segments,
+        }
+    }
 }
 
 /// What a read brought.
@@ -31,10 +67,27 @@ pub enum Received {
     Frame,
     /// Something that is none of our business (our own frame coming back); read again.
     Skipped,
+    /// A frame that cannot go on, whatever it is for: its promises contradict it, or it was longer than the
+    /// buffer. Count it and read again. What could be read of it is in the buffer, without promises.
+    Dropped(DropReason),
     /// Nothing now: wait for readiness.
     Empty,
     /// The device is gone for good (its namespace died, it was deleted): remove the port.
     Gone,
+}
+
+impl Received {
+    /// What a failed read means for the port. Only an errno that says so may remove it; an errno for which
+    /// waiting would be a spin means that the descriptor is of no more use.
+    fn failed(errno: Errno) -> Received {
+        #[allow(clippy::wildcard_enum_match_arm)] // the kernel's list is long, and "the rest" is meant
+        match errno {
+            Errno::EAGAIN | Errno::EINTR | Errno::ENOMEM | Errno::ENOBUFS | Errno::ENETDOWN => {
+                Received::Empty
+            }
+            _ => Received::Gone,
+        }
+    }
 }
 
 /// Why a write did not happen. The frame is lost, the device may live on.
@@ -46,8 +99,30 @@ pub enum NotSent {
     Down,
     /// The device is gone for good.
     Gone,
+    /// The frame's promises contradict it, so that they can be neither passed on nor redeemed.
+    BadOffload,
     /// The device refused the frame with this errno.
     Error(i32),
+}
+
+impl From<Errno> for NotSent {
+    /// What a failed write means. EIO is a TAP that is down and ENETDOWN any other interface; a TAP's
+    /// descriptor says EBADFD when its device is gone, a packet socket says ENXIO.
+    fn from(errno: Errno) -> NotSent {
+        #[allow(clippy::wildcard_enum_match_arm)] // the kernel's list is long, and "the rest" is meant
+        match errno {
+            Errno::EAGAIN | Errno::EINTR | Errno::ENOBUFS | Errno::ENOMEM => NotSent::Full,
+            Errno::EIO | Errno::ENETDOWN => NotSent::Down,
+            Errno::EBADFD | Errno::EBADF | Errno::ENODEV | Errno::ENXIO => NotSent::Gone,
+            other => NotSent::Error(other as i32),
+        }
+    }
+}
+
+impl From<BadOffload> for NotSent {
+    fn from(BadOffload: BadOffload) -> NotSent {
+        NotSent::BadOffload
+    }
 }
 
 impl From<NotSent> for DropReason {
@@ -56,6 +131,7 @@ impl From<NotSent> for DropReason {
             NotSent::Full => DropReason::EgressFull,
             NotSent::Down => DropReason::EgressDown,
             NotSent::Gone => DropReason::PortGone,
+            NotSent::BadOffload => DropReason::BadOffload,
             NotSent::Error(_) => DropReason::EgressError,
         }
     }
@@ -83,4 +159,25 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     fn missed(&self) -> u64 {
         0
     }
+
+    /// Whether the device has gone without a sign on its descriptor. To be asked about once a second, as
+    /// [`Device::missed`]; what does show on the descriptor is [`Received::Gone`] and does not wait for this.
+    fn is_gone(&self) -> bool {
+        false
+    }
+}
+
+/// Says whether `name` can be the name of an interface (Linux `dev_valid_name`, without the `%` that makes
+/// a name a pattern).
+fn check_interface_name(name: &str) -> std::io::Result<()> {
+    let valid = (1..nix::libc::IFNAMSIZ).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.bytes().any(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b':' | b'%' | 0));
+    if valid {
+        return Ok(());
+    }
+    let why =
+        format!("{name:?} cannot be the name of an interface (1 to 15 bytes without space, '/', ':', '%')");
+    Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why))
 }

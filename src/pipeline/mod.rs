@@ -1,0 +1,454 @@
+//! The pipeline: what becomes of a frame.
+//!
+//! ```text
+//!  port ─▶ parse ─▶ admit ─▶ learn ─▶ classify ─┬─▶ switch ───────────────────────────────▶ port(s)
+//!                                               ├─▶ gateway (ARP, echo) ──▶ back to the ingress port
+//!                                               └─▶ inbound ▶ route ▶ neighbor ▶ outbound ▶ rewrite ▶ port
+//! ```
+//!
+//! [`story`] tells it, one line a step. Each step takes what the one before it proved, so that a skipped
+//! one does not compile: a [`packet::Packet`] has an Ethernet header and honest promises, an admitted one
+//! may speak on its network, a [`packet::View`] is a checked IPv4 packet, an [`nat::Arrived`] one has a
+//! destination, a [`route::Routed`] one a next hop, a [`neighbor::Resolved`] one its MAC address, and a
+//! [`nat::Leaving`] one a connection.
+//!
+//! Nothing changes in a packet before the last step; until then it can wait, be refused, and be quoted to
+//! its sender as it was. The core is pure: time is an argument, frames come from and go to an [`Outbox`],
+//! and the tables are in [`Shared`]. A drop is a [`DropReason`], returned by `?` and counted in one place.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::addr::{NetworkId, PortId};
+use crate::clock::Time;
+use crate::drops::DropReason;
+use crate::frame::Frame;
+use crate::shared::{Shared, Waiting};
+use crate::snapshot::{Network, Port, Snapshot, Uplink};
+use crate::table::neighbor_table::Event;
+use crate::wire::ethernet;
+use crate::wire::icmpv4::Error;
+
+mod gateway;
+mod icmp_error;
+mod nat;
+mod neighbor;
+mod outbox;
+mod packet;
+mod rewrite;
+mod route;
+mod switch;
+
+use icmp_error::Limiter;
+use nat::FromUplink;
+pub use outbox::{Outbox, Send};
+use packet::{Packet, View, untagged_type};
+use route::Link;
+use switch::Admitted;
+
+/// How often the tables are looked through for what is due.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Connections that a poll looks at, per shard.
+const EXPIRE_BUDGET: usize = 1024;
+
+/// Neighbors that a poll looks at, per network.
+const NEIGHBOR_BUDGET: usize = 256;
+
+/// Polls between two searches for aged MAC addresses.
+const FDB_EXPIRE_POLLS: u32 = 64;
+
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// To one port.
+    Forward(PortId),
+    /// To every port of a network but one.
+    Flood { network: NetworkId, except: Option<PortId> },
+    /// Nowhere: the gateway was its destination.
+    Consumed,
+    /// Nowhere: it is the host's business, and the host has its own copy.
+    LeaveToHost,
+    /// Nowhere yet: a copy waits for its next hop to answer.
+    Waits,
+}
+
+/// What a frame's steps share. It holds no results of steps; those are passed on.
+#[derive(Debug)]
+struct Context<'a> {
+    snapshot: &'a Snapshot,
+    shared: &'a Shared,
+    worker: usize,
+    ingress: &'a Port,
+    now: Time,
+    out: &'a mut Outbox,
+    limiter: &'a mut Limiter,
+    /// Frames whose next hop has answered meanwhile.
+    released: &'a mut Vec<Waiting>,
+}
+
+impl Context<'_> {
+    /// Sends a frame that the switch itself made, and counts it at each port that it goes to.
+    fn originate(&mut self, frame: Frame, ports: impl IntoIterator<Item = PortId>) {
+        let (snapshot, worker) = (self.snapshot, self.worker);
+        let known = ports.into_iter().filter(|&port| {
+            let Some(port) = snapshot.port(port) else { return false };
+            port.counters.row(worker).originated.add(1);
+            true
+        });
+        self.out.send(frame, known, self.ingress.id);
+    }
+
+    /// Counts a frame that waited in vain.
+    fn drop_waiting(&self, waiting: &Waiting, reason: DropReason) {
+        self.count_drop(waiting.ingress, reason, &waiting.bytes);
+    }
+
+    fn count_drop(&self, port: PortId, reason: DropReason, bytes: &[u8]) {
+        // A port that is gone has taken its counters along; its frames count where we are.
+        let port = self.snapshot.port(port).map_or(self.ingress, |port| port);
+        port.counters.row(self.worker).dropped(reason, self.now);
+        self.shared.sample_drop(self.worker, reason, port.id, bytes, self.now);
+    }
+}
+
+/// The way of a frame through the switch.
+fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason> {
+    let packet = Packet::parse(frame)?;
+    let arrived = match link_of(cx)? {
+        Ingress::Network(network) => {
+            let admitted = switch::admit(cx, network, packet)?;
+            switch::learn(cx, &admitted);
+            match classify(frame, &admitted)? {
+                Class::Switch => return switch::forward(cx, &admitted),
+                Class::Arp => return gateway::arp(cx, frame, &admitted),
+                Class::Gateway(view) => return gateway::answer(cx, frame, &view),
+                Class::HostEcho(view) if cx.is_host_address(view.ip.dst) => {
+                    return gateway::echo(cx, frame, &view);
+                }
+                Class::HostEcho(view) | Class::Route(view) => {
+                    nat::inbound_from_network(cx, frame, network, view)?
+                }
+            }
+        }
+        Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
+            Some(ethernet::ARP) => return gateway::uplink_arp(cx, frame, uplink),
+            Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
+                match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
+                    FromUplink::Arrived(arrived) => arrived,
+                    FromUplink::Echo(view) => return gateway::echo(cx, frame, &view),
+                    FromUplink::NotOurs => return Ok(Verdict::LeaveToHost),
+                }
+            }
+            _ => return Ok(Verdict::LeaveToHost),
+        },
+    };
+    let routed = route::route(cx, frame, arrived)?;
+    let Some(resolved) = neighbor::resolve(cx, frame, routed)? else { return Ok(Verdict::Waits) };
+    let leaving = nat::outbound(cx, frame, resolved)?;
+    rewrite::rewrite(cx, frame, leaving)
+}
+
+/// The link that a frame came in by.
+enum Ingress<'a> {
+    Network(&'a Network),
+    Uplink(&'a Uplink),
+}
+
+fn link_of<'a>(cx: &Context<'a>) -> Result<Ingress<'a>, DropReason> {
+    let snapshot = cx.snapshot;
+    match cx.ingress.network {
+        Some(id) => snapshot.network(id).map(|network| Ingress::Network(network)),
+        None => snapshot.uplink.as_ref().map(|uplink| Ingress::Uplink(uplink)),
+    }
+    .ok_or(DropReason::PortGone)
+}
+
+/// What a frame from a port is to the switch.
+enum Class {
+    /// For another station.
+    Switch,
+    /// ARP that the gateway answers or overhears.
+    Arp,
+    /// For the gateway itself.
+    Gateway(View),
+    /// An echo request to somewhere else, perhaps to the host.
+    HostEcho(View),
+    /// For the gateway to pass on.
+    Route(View),
+}
+
+fn classify(frame: &Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
+    let (eth, network) = (&admitted.packet.eth, admitted.network);
+    let to_gateway = eth.dst == network.gateway_mac;
+    match untagged_type(eth) {
+        Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => return Ok(Class::Arp),
+        _ if !to_gateway => return Ok(Class::Switch),
+        Some(ethernet::IPV4) => {}
+        _ => return Err(DropReason::NotForGateway),
+    }
+    let ip = View::header(frame)?;
+    if packet::is_martian_source(ip.src) {
+        return Err(DropReason::MartianSource);
+    }
+    let is_host = ip.src != network.subnet.network() && ip.src != network.subnet.broadcast();
+    if !network.subnet.contains(&ip.src) || !is_host || ip.src == network.gateway {
+        return Err(DropReason::ForeignSource);
+    }
+    let view = View::parse(frame, &admitted.packet, ip)?;
+    if ip.dst == network.gateway {
+        return Ok(Class::Gateway(view));
+    }
+    Ok(if view.transport.is_echo_request() { Class::HostEcho(view) } else { Class::Route(view) })
+}
+
+impl Context<'_> {
+    /// Whether the host that shares the uplink's address has this one.
+    fn is_host_address(&self, ip: std::net::Ipv4Addr) -> bool {
+        self.snapshot.uplink.as_ref().is_some_and(|uplink| uplink.host_addresses.contains(&ip))
+    }
+}
+
+/// A worker's pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    shared: Arc<Shared>,
+    worker: usize,
+    limiter: Limiter,
+    released: Vec<Waiting>,
+    next_poll: Time,
+    polls: u32,
+}
+
+impl Pipeline {
+    /// The pipeline of worker number `worker`.
+    pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let limiter = Limiter::new(shared.workers());
+        Pipeline { shared, worker, limiter, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
+    }
+
+    /// Takes in a frame that was read from `ingress`, and puts what comes of it into `out`.
+    pub fn process(
+        &mut self,
+        snapshot: &Snapshot,
+        ingress: PortId,
+        frame: Frame,
+        now: Time,
+        out: &mut Outbox,
+    ) {
+        let Some(port) = snapshot.port(ingress) else { return out.discard(frame) };
+        port.counters.row(self.worker).received(frame.len(), frame.offload.is_super());
+        self.run(snapshot, port, frame, now, out);
+        self.resume(snapshot, now, out);
+    }
+
+    /// Counts a frame that was read from `ingress` and cannot go on, as its device says.
+    pub fn refuse(
+        &mut self,
+        snapshot: &Snapshot,
+        ingress: PortId,
+        frame: &Frame,
+        reason: DropReason,
+        now: Time,
+    ) {
+        let Some(port) = snapshot.port(ingress) else { return };
+        let row = port.counters.row(self.worker);
+        row.received(frame.len(), frame.offload.is_super());
+        row.dropped(reason, now);
+        self.shared.sample_drop(self.worker, reason, ingress, frame.bytes(), now);
+    }
+
+    /// Takes in a frame that the switch made on behalf of a port, as if it had come from there.
+    pub fn inject(
+        &mut self,
+        snapshot: &Snapshot,
+        ingress: PortId,
+        frame: Frame,
+        now: Time,
+        out: &mut Outbox,
+    ) {
+        let Some(port) = snapshot.port(ingress) else { return out.discard(frame) };
+        port.counters.row(self.worker).originated.add(1);
+        self.run(snapshot, port, frame, now, out);
+        self.resume(snapshot, now, out);
+    }
+
+    /// Begins the way of frames anew whose next hop has answered.
+    fn resume(&mut self, snapshot: &Snapshot, now: Time, out: &mut Outbox) {
+        // One that is released again by what it causes would be a loop; there is none, since an answer is
+        // never made of a frame that waited.
+        for waiting in std::mem::take(&mut self.released) {
+            let Some(port) = snapshot.port(waiting.ingress) else { continue };
+            let mut frame = out.fresh();
+            frame.fill(&waiting.bytes, waiting.offload);
+            self.run(snapshot, port, frame, now, out);
+        }
+    }
+
+    fn run(&mut self, snapshot: &Snapshot, ingress: &Port, mut frame: Frame, now: Time, out: &mut Outbox) {
+        let mut cx = Context {
+            snapshot,
+            shared: &self.shared,
+            worker: self.worker,
+            ingress,
+            now,
+            out,
+            limiter: &mut self.limiter,
+            released: &mut self.released,
+        };
+        let verdict = story(&mut cx, &mut frame);
+        let row = ingress.counters.row(self.worker);
+        match verdict {
+            Ok(Verdict::Forward(port)) => emit(&mut cx, frame, [port]),
+            Ok(Verdict::Flood { network, except }) => match snapshot.network(network) {
+                Some(network) => {
+                    emit(&mut cx, frame, network.ports.iter().copied().filter(|&port| Some(port) != except));
+                }
+                None => discard(&mut cx, frame, DropReason::PortGone),
+            },
+            Ok(Verdict::Consumed) => {
+                row.consumed.add(1);
+                cx.out.discard(frame);
+            }
+            Ok(Verdict::LeaveToHost) => {
+                row.left_to_host.add(1);
+                cx.out.discard(frame);
+            }
+            Ok(Verdict::Waits) => cx.out.discard(frame),
+            Err(reason) => discard(&mut cx, frame, reason),
+        }
+    }
+
+    /// Does what time asks for: ARP retries, connections and MAC addresses that end. Does nothing before
+    /// [`POLL_INTERVAL`] is over. Networks and shards are dealt over the workers.
+    pub fn poll(&mut self, snapshot: &Snapshot, now: Time, out: &mut Outbox) {
+        if now < self.next_poll {
+            return;
+        }
+        self.next_poll = now + POLL_INTERVAL;
+        self.polls = self.polls.wrapping_add(1);
+        let workers = self.shared.workers();
+        self.shared.conntrack.expire(self.worker, workers, now, EXPIRE_BUDGET);
+        for network in snapshot.networks.iter().flatten().skip(self.worker).step_by(workers) {
+            self.poll_neighbors(snapshot, Link::Network(network), now, out);
+            if self.polls.is_multiple_of(FDB_EXPIRE_POLLS) {
+                network.fdb.expire(now, snapshot.mac_ageing);
+            }
+        }
+        if self.worker == 0
+            && let Some(uplink) = snapshot.uplink.as_deref()
+            && let Some(address) = uplink.address
+        {
+            self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+        }
+    }
+
+    fn poll_neighbors(&mut self, snapshot: &Snapshot, link: Link<'_>, now: Time, out: &mut Outbox) {
+        let mut events = Vec::new();
+        link.neighbors().lock().poll(now, NEIGHBOR_BUDGET, |event| events.push(event));
+        for event in events {
+            match event {
+                Event::Solicit(ip, known) => {
+                    let Some(on) = port_on(snapshot, &link) else { continue };
+                    let mut cx = self.context(snapshot, on, now, out);
+                    neighbor::solicit(&mut cx, link, ip, known);
+                }
+                Event::Failed(_, waiting) => {
+                    for waiting in waiting {
+                        self.fail(snapshot, &waiting, now, out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops a frame that waited in vain, and tells its sender.
+    fn fail(&mut self, snapshot: &Snapshot, waiting: &Waiting, now: Time, out: &mut Outbox) {
+        let Some(ingress) = snapshot.port(waiting.ingress) else { return };
+        let mut frame = out.fresh();
+        frame.fill(&waiting.bytes, waiting.offload);
+        let mut cx = self.context(snapshot, ingress, now, out);
+        let reason = DropReason::NeighborUnreachable;
+        if let Ok(ip) = View::header(&frame) {
+            icmp_error::refuse(&mut cx, &frame, &ip, Error::HostUnreachable, reason);
+        }
+        discard(&mut cx, frame, reason);
+    }
+
+    fn context<'a>(
+        &'a mut self,
+        snapshot: &'a Snapshot,
+        ingress: &'a Port,
+        now: Time,
+        out: &'a mut Outbox,
+    ) -> Context<'a> {
+        Context {
+            snapshot,
+            shared: &self.shared,
+            worker: self.worker,
+            ingress,
+            now,
+            out,
+            limiter: &mut self.limiter,
+            released: &mut self.released,
+        }
+    }
+
+    /// Counts a frame that a port did not take. `account` is the port on whose account it was sent.
+    pub fn not_sent(&self, snapshot: &Snapshot, send: Send, reason: DropReason, frame: &Frame, now: Time) {
+        let Some(port) = snapshot.port(send.port).or_else(|| snapshot.port(send.account)) else { return };
+        port.counters.row(self.worker).dropped(reason, now);
+        self.shared.sample_drop(self.worker, reason, port.id, frame.bytes(), now);
+    }
+
+    /// Counts a frame that a port took.
+    pub fn sent(&self, snapshot: &Snapshot, send: Send, frame: &Frame) {
+        let Some(port) = snapshot.port(send.port) else { return };
+        port.counters.row(self.worker).transmitted(frame.len(), frame.offload.is_super());
+    }
+
+    /// Adds frames that the kernel threw away because nobody read them in time.
+    pub fn missed(&self, snapshot: &Snapshot, port: PortId, count: u64) {
+        if let Some(port) = snapshot.port(port) {
+            port.missed.fetch_add(count, Relaxed);
+        }
+    }
+}
+
+/// A port that is on the link, to count what is sent there without a frame as its cause.
+fn port_on<'a>(snapshot: &'a Snapshot, link: &Link<'_>) -> Option<&'a Port> {
+    let id = match link {
+        Link::Network(network) => *network.ports.first()?,
+        Link::Uplink(..) => PortId::UPLINK,
+    };
+    snapshot.port(id).map(|port| &**port)
+}
+
+/// Sends a frame to those of `ports` whose MTU it fits.
+fn emit(cx: &mut Context<'_>, mut frame: Frame, ports: impl IntoIterator<Item = PortId>) {
+    // The frame was parsed on its way in, so it still parses.
+    let Ok(packet) = Packet::parse(&mut frame) else { return discard(cx, frame, DropReason::BadOffload) };
+    let (snapshot, row) = (cx.snapshot, cx.ingress.counters.row(cx.worker));
+    let (mut fits, mut too_small) = (0, 0);
+    let account = cx.ingress.id;
+    let takers = ports.into_iter().filter(|&port| {
+        let Some(port) = snapshot.port(port) else { return false };
+        let fit = packet.l3_len <= usize::from(port.mtu);
+        *(if fit { &mut fits } else { &mut too_small }) += 1;
+        fit
+    });
+    cx.out.send(frame, takers, account);
+    for _ in 0..too_small {
+        row.dropped(DropReason::OverMtu, cx.now);
+    }
+    match fits + too_small {
+        0 => row.dropped(DropReason::NoOtherPort, cx.now),
+        targets => row.copies.add(targets - 1),
+    }
+}
+
+fn discard(cx: &mut Context<'_>, frame: Frame, reason: DropReason) {
+    cx.count_drop(cx.ingress.id, reason, frame.bytes());
+    cx.out.discard(frame);
+}

@@ -1,0 +1,342 @@
+//! Address translation in the story of a frame: where a packet really goes, and what it becomes.
+//!
+//! `inbound_*` find out the destination and change nothing; [`outbound`] makes or refreshes the connection
+//! once a route and a neighbor allow it. A packet between two containers by way of the uplink's address
+//! (hairpin) is two translations of one packet: first outward, so that its source is shown as an external
+//! endpoint (RFC 4787 REQ-9), then inward.
+
+use std::net::Ipv4Addr;
+
+use super::neighbor::Resolved;
+use super::packet::{Flow, Packet, Quoted, View, is_martian_destination, is_martian_source};
+use super::route::Link;
+use super::{Context, icmp_error};
+use crate::addr::{Endpoint, MacAddr, Protocol};
+use crate::drops::DropReason;
+use crate::frame::Frame;
+use crate::shared::Ask;
+use crate::snapshot::{Network, NetworkMode, Publication, Uplink, UplinkMode};
+use crate::table::conntrack::Seen;
+use crate::wire::edit::Endpoints;
+use crate::wire::icmpv4::Error;
+use crate::wire::transport::{Kind, Transport};
+
+/// What of a packet is translated.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Subject {
+    /// Its endpoints.
+    Flow(Flow),
+    /// The endpoints of the packet that it quotes, and its own addresses.
+    Error(Quoted),
+    /// Nothing: it stays on its network.
+    Nothing,
+}
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Way<'a> {
+    /// To another station of the network that it came from, untranslated.
+    Along(&'a Network),
+    /// To the world, masqueraded to `external`.
+    Out { uplink: &'a Uplink, external: Ipv4Addr },
+    /// From the world to the container at `inside`, by a connection or a publication.
+    In { network: &'a Network, inside: Endpoint, publication: Option<&'a Publication> },
+    /// From a container to the one at `inside`, by way of the uplink's address.
+    Around {
+        network: &'a Network,
+        external: Ipv4Addr,
+        inside: Endpoint,
+        publication: Option<&'a Publication>,
+    },
+}
+
+/// A packet whose destination is known.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Arrived<'a> {
+    pub(super) view: View,
+    pub(super) subject: Subject,
+    pub(super) way: Way<'a>,
+}
+
+/// A packet from a container that is not for the gateway itself.
+pub(super) fn inbound_from_network<'a>(
+    cx: &mut Context<'a>,
+    frame: &Frame,
+    network: &'a Network,
+    view: View,
+) -> Result<Arrived<'a>, DropReason> {
+    let ip = view.ip;
+    if is_martian_destination(ip.dst) {
+        return Err(DropReason::MartianDestination);
+    }
+    if let Some(other) = cx.snapshot.network_of(ip.dst) {
+        if other.id != network.id {
+            return Err(icmp_error::refuse(cx, frame, &ip, Error::Prohibited, DropReason::Isolated));
+        }
+        if ip.dst == network.subnet.network() || ip.dst == network.subnet.broadcast() {
+            return Err(DropReason::MartianDestination);
+        }
+        return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Along(network) });
+    }
+    if network.mode == NetworkMode::Internal {
+        return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::Internal));
+    }
+    let Some(uplink) = cx.snapshot.uplink.as_deref() else {
+        return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::NoRoute));
+    };
+    let Some(external) = uplink.address.filter(|_| uplink.up).map(|net| net.addr()) else {
+        return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::UplinkDown));
+    };
+    let subject = subject(cx, frame, &view)?;
+    if uplink.host_addresses.contains(&ip.dst) {
+        return around(cx, frame, network, external, view, subject);
+    }
+    if let Subject::Error(quoted) = subject {
+        // The error is about a packet that came in, so its quote goes from the remote to the container.
+        let Flow { kind, src: remote, dst: inside } = quoted.flow;
+        cx.shared
+            .conntrack
+            .peek_outward(kind.protocol(), inside, remote)
+            .ok_or(DropReason::IcmpErrorUnmatched)?;
+    }
+    Ok(Arrived { view, subject, way: Way::Out { uplink, external } })
+}
+
+/// What of the packet can be translated.
+fn subject(cx: &mut Context<'_>, frame: &Frame, view: &View) -> Result<Subject, DropReason> {
+    match (view.flow(), view.transport) {
+        (Some(flow), _) => Ok(Subject::Flow(flow)),
+        (None, Transport::IcmpError) => Ok(Subject::Error(Quoted::parse(frame, view)?)),
+        (None, Transport::IcmpOther) => Err(DropReason::NotTranslatable),
+        (None, _) => {
+            let reason = DropReason::NotTranslatable;
+            Err(icmp_error::refuse(cx, frame, &view.ip, Error::ProtocolUnreachable, reason))
+        }
+    }
+}
+
+/// A packet from a container to an address of the host.
+fn around<'a>(
+    cx: &mut Context<'a>,
+    frame: &Frame,
+    network: &'a Network,
+    external: Ipv4Addr,
+    view: View,
+    subject: Subject,
+) -> Result<Arrived<'a>, DropReason> {
+    let conntrack = &cx.shared.conntrack;
+    let (inside, publication) = match subject {
+        Subject::Flow(Flow { kind, src, dst }) => {
+            let protocol = kind.protocol();
+            let publication = cx.snapshot.publications.find(protocol, dst);
+            let target = publication.map(|p| p.target);
+            let own = conntrack
+                .peek_outward(protocol, src, dst)
+                .or_else(|| conntrack.mapping(protocol, src).map(|port| Endpoint::new(external, port)));
+            let known = own.and_then(|own| conntrack.peek_inward(protocol, dst, own, target));
+            let Some(inside) = known.or(target) else {
+                let reason = DropReason::HostService;
+                return Err(icmp_error::refuse(cx, frame, &view.ip, Error::PortUnreachable, reason));
+            };
+            (inside, publication)
+        }
+        Subject::Error(Quoted { flow: Flow { kind, src: peer, dst: own }, .. }) => {
+            let protocol = kind.protocol();
+            let shown = conntrack.peek_outward(protocol, own, peer).ok_or(DropReason::IcmpErrorUnmatched)?;
+            let target = cx.snapshot.publications.find(protocol, peer).map(|p| p.target);
+            let inside = conntrack.peek_inward(protocol, peer, shown, target);
+            (inside.ok_or(DropReason::IcmpErrorUnmatched)?, None)
+        }
+        Subject::Nothing => return Err(DropReason::NotTranslatable),
+    };
+    match cx.snapshot.network_of(inside.ip) {
+        Some(to) if to.id == network.id => {
+            Ok(Arrived { view, subject, way: Way::Around { network, external, inside, publication } })
+        }
+        Some(_) => Err(icmp_error::refuse(cx, frame, &view.ip, Error::Prohibited, DropReason::Isolated)),
+        None => Err(DropReason::PortGone),
+    }
+}
+
+/// What a packet on the uplink is to us.
+#[derive(Debug)]
+pub(super) enum FromUplink<'a> {
+    /// It goes to a container.
+    Arrived(Arrived<'a>),
+    /// It asks the address that is ours alone for an echo.
+    Echo(View),
+    /// It is the host's, or nobody's.
+    NotOurs,
+}
+
+/// A packet from the uplink to its MAC address.
+pub(super) fn inbound_from_uplink<'a>(
+    cx: &mut Context<'a>,
+    frame: &Frame,
+    uplink: &'a Uplink,
+    packet: &Packet,
+) -> Result<FromUplink<'a>, DropReason> {
+    let ip = View::header(frame)?;
+    if cx.snapshot.network_of(ip.dst).is_some() {
+        // Networks behind the switch are reached by published ports, never by a route.
+        return Err(DropReason::Unsolicited);
+    }
+    if !uplink.host_addresses.contains(&ip.dst) {
+        return Ok(FromUplink::NotOurs);
+    }
+    if is_martian_source(ip.src)
+        || uplink.host_addresses.contains(&ip.src)
+        || cx.snapshot.network_of(ip.src).is_some()
+    {
+        return Err(DropReason::MartianSource);
+    }
+    if ip.is_fragment {
+        return left(uplink, DropReason::Fragment);
+    }
+    let view = View::parse(frame, packet, ip)?;
+    let (subject, protocol, outside, remote) = match (view.flow(), view.transport) {
+        (Some(Flow { kind: Kind::EchoRequest, .. }), _) if uplink.mode == UplinkMode::Own => {
+            return Ok(FromUplink::Echo(view));
+        }
+        (Some(flow), _) => (Subject::Flow(flow), flow.kind.protocol(), flow.dst, flow.src),
+        (None, Transport::IcmpError) => match Quoted::parse(frame, &view) {
+            // The error is about a packet that went out, so its quote goes from us to the remote.
+            Ok(quoted) => {
+                let Flow { kind, src: outside, dst: remote } = quoted.flow;
+                (Subject::Error(quoted), kind.protocol(), outside, remote)
+            }
+            Err(reason) => return left(uplink, reason),
+        },
+        (None, _) => return left(uplink, DropReason::NotTranslatable),
+    };
+    let publication = cx.snapshot.publications.find(protocol, outside);
+    let target = publication.map(|p| p.target);
+    let known = cx.shared.conntrack.peek_inward(protocol, outside, remote, target);
+    let inside = match (known, subject) {
+        (Some(inside), _) => inside,
+        (None, Subject::Flow(_)) => match target {
+            Some(target) => target,
+            None if cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp => {
+                return Err(DropReason::Unsolicited);
+            }
+            None => return left(uplink, DropReason::Unsolicited),
+        },
+        (None, _) => return left(uplink, DropReason::IcmpErrorUnmatched),
+    };
+    let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
+    Ok(FromUplink::Arrived(Arrived { view, subject, way: Way::In { network, inside, publication } }))
+}
+
+/// What we cannot use is the host's, where the address is shared, and nobody's where it is ours alone.
+fn left<'a>(uplink: &Uplink, reason: DropReason) -> Result<FromUplink<'a>, DropReason> {
+    match uplink.mode {
+        UplinkMode::Shared => Ok(FromUplink::NotOurs),
+        UplinkMode::Own => Err(reason),
+    }
+}
+
+/// What becomes of a packet's headers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    /// Addresses and ports stay.
+    Nothing,
+    /// It has new endpoints.
+    Flow(Kind, Endpoints),
+    /// It and the packet that it quotes have new endpoints; its own have no ports.
+    Error { quoted: Quoted, inner: Endpoints, outer: Endpoints },
+}
+
+/// A packet ready to be rewritten.
+#[derive(Debug)]
+pub(super) struct Leaving<'a> {
+    pub(super) view: View,
+    pub(super) link: Link<'a>,
+    pub(super) mac: MacAddr,
+    pub(super) change: Change,
+}
+
+/// Makes or refreshes the packet's connection, and says what it becomes.
+pub(super) fn outbound<'a>(
+    cx: &mut Context<'_>,
+    frame: &Frame,
+    resolved: Resolved<'a>,
+) -> Result<Leaving<'a>, DropReason> {
+    let Resolved { routed, mac } = resolved;
+    let arrived = routed.arrived;
+    let change = match arrived.subject {
+        Subject::Nothing => Ok(Change::Nothing),
+        Subject::Flow(flow) => flow_change(cx, &arrived, flow),
+        Subject::Error(quoted) => error_change(cx, &arrived, quoted),
+    };
+    let change = change.inspect_err(|&reason| {
+        let out_of_resources = matches!(
+            reason,
+            DropReason::ConntrackFull | DropReason::ConntrackQuota | DropReason::NatPortsExhausted
+        );
+        if out_of_resources {
+            icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
+        }
+    })?;
+    Ok(Leaving { view: arrived.view, link: routed.link, mac, change })
+}
+
+fn flow_change(cx: &Context<'_>, arrived: &Arrived<'_>, flow: Flow) -> Result<Change, DropReason> {
+    let Flow { kind, src, dst } = flow;
+    let conntrack = &cx.shared.conntrack;
+    let seen = Seen {
+        protocol: kind.protocol(),
+        segment: arrived.view.transport.segment(),
+        is_answer: kind == Kind::EchoReply,
+        bytes: arrived.view.ip.total_len,
+        now: cx.now,
+    };
+    let timeouts = &cx.snapshot.timeouts;
+    let outward = |hairpin| Ask { seen, timeouts, owner: cx.ingress.id, quota: cx.ingress.quota, hairpin };
+    let inward = |publication: Option<&Publication>, hairpin| {
+        let owner = publication.map_or(cx.ingress.id, |p| p.to);
+        let quota = cx.snapshot.port(owner).map_or(0, |port| port.quota);
+        Ask { seen, timeouts, owner, quota, hairpin }
+    };
+    let endpoints = match arrived.way {
+        Way::Along(_) => return Ok(Change::Nothing),
+        Way::Out { external, .. } => {
+            Endpoints { src: Some(conntrack.outward(src, dst, external, &outward(false))?), dst: None }
+        }
+        Way::In { publication, .. } => {
+            let target = publication.map(|p| p.target);
+            let inside = conntrack.inward(dst, src, target, &inward(publication, false))?;
+            Endpoints { src: None, dst: Some(inside) }
+        }
+        Way::Around { external, publication, .. } => {
+            let target = publication.map(|p| p.target);
+            let shown = conntrack.outward(src, dst, external, &outward(true))?;
+            let inside = conntrack.inward(dst, shown, target, &inward(publication, true))?;
+            Endpoints { src: Some(shown), dst: Some(inside) }
+        }
+    };
+    Ok(Change::Flow(kind, endpoints))
+}
+
+/// Errors use connections as they are: they make none, refresh none and end none (RFC 5508 REQ-6).
+fn error_change(cx: &Context<'_>, arrived: &Arrived<'_>, quoted: Quoted) -> Result<Change, DropReason> {
+    let Flow { kind, src, dst } = quoted.flow;
+    let (inner, outer) = match arrived.way {
+        Way::Along(_) => return Ok(Change::Nothing),
+        Way::Out { external, .. } => {
+            let shown = cx.shared.conntrack.peek_outward(kind.protocol(), dst, src);
+            let shown = shown.ok_or(DropReason::IcmpErrorUnmatched)?;
+            let outer = Endpoints { src: Some(Endpoint::new(external, 0)), dst: None };
+            (Endpoints { src: None, dst: Some(shown) }, outer)
+        }
+        Way::In { inside, .. } => {
+            (Endpoints { src: Some(inside), dst: None }, Endpoints { src: None, dst: Some(inside) })
+        }
+        Way::Around { external, inside, .. } => {
+            let shown = cx.shared.conntrack.peek_outward(kind.protocol(), dst, src);
+            let shown = shown.ok_or(DropReason::IcmpErrorUnmatched)?;
+            let outer = Endpoints { src: Some(Endpoint::new(external, 0)), dst: Some(inside) };
+            (Endpoints { src: Some(inside), dst: Some(shown) }, outer)
+        }
+    };
+    Ok(Change::Error { quoted, inner, outer })
+}

@@ -1,0 +1,67 @@
+//! What a burst produces: frames, and the ports that each of them leaves by.
+
+use crate::addr::PortId;
+use crate::frame::{Frame, FramePool};
+
+/// One frame to be written to one port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Send {
+    /// The port to write to.
+    pub port: PortId,
+    /// The port on whose account the frame is.
+    pub account: PortId,
+    /// The frame's place in the outbox.
+    frame: usize,
+}
+
+/// The frames that a worker has decided on and not yet written, in order. One frame may go to many ports.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pool: FramePool,
+    frames: Vec<Frame>,
+    sends: Vec<Send>,
+}
+
+impl Outbox {
+    /// An empty outbox.
+    pub fn new() -> Self {
+        Outbox::default()
+    }
+
+    /// An empty frame.
+    pub fn fresh(&mut self) -> Frame {
+        self.pool.take()
+    }
+
+    /// Gives back a frame that goes nowhere.
+    pub fn discard(&mut self, frame: Frame) {
+        self.pool.give(frame);
+    }
+
+    /// Sends `frame` to every port of `ports`, on the account of `account`.
+    pub fn send(&mut self, frame: Frame, ports: impl IntoIterator<Item = PortId>, account: PortId) {
+        let index = self.frames.len();
+        self.sends.extend(ports.into_iter().map(|port| Send { port, account, frame: index }));
+        self.frames.push(frame);
+    }
+
+    /// Whether nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Bytes of all frames that are to be written.
+    pub fn bytes(&self) -> usize {
+        self.frames.iter().map(Frame::len).sum()
+    }
+
+    /// Hands every frame to `write` with each of its ports, in order, and takes the frames back.
+    pub fn drain(&mut self, mut write: impl FnMut(Send, &mut Frame)) {
+        for send in self.sends.drain(..) {
+            write(send, &mut self.frames[send.frame]);
+        }
+        for frame in self.frames.drain(..) {
+            self.pool.give(frame);
+        }
+    }
+}

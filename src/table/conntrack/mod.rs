@@ -1,0 +1,859 @@
+//! Connection tracking and the address translations that hang on it.
+//!
+//! # Purpose
+//! A connection relates three endpoints: the container's (`inside`), the one that the world sees in its
+//! place (`outside`), and the peer (`remote`). Masquerading and publishing are the same relation; they
+//! differ in who chose the outside endpoint and who spoke first. A packet from inside is found by
+//! `(protocol, inside, remote)`, one from outside by `(protocol, outside, remote)`.
+//!
+//! # Mappings
+//! Masquerading is endpoint-independent (RFC 4787 REQ-1, RFC 5382 REQ-1): all connections of one inside
+//! endpoint share one external port, whatever their remotes. That is a mapping; it lives as long as one of
+//! its connections. The port is the container's own if it is within the range and free, else a random one.
+//! Filtering is address and port-dependent (RFC 4787 REQ-8): from outside only the remote of an existing
+//! connection gets in.
+//!
+//! When no port is left, a port that is in use is taken once more for a remote endpoint that it is not
+//! used with (counted as `overloaded`). Such a connection has a port of its own and no mapping.
+//!
+//! # States, and who moves them
+//! TCP: see [`tcp`]. UDP and ICMP: unreplied until the other side speaks. A packet pushes its connection's
+//! deadline; for masqueraded UDP only one from inside does (RFC 4787 REQ-6). ICMP errors push nothing and
+//! end nothing (RFC 5508 REQ-6). A connection whose deadline has passed lives until the wheel comes by,
+//! which is a second or two.
+//!
+//! # Bounds
+//! A table holds `limit` connections and refuses one more. How many of them one port of the switch may
+//! have is the caller's to count: every connection names its port, and the table tells when it ends.
+//!
+//! # Locks and clocks
+//! None. The table is one shard; [`crate::shared::Conntrack`] owns the locks and picks the shard.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+use crate::addr::{Address, Endpoint, PortId, Protocol};
+use crate::clock::Time;
+use crate::drops::DropReason;
+use crate::limits::NAT_OVERLOAD_TRIES;
+use crate::table::port_pool::PortPool;
+use crate::wire::transport::TcpSegment;
+
+pub mod tcp;
+mod timeouts;
+mod wheel;
+
+use tcp::Tcp;
+pub use timeouts::Timeouts;
+use wheel::Wheel;
+
+/// Which way a packet goes through the translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the container to the world.
+    Outward = 0,
+    /// From the world to the container.
+    Inward = 1,
+}
+
+impl Direction {
+    /// The other way.
+    #[must_use]
+    pub const fn other(self) -> Direction {
+        match self {
+            Direction::Outward => Direction::Inward,
+            Direction::Inward => Direction::Outward,
+        }
+    }
+}
+
+/// How a connection is translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// The container spoke first and is masqueraded.
+    Snat,
+    /// The world spoke first, to a published port.
+    Dnat,
+    /// Both ends are containers, who meet at the uplink's address.
+    Hairpin,
+}
+
+impl Nat {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Nat::Snat => "snat",
+            Nat::Dnat => "dnat",
+            Nat::Hairpin => "hairpin",
+        }
+    }
+}
+
+/// What a packet means to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// TCP, UDP or ICMP query.
+    pub protocol: Protocol,
+    /// The TCP header, where it is TCP.
+    pub segment: Option<TcpSegment>,
+    /// Whether it is an ICMP answer, which opens nothing.
+    pub is_answer: bool,
+    /// Bytes of the IP packet.
+    pub bytes: usize,
+    /// When.
+    pub now: Time,
+}
+
+/// What a new connection needs beyond its packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewConnection {
+    /// The container's port of the switch, who answers for it.
+    pub port: PortId,
+    /// Whether its remote is reached through a second translation.
+    pub hairpin: bool,
+}
+
+/// One connection, as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Info<A = Ipv4Addr> {
+    /// TCP, UDP or ICMP query.
+    pub protocol: Protocol,
+    /// The state's name.
+    pub state: &'static str,
+    /// How it is translated.
+    pub nat: Nat,
+    /// Who spoke first.
+    pub opener: Direction,
+    /// The container's port of the switch.
+    pub port: PortId,
+    /// The container's endpoint.
+    pub inside: Endpoint<A>,
+    /// What the world sees in its place.
+    pub outside: Endpoint<A>,
+    /// The peer.
+    pub remote: Endpoint<A>,
+    /// Time left without traffic.
+    pub expires: Duration,
+    /// Packets in the original direction and in reply.
+    pub packets: [u64; 2],
+    /// Their bytes.
+    pub bytes: [u64; 2],
+}
+
+impl<A: Copy> Info<A> {
+    /// Source and destination of the packets of who spoke first, as it sent them.
+    pub fn original(&self) -> (Endpoint<A>, Endpoint<A>) {
+        match self.opener {
+            Direction::Outward => (self.inside, self.peer_of(self.inside)),
+            Direction::Inward => (self.peer_of(self.outside), self.outside),
+        }
+    }
+
+    /// Source and destination of the answers, as the answering side sends them.
+    pub fn reply(&self) -> (Endpoint<A>, Endpoint<A>) {
+        match self.opener {
+            Direction::Outward => (self.peer_of(self.outside), self.outside),
+            Direction::Inward => (self.inside, self.peer_of(self.inside)),
+        }
+    }
+
+    /// The remote; an ICMP query's one identifier stands for both ports.
+    fn peer_of(&self, end: Endpoint<A>) -> Endpoint<A> {
+        match self.protocol {
+            Protocol::Icmp => Endpoint { port: end.port, ..self.remote },
+            Protocol::Tcp | Protocol::Udp => self.remote,
+        }
+    }
+}
+
+/// What a table has done since it was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Connections now.
+    pub connections: u64,
+    /// Most connections.
+    pub limit: u64,
+    /// Connections made.
+    pub created: u64,
+    /// Connections that timed out.
+    pub expired: u64,
+    /// Connections that were removed on request.
+    pub flushed: u64,
+    /// Refused because the table was full.
+    pub refused_full: u64,
+    /// Refused because the port had its quota.
+    pub refused_quota: u64,
+    /// Refused because no external port was left.
+    pub ports_exhausted: u64,
+    /// Connections that share an external port with another mapping.
+    pub overloaded: u64,
+}
+
+impl std::ops::AddAssign for Stats {
+    fn add_assign(&mut self, other: Stats) {
+        self.connections += other.connections;
+        self.limit += other.limit;
+        self.created += other.created;
+        self.expired += other.expired;
+        self.flushed += other.flushed;
+        self.refused_full += other.refused_full;
+        self.refused_quota += other.refused_quota;
+        self.ports_exhausted += other.ports_exhausted;
+        self.overloaded += other.overloaded;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Tcp(Tcp),
+    /// UDP or an ICMP query, and whether the other side has spoken.
+    Query {
+        replied: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Connection<A> {
+    protocol: Protocol,
+    nat: Nat,
+    opener: Direction,
+    /// Whether the outside port is the mapping's, to be given back with it.
+    mapped: bool,
+    port: PortId,
+    inside: Endpoint<A>,
+    outside: Endpoint<A>,
+    remote: Endpoint<A>,
+    state: State,
+    deadline: Time,
+    /// By [`Direction`].
+    packets: [u64; 2],
+    bytes: [u64; 2],
+}
+
+impl<A: Address> Connection<A> {
+    fn has_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> bool {
+        self.inside == inside && self.remote == remote && self.protocol == protocol
+    }
+
+    fn has_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> bool {
+        self.outside == outside && self.remote == remote && self.protocol == protocol
+    }
+
+    fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts) {
+        self.packets[direction as usize] += 1;
+        self.bytes[direction as usize] += seen.bytes as u64;
+        let refreshes = match &mut self.state {
+            State::Tcp(tcp) => {
+                if let Some(segment) = &seen.segment {
+                    tcp.segment(direction, segment);
+                }
+                true
+            }
+            State::Query { replied } => {
+                *replied |= direction != self.opener;
+                direction == Direction::Outward || self.opener == Direction::Inward
+            }
+        };
+        if refreshes {
+            self.deadline = seen.now + self.timeout(timeouts);
+        }
+    }
+
+    fn timeout(&self, timeouts: &Timeouts) -> Duration {
+        match (&self.state, self.protocol) {
+            (State::Tcp(tcp), _) if tcp.state == tcp::TcpState::Established => timeouts.tcp_established,
+            (State::Tcp(_), _) => timeouts.tcp_transitory,
+            (State::Query { .. }, Protocol::Icmp) => timeouts.icmp,
+            (State::Query { .. }, Protocol::Tcp | Protocol::Udp) => timeouts.udp,
+        }
+    }
+
+    fn info(&self, now: Time) -> Info<A> {
+        let ordered = |by_direction: [u64; 2]| {
+            [by_direction[self.opener as usize], by_direction[self.opener.other() as usize]]
+        };
+        Info {
+            protocol: self.protocol,
+            state: match self.state {
+                State::Tcp(tcp) => tcp.state.as_str(),
+                State::Query { replied: true } => "REPLIED",
+                State::Query { replied: false } => "UNREPLIED",
+            },
+            nat: self.nat,
+            opener: self.opener,
+            port: self.port,
+            inside: self.inside,
+            outside: self.outside,
+            remote: self.remote,
+            expires: self.deadline.since(now),
+            packets: ordered(self.packets),
+            bytes: ordered(self.bytes),
+        }
+    }
+}
+
+/// The external port that all connections of one inside endpoint share.
+#[derive(Debug)]
+struct Mapping<A> {
+    protocol: Protocol,
+    inside: Endpoint<A>,
+    outside_port: u16,
+    connections: u32,
+}
+
+/// One shard of the connection table.
+#[derive(Debug)]
+pub struct Table<A: Address = Ipv4Addr> {
+    slots: Vec<Option<Connection<A>>>,
+    vacant: Vec<u32>,
+    by_inside: HashTable<u32>,
+    by_outside: HashTable<u32>,
+    mappings: HashTable<Mapping<A>>,
+    pools: [PortPool; 3],
+    wheel: Wheel,
+    hasher: RandomState,
+    dice: u64,
+    stats: Stats,
+}
+
+impl<A: Address> Table<A> {
+    /// A table for `limit` connections that masquerades with these external ports.
+    pub fn new(limit: usize, ports: impl Iterator<Item = u16> + Clone) -> Self {
+        Table {
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            by_inside: HashTable::new(),
+            by_outside: HashTable::new(),
+            mappings: HashTable::new(),
+            pools: std::array::from_fn(|_| PortPool::new(ports.clone())),
+            wheel: Wheel::new(),
+            hasher: RandomState::new(),
+            dice: 0,
+            stats: Stats { limit: limit as u64, ..Stats::default() },
+        }
+    }
+
+    /// A packet from `inside` to `remote`: the outside endpoint that the world shall see instead. Makes the
+    /// connection, masqueraded to `external`, if `new` allows and the packet may open one.
+    ///
+    /// # Errors
+    /// Why there is no connection and none could be made.
+    pub fn outward(
+        &mut self,
+        inside: Endpoint<A>,
+        remote: Endpoint<A>,
+        external: A,
+        seen: &Seen,
+        new: impl FnOnce() -> Result<NewConnection, DropReason>,
+        timeouts: &Timeouts,
+    ) -> Result<Endpoint<A>, DropReason> {
+        if let Some(number) = self.find_inside(seen.protocol, inside, remote) {
+            let connection = self.connection(number);
+            connection.note(Direction::Outward, seen, timeouts);
+            return Ok(connection.outside);
+        }
+        let state = opening(seen, Direction::Outward)?;
+        self.refuse_if_full()?;
+        let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let (outside_port, mapped) = self.outside_port(seen.protocol, inside, external, remote, seen.now)?;
+        let outside = Endpoint::new(external, outside_port);
+        let nat = if hairpin { Nat::Hairpin } else { Nat::Snat };
+        let opener = Direction::Outward;
+        self.insert(
+            Connection {
+                protocol: seen.protocol,
+                nat,
+                opener,
+                mapped,
+                port,
+                inside,
+                outside,
+                remote,
+                state,
+                deadline: Time::ZERO,
+                packets: [0; 2],
+                bytes: [0; 2],
+            },
+            seen,
+            timeouts,
+        );
+        Ok(outside)
+    }
+
+    /// A packet from `remote` to `outside`: the container's endpoint. Makes the connection to `target`, the
+    /// publication's, if there is one, `new` allows and the packet may open one.
+    ///
+    /// # Errors
+    /// Why there is no connection and none could be made.
+    pub fn inward(
+        &mut self,
+        outside: Endpoint<A>,
+        remote: Endpoint<A>,
+        target: Option<Endpoint<A>>,
+        seen: &Seen,
+        new: impl FnOnce() -> Result<NewConnection, DropReason>,
+        timeouts: &Timeouts,
+    ) -> Result<Endpoint<A>, DropReason> {
+        if let Some(number) = self.find_outside(seen.protocol, outside, remote) {
+            let connection = self.connection(number);
+            connection.note(Direction::Inward, seen, timeouts);
+            return Ok(connection.inside);
+        }
+        let inside = target.ok_or(DropReason::Unsolicited)?;
+        let state = opening(seen, Direction::Inward)?;
+        // A connection of the container's own to this very remote would make the inside tuple ambiguous.
+        if self.find_inside(seen.protocol, inside, remote).is_some() {
+            return Err(DropReason::NatPortsExhausted);
+        }
+        self.refuse_if_full()?;
+        let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let nat = if hairpin { Nat::Hairpin } else { Nat::Dnat };
+        self.insert(
+            Connection {
+                protocol: seen.protocol,
+                nat,
+                opener: Direction::Inward,
+                mapped: false,
+                port,
+                inside,
+                outside,
+                remote,
+                state,
+                deadline: Time::ZERO,
+                packets: [0; 2],
+                bytes: [0; 2],
+            },
+            seen,
+            timeouts,
+        );
+        Ok(inside)
+    }
+
+    /// The container's endpoint behind `outside` towards `remote`, without taking note of a packet.
+    pub fn peek_inward(
+        &self,
+        protocol: Protocol,
+        outside: Endpoint<A>,
+        remote: Endpoint<A>,
+    ) -> Option<Endpoint<A>> {
+        let number = self.find_outside(protocol, outside, remote)?;
+        self.slots[number as usize].as_ref().map(|connection| connection.inside)
+    }
+
+    /// What the world sees instead of `inside` towards `remote`, without taking note of a packet.
+    pub fn peek_outward(
+        &self,
+        protocol: Protocol,
+        inside: Endpoint<A>,
+        remote: Endpoint<A>,
+    ) -> Option<Endpoint<A>> {
+        let number = self.find_inside(protocol, inside, remote)?;
+        self.slots[number as usize].as_ref().map(|connection| connection.outside)
+    }
+
+    /// The external port that a new connection of `inside` will have, if it has one already.
+    pub fn mapping(&self, protocol: Protocol, inside: Endpoint<A>) -> Option<u16> {
+        let hash = self.hasher.hash_one((protocol, inside));
+        let mapping = self.mappings.find(hash, |m| m.protocol == protocol && m.inside == inside)?;
+        Some(mapping.outside_port)
+    }
+
+    /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` the port of
+    /// each.
+    pub fn expire(&mut self, now: Time, budget: usize, mut ended: impl FnMut(PortId)) {
+        for _ in 0..budget {
+            let Some(number) = self.wheel.pop_due(now) else { return };
+            let Some(connection) = &self.slots[number as usize] else { continue };
+            if connection.deadline > now {
+                let deadline = connection.deadline;
+                self.wheel.insert(number, deadline);
+            } else {
+                self.stats.expired += 1;
+                ended(self.forget(number, now));
+            }
+        }
+    }
+
+    /// Ends the connections that `which` picks, and returns how many. Tells `ended` the port of each.
+    pub fn flush(
+        &mut self,
+        now: Time,
+        mut which: impl FnMut(&Info<A>) -> bool,
+        mut ended: impl FnMut(PortId),
+    ) -> usize {
+        let mut count = 0;
+        for number in 0..self.slots.len() {
+            let picked = self.slots[number].as_ref().is_some_and(|connection| which(&connection.info(now)));
+            if picked && let Ok(number) = u32::try_from(number) {
+                self.wheel.remove(number);
+                ended(self.forget(number, now));
+                count += 1;
+            }
+        }
+        self.stats.flushed += count as u64;
+        count
+    }
+
+    /// All connections whose time is not over.
+    pub fn entries(&self, now: Time) -> impl Iterator<Item = Info<A>> + '_ {
+        self.slots.iter().flatten().filter(move |c| c.deadline > now).map(move |c| c.info(now))
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> Stats {
+        Stats { connections: self.by_inside.len() as u64, ..self.stats }
+    }
+
+    /// Keeps an external port from being dealt.
+    pub fn reserve(&mut self, protocol: Protocol, port: u16) {
+        self.pools[protocol as usize].reserve(port);
+    }
+
+    /// Ends a reservation.
+    pub fn release(&mut self, protocol: Protocol, port: u16, now: Time) {
+        let dealt = self.mappings.iter().any(|m| m.protocol == protocol && m.outside_port == port);
+        self.pools[protocol as usize].release(port, dealt, now);
+    }
+
+    fn refuse_if_full(&mut self) -> Result<(), DropReason> {
+        if self.by_inside.len() as u64 >= self.stats.limit {
+            self.stats.refused_full += 1;
+            return Err(DropReason::ConntrackFull);
+        }
+        Ok(())
+    }
+
+    /// The external port for a new connection, and whether it is its mapping's.
+    fn outside_port(
+        &mut self,
+        protocol: Protocol,
+        inside: Endpoint<A>,
+        external: A,
+        remote: Endpoint<A>,
+        now: Time,
+    ) -> Result<(u16, bool), DropReason> {
+        let hash = self.hasher.hash_one((protocol, inside));
+        if let Some(mapping) = self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
+        {
+            let outside = Endpoint::new(external, mapping.outside_port);
+            let port = mapping.outside_port;
+            // An overloaded connection may stand in the way; then this one is overloaded too.
+            if self.find_outside(protocol, outside, remote).is_none() {
+                if let Some(m) =
+                    self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
+                {
+                    m.connections += 1;
+                }
+                return Ok((port, true));
+            }
+            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
+        }
+        let random = self.random();
+        let pool = &mut self.pools[protocol as usize];
+        let wanted = pool.take(inside.port, now).then_some(inside.port);
+        let Some(port) = wanted.or_else(|| pool.take_any(random, now)) else {
+            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
+        };
+        // An overloaded connection may outlive the mapping whose port it borrowed.
+        if self.find_outside(protocol, Endpoint::new(external, port), remote).is_some() {
+            self.pools[protocol as usize].give(port, now);
+            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
+        }
+        let mapping = Mapping { protocol, inside, outside_port: port, connections: 1 };
+        let hasher = &self.hasher;
+        self.mappings.insert_unique(hash, mapping, |m| hasher.hash_one((m.protocol, m.inside)));
+        Ok((port, true))
+    }
+
+    /// A port that is in use, but not towards this remote.
+    fn overloaded_port(
+        &mut self,
+        protocol: Protocol,
+        external: A,
+        remote: Endpoint<A>,
+    ) -> Result<u16, DropReason> {
+        for _ in 0..NAT_OVERLOAD_TRIES {
+            let random = self.random();
+            let Some(port) = self.pools[protocol as usize].any_dealt(random) else { continue };
+            if self.find_outside(protocol, Endpoint::new(external, port), remote).is_none() {
+                self.stats.overloaded += 1;
+                return Ok(port);
+            }
+        }
+        self.stats.ports_exhausted += 1;
+        Err(DropReason::NatPortsExhausted)
+    }
+
+    /// The next number of a keyed sequence: nobody outside can predict it.
+    fn random(&mut self) -> u64 {
+        self.dice = self.dice.wrapping_add(1);
+        self.hasher.hash_one(self.dice)
+    }
+
+    fn insert(&mut self, mut connection: Connection<A>, seen: &Seen, timeouts: &Timeouts) {
+        let opener = connection.opener;
+        connection.deadline = seen.now + connection.timeout(timeouts);
+        connection.note(opener, seen, timeouts);
+        let number = self.vacant.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.wheel.insert(number, connection.deadline);
+        let inside_hash = self.hasher.hash_one((connection.protocol, connection.inside, connection.remote));
+        let outside_hash = self.hasher.hash_one((connection.protocol, connection.outside, connection.remote));
+        self.slots[number as usize] = Some(connection);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        self.by_inside.insert_unique(inside_hash, number, |&n| {
+            slots[n as usize].as_ref().map_or(0, |c| hasher.hash_one((c.protocol, c.inside, c.remote)))
+        });
+        self.by_outside.insert_unique(outside_hash, number, |&n| {
+            slots[n as usize].as_ref().map_or(0, |c| hasher.hash_one((c.protocol, c.outside, c.remote)))
+        });
+        self.stats.created += 1;
+    }
+
+    /// Removes a connection that is not in the wheel, and its mapping with the last one.
+    fn forget(&mut self, number: u32, now: Time) -> PortId {
+        let Some(connection) = self.slots[number as usize].take() else { return PortId::UPLINK };
+        let Connection { protocol, inside, outside, remote, .. } = connection;
+        let hash = self.hasher.hash_one((protocol, inside, remote));
+        if let Ok(entry) = self.by_inside.find_entry(hash, |&n| n == number) {
+            entry.remove();
+        }
+        let hash = self.hasher.hash_one((protocol, outside, remote));
+        if let Ok(entry) = self.by_outside.find_entry(hash, |&n| n == number) {
+            entry.remove();
+        }
+        if connection.mapped {
+            let hash = self.hasher.hash_one((protocol, inside));
+            let entry = self.mappings.find_entry(hash, |m| m.protocol == protocol && m.inside == inside);
+            if let Ok(mut entry) = entry {
+                entry.get_mut().connections -= 1;
+                if entry.get().connections == 0 {
+                    entry.remove();
+                    self.pools[protocol as usize].give(outside.port, now);
+                }
+            }
+        }
+        self.vacant.push(number);
+        connection.port
+    }
+
+    fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
+        let hash = self.hasher.hash_one((protocol, inside, remote));
+        let matches = |&n: &u32| {
+            self.slots[n as usize].as_ref().is_some_and(|c| c.has_inside(protocol, inside, remote))
+        };
+        self.by_inside.find(hash, matches).copied()
+    }
+
+    fn find_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
+        let hash = self.hasher.hash_one((protocol, outside, remote));
+        let matches = |&n: &u32| {
+            self.slots[n as usize].as_ref().is_some_and(|c| c.has_outside(protocol, outside, remote))
+        };
+        self.by_outside.find(hash, matches).copied()
+    }
+
+    fn connection(&mut self, number: u32) -> &mut Connection<A> {
+        self.slots[number as usize].as_mut().expect("an index names a connection")
+    }
+}
+
+/// The state of a connection that this packet opens.
+fn opening(seen: &Seen, direction: Direction) -> Result<State, DropReason> {
+    match (seen.protocol, &seen.segment) {
+        (Protocol::Tcp, Some(segment)) if Tcp::opens(segment) => {
+            Ok(State::Tcp(Tcp::open(direction, segment)))
+        }
+        (Protocol::Tcp, _) => Err(DropReason::TcpOutOfState),
+        (Protocol::Udp | Protocol::Icmp, _) if seen.is_answer => Err(DropReason::Unsolicited),
+        (Protocol::Udp | Protocol::Icmp, _) => Ok(State::Query { replied: false }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::transport::{ACK, FIN, RST, SYN};
+
+    const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const PORT: PortId = PortId(7);
+
+    fn table(ports: std::ops::Range<u16>) -> Table {
+        Table::new(1000, ports)
+    }
+
+    fn inside(host: u8, port: u16) -> Endpoint {
+        Endpoint::new(Ipv4Addr::new(172, 30, 0, host), port)
+    }
+
+    fn remote(host: u8, port: u16) -> Endpoint {
+        Endpoint::new(Ipv4Addr::new(198, 51, 100, host), port)
+    }
+
+    fn udp(now: Time) -> Seen {
+        Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 100, now }
+    }
+
+    fn tcp(flags: u8, seq: u32, ack: u32, now: Time) -> Seen {
+        let segment = TcpSegment { seq, ack, flags, len: u32::from(flags & (SYN | FIN) != 0) };
+        Seen { protocol: Protocol::Tcp, segment: Some(segment), ..udp(now) }
+    }
+
+    fn yes() -> Result<NewConnection, DropReason> {
+        Ok(NewConnection { port: PORT, hairpin: false })
+    }
+
+    fn out(table: &mut Table, from: Endpoint, to: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
+        table.outward(from, to, EXTERNAL, seen, yes, &Timeouts::default())
+    }
+
+    fn back(table: &mut Table, to: Endpoint, from: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
+        table.inward(to, from, None, seen, yes, &Timeouts::default())
+    }
+
+    fn sweep(table: &mut Table, now: Time) -> usize {
+        let mut ended = 0;
+        table.expire(now, usize::MAX, |port| {
+            assert_eq!(port, PORT);
+            ended += 1;
+        });
+        ended
+    }
+
+    #[test]
+    fn one_inside_endpoint_has_one_outside_port_whatever_the_remote() {
+        let mut table = table(61_000..61_100);
+        let first = out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        for to in [remote(1, 54), remote(2, 53), remote(9, 1)] {
+            assert_eq!(out(&mut table, inside(2, 5000), to, &udp(Time::ZERO)), Ok(first));
+            assert_eq!(back(&mut table, first, to, &udp(Time::ZERO)), Ok(inside(2, 5000)));
+        }
+        let stranger = back(&mut table, first, remote(3, 53), &udp(Time::ZERO));
+        assert_eq!(stranger, Err(DropReason::Unsolicited), "filtering is by address and port");
+        let other = out(&mut table, inside(3, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        assert_ne!(other, first);
+    }
+
+    #[test]
+    fn a_port_of_the_range_is_kept_where_free() {
+        let mut table = table(61_000..61_100);
+        let kept = out(&mut table, inside(2, 61_050), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        assert_eq!(kept.port, 61_050);
+        let other = out(&mut table, inside(3, 61_050), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        assert_ne!(other.port, 61_050);
+        let same_number =
+            out(&mut table, inside(3, 61_050), remote(1, 53), &tcp(SYN, 0, 0, Time::ZERO)).unwrap();
+        assert_eq!(same_number.port, 61_050, "protocols have ports of their own");
+    }
+
+    #[test]
+    fn a_full_range_is_shared_by_remote_and_replies_never_cross() {
+        let mut table = table(61_000..61_002);
+        for host in 2..4 {
+            out(&mut table, inside(host, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        }
+        let refused = out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::ZERO));
+        assert_eq!(refused, Err(DropReason::NatPortsExhausted));
+        let shared = out(&mut table, inside(4, 5000), remote(2, 53), &udp(Time::ZERO)).unwrap();
+        assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
+        let owner = back(&mut table, shared, remote(1, 53), &udp(Time::ZERO)).unwrap();
+        assert_ne!(owner, inside(4, 5000));
+        assert_eq!(table.stats().overloaded, 1);
+        // The owner of the port now wants the remote that the port is shared for: it gets another one.
+        let moved = out(&mut table, owner, remote(2, 53), &udp(Time::ZERO)).unwrap();
+        assert_ne!(moved, shared);
+        assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
+    }
+
+    #[test]
+    fn udp_lives_by_what_the_container_sends() {
+        let mut table = table(61_000..61_100);
+        let outside = out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::from_secs(200))).unwrap();
+        for second in [250, 300, 400, 499] {
+            assert_eq!(sweep(&mut table, Time::from_secs(second)), 0);
+            assert!(back(&mut table, outside, remote(1, 53), &udp(Time::from_secs(second))).is_ok());
+        }
+        assert_eq!(sweep(&mut table, Time::from_secs(502)), 1);
+        assert!(back(&mut table, outside, remote(1, 53), &udp(Time::from_secs(502))).is_err());
+        assert_eq!(table.stats().connections, 0);
+    }
+
+    #[test]
+    fn an_established_connection_idles_two_hours_and_a_closed_one_four_minutes() {
+        let mut table = table(61_000..61_100);
+        let (a, b) = (inside(2, 5000), remote(1, 80));
+        let o = out(&mut table, a, b, &tcp(SYN, 100, 0, Time::ZERO)).unwrap();
+        back(&mut table, o, b, &tcp(SYN | ACK, 900, 101, Time::ZERO)).unwrap();
+        out(&mut table, a, b, &tcp(ACK, 101, 901, Time::ZERO)).unwrap();
+        assert_eq!(table.entries(Time::ZERO).next().unwrap().state, "ESTABLISHED");
+        assert_eq!(sweep(&mut table, Time::from_secs(7400)), 0);
+        back(&mut table, o, b, &tcp(RST, 901, 0, Time::from_secs(7400))).unwrap();
+        assert_eq!(sweep(&mut table, Time::from_secs(7639)), 0);
+        assert_eq!(sweep(&mut table, Time::from_secs(7642)), 1);
+    }
+
+    #[test]
+    fn what_does_not_open_is_refused() {
+        let mut table = table(61_000..61_100);
+        for flags in [ACK, SYN | ACK, RST, FIN | ACK, SYN | FIN, 0] {
+            let refused = out(&mut table, inside(2, 1), remote(1, 2), &tcp(flags, 0, 0, Time::ZERO));
+            assert_eq!(refused, Err(DropReason::TcpOutOfState), "{flags:#x}");
+        }
+        let reply = Seen { protocol: Protocol::Icmp, is_answer: true, ..udp(Time::ZERO) };
+        assert_eq!(out(&mut table, inside(2, 0), remote(1, 2), &reply), Err(DropReason::Unsolicited));
+        assert_eq!(table.stats().created, 0);
+    }
+
+    #[test]
+    fn a_published_port_leads_to_its_target_and_back() {
+        let mut table = table(61_000..61_100);
+        let (listen, target, client) = (Endpoint::new(EXTERNAL, 8080), inside(2, 80), remote(1, 40_000));
+        let syn = tcp(SYN, 1, 0, Time::ZERO);
+        let timeouts = Timeouts::default();
+        let to = table.inward(listen, client, Some(target), &syn, yes, &timeouts).unwrap();
+        assert_eq!(to, target);
+        let reply = out(&mut table, target, client, &tcp(SYN | ACK, 9, 2, Time::ZERO)).unwrap();
+        assert_eq!(reply, listen);
+        let info = table.entries(Time::ZERO).next().unwrap();
+        assert_eq!(info.nat, Nat::Dnat);
+        assert_eq!((info.original(), info.reply()), ((client, listen), (target, client)));
+        assert_eq!(info.packets, [1, 1]);
+    }
+
+    #[test]
+    fn the_table_refuses_beyond_its_limit_and_the_quota() {
+        let mut table = Table::new(2, 61_000..61_100);
+        for port in [1, 2] {
+            out(&mut table, inside(2, port), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        }
+        let full = out(&mut table, inside(2, 3), remote(1, 53), &udp(Time::ZERO));
+        assert_eq!(full, Err(DropReason::ConntrackFull));
+        assert!(out(&mut table, inside(2, 1), remote(1, 53), &udp(Time::ZERO)).is_ok(), "old ones go on");
+        assert_eq!(table.flush(Time::ZERO, |info| info.inside.port == 1, |_| ()), 1);
+        let quota = table.outward(
+            inside(2, 3),
+            remote(1, 53),
+            EXTERNAL,
+            &udp(Time::ZERO),
+            || Err(DropReason::ConntrackQuota),
+            &Timeouts::default(),
+        );
+        assert_eq!(quota, Err(DropReason::ConntrackQuota));
+        let stats = table.stats();
+        assert_eq!((stats.connections, stats.refused_full, stats.refused_quota, stats.flushed), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn a_connection_takes_no_more_than_its_share_of_memory() {
+        // limits::CONNECTIONS_MAX in 128 bytes each: the slot, its links, and its share of three indices.
+        assert!(size_of::<Option<Connection<Ipv4Addr>>>() <= 104);
+        assert!(size_of::<Mapping<Ipv4Addr>>() <= 16);
+    }
+}

@@ -1,0 +1,205 @@
+//! The TCP state of a connection, as a middlebox sees it.
+//!
+//! The tracker is liberal: it decides how long a connection lives, never whether a segment of a known
+//! connection passes. Challenge ACKs, retransmitted old data and late segments are the endpoints' business
+//! (RFC 5961 section 5); dropping them has stalled real connections. It is strict in one thing: a RST ends
+//! a connection only when its sequence number is exactly the next one that its receiver expects (RFC 5961
+//! 3.2), so that blind RSTs do nothing.
+//!
+//! ```text
+//!  SYN ──▶ SynSent ── SYN from the other side (with ACK or without) ──▶ SynReceived ── ACK ──▶ Established
+//!  Established ── FIN ──▶ Closing ── FIN from the other side ──▶ TimeWait
+//!  any ── exact RST ──▶ Closed;    TimeWait, Closed ── SYN ──▶ SynSent
+//! ```
+//! Only Established has the long timeout.
+
+use super::Direction;
+use crate::wire::transport::{ACK, FIN, RST, SYN, TcpSegment};
+
+/// States of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpState {
+    /// One side sent a SYN.
+    SynSent,
+    /// Both sides sent a SYN.
+    SynReceived,
+    /// The handshake is complete.
+    Established,
+    /// One side sent a FIN.
+    Closing,
+    /// Both sides sent a FIN.
+    TimeWait,
+    /// A valid RST was seen.
+    Closed,
+}
+
+impl TcpState {
+    /// The name, as other connection trackers print it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TcpState::SynSent => "SYN_SENT",
+            TcpState::SynReceived => "SYN_RECV",
+            TcpState::Established => "ESTABLISHED",
+            TcpState::Closing => "CLOSING",
+            TcpState::TimeWait => "TIME_WAIT",
+            TcpState::Closed => "CLOSED",
+        }
+    }
+}
+
+/// What is remembered of a TCP connection. Indices are [`Direction`]s.
+#[derive(Debug, Clone, Copy)]
+pub struct Tcp {
+    /// The state.
+    pub state: TcpState,
+    /// The highest acknowledgment number that each direction carried: what its sender expects next.
+    expects: [Option<u32>; 2],
+    fin: [bool; 2],
+    opener: Direction,
+}
+
+impl Tcp {
+    /// A connection that `segment`, a SYN, opens.
+    pub fn open(direction: Direction, segment: &TcpSegment) -> Self {
+        let mut tcp =
+            Tcp { state: TcpState::SynSent, expects: [None; 2], fin: [false; 2], opener: direction };
+        // What the other side will expect once it has this SYN.
+        tcp.expects[direction.other() as usize] = Some(segment.seq.wrapping_add(segment.len));
+        tcp
+    }
+
+    /// Whether a segment may open a connection: SYN, without ACK, RST or FIN.
+    pub const fn opens(segment: &TcpSegment) -> bool {
+        segment.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+
+    /// Takes note of a segment.
+    pub fn segment(&mut self, direction: Direction, segment: &TcpSegment) {
+        if segment.has(RST) {
+            if self.is_exact(direction, segment) {
+                self.state = TcpState::Closed;
+            }
+            return;
+        }
+        match self.state {
+            TcpState::TimeWait | TcpState::Closed if Tcp::opens(segment) => {
+                *self = Tcp::open(direction, segment);
+                return;
+            }
+            TcpState::SynSent if segment.has(SYN) && direction != self.opener => {
+                self.state = TcpState::SynReceived;
+            }
+            TcpState::SynReceived if segment.has(ACK) && !segment.has(SYN) => {
+                self.state = TcpState::Established;
+            }
+            TcpState::SynSent
+            | TcpState::SynReceived
+            | TcpState::Established
+            | TcpState::Closing
+            | TcpState::TimeWait
+            | TcpState::Closed => {}
+        }
+        if segment.has(FIN) {
+            self.fin[direction as usize] = true;
+            self.state = match (self.state, self.fin) {
+                (TcpState::Closed, _) => TcpState::Closed,
+                (_, [true, true]) => TcpState::TimeWait,
+                _ => TcpState::Closing,
+            };
+        }
+        if segment.has(ACK) {
+            let expects = &mut self.expects[direction as usize];
+            if expects.is_none_or(|before| is_after(segment.ack, before)) {
+                *expects = Some(segment.ack);
+            }
+        }
+    }
+
+    /// Whether a RST is at exactly the number that its receiver expects next. A receiver that has said
+    /// nothing yet is one that refuses a SYN: its RST acknowledges the SYN.
+    fn is_exact(&self, direction: Direction, segment: &TcpSegment) -> bool {
+        match self.expects[direction.other() as usize] {
+            _ if self.state == TcpState::SynSent && direction != self.opener => {
+                segment.has(ACK) && self.expects[direction as usize] == Some(segment.ack)
+            }
+            Some(expected) => segment.seq == expected,
+            None => false,
+        }
+    }
+}
+
+/// Whether sequence number `a` comes after `b` (RFC 9293 3.4).
+const fn is_after(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Inward, Outward};
+
+    fn segment(flags: u8, seq: u32, ack: u32, data: u32) -> TcpSegment {
+        let len = data + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        TcpSegment { seq, ack, flags, len }
+    }
+
+    fn established() -> Tcp {
+        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        tcp.segment(Inward, &segment(SYN | ACK, 500, 101, 0));
+        assert_eq!(tcp.state, TcpState::SynReceived);
+        tcp.segment(Outward, &segment(ACK, 101, 501, 0));
+        assert_eq!(tcp.state, TcpState::Established);
+        tcp
+    }
+
+    #[test]
+    fn a_connection_opens_and_closes() {
+        let mut tcp = established();
+        tcp.segment(Outward, &segment(FIN | ACK, 101, 501, 0));
+        assert_eq!(tcp.state, TcpState::Closing);
+        tcp.segment(Inward, &segment(ACK, 501, 102, 10));
+        assert_eq!(tcp.state, TcpState::Closing);
+        tcp.segment(Inward, &segment(FIN | ACK, 511, 102, 0));
+        assert_eq!(tcp.state, TcpState::TimeWait);
+        tcp.segment(Outward, &segment(SYN, 9000, 0, 0));
+        assert_eq!(tcp.state, TcpState::SynSent);
+    }
+
+    #[test]
+    fn simultaneous_open_establishes() {
+        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        tcp.segment(Inward, &segment(SYN, 500, 0, 0));
+        assert_eq!(tcp.state, TcpState::SynReceived);
+        tcp.segment(Outward, &segment(SYN | ACK, 100, 501, 0));
+        tcp.segment(Inward, &segment(ACK, 501, 101, 0));
+        assert_eq!(tcp.state, TcpState::Established);
+    }
+
+    #[test]
+    fn only_an_exact_rst_closes() {
+        let mut tcp = established();
+        for seq in [0, 500, 502, 501_u32.wrapping_sub(65_535), u32::MAX] {
+            tcp.segment(Inward, &segment(RST, seq, 0, 0));
+            assert_eq!(tcp.state, TcpState::Established, "{seq}");
+        }
+        tcp.segment(Inward, &segment(RST, 501, 0, 0));
+        assert_eq!(tcp.state, TcpState::Closed);
+    }
+
+    #[test]
+    fn a_refused_syn_closes_and_a_blind_refusal_does_not() {
+        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        tcp.segment(Inward, &segment(RST | ACK, 0, 77, 0));
+        assert_eq!(tcp.state, TcpState::SynSent);
+        tcp.segment(Inward, &segment(RST | ACK, 0, 101, 0));
+        assert_eq!(tcp.state, TcpState::Closed);
+    }
+
+    #[test]
+    fn a_retransmitted_syn_changes_nothing() {
+        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        tcp.segment(Outward, &segment(SYN, 100, 0, 0));
+        assert_eq!(tcp.state, TcpState::SynSent);
+        assert!(!Tcp::opens(&segment(SYN | ACK, 0, 0, 0)) && !Tcp::opens(&segment(ACK, 0, 0, 0)));
+    }
+}
