@@ -135,6 +135,14 @@ pub fn set_mac(name: &str, mac: MacAddr) -> Result<(), HostError> {
     change(name, |link| link.address(mac.0.to_vec()))
 }
 
+/// Gives an interface another name. It must be down on older kernels.
+///
+/// # Errors
+/// `NotFound`, `Permission`, `Exists` if there is one of that name.
+pub fn rename(name: &str, to: &str) -> Result<(), HostError> {
+    change(name, |link| link.name(to))
+}
+
 /// Moves an interface into another namespace.
 ///
 /// # Errors

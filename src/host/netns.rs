@@ -132,6 +132,15 @@ impl Netns {
         self.run(|| command.spawn())?.map_err(|error| HostError::os(program, error))
     }
 
+    /// Another handle to the same namespace.
+    ///
+    /// # Errors
+    /// If the process has no more descriptors.
+    pub fn try_clone(&self) -> Result<Netns, HostError> {
+        let file = self.file.try_clone().map_err(|error| HostError::os(self.to_string(), error))?;
+        Ok(Netns { file, label: self.label.clone() })
+    }
+
     /// A path by which other processes can open the namespace while this value lives.
     pub fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
