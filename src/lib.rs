@@ -12,7 +12,7 @@
 //! | decision | [`snapshot`] [`shared`] [`pipeline`] | what becomes of a frame |
 //! | edge | [`port`] [`offload`] [`worker`] | devices, and the loop that moves frames |
 //! | control | [`control`] [`host`] | requests, the API, netlink, namespaces, the uplink guard |
-//! | composition | [`daemon`] [`lab`] | the program |
+//! | composition | [`daemon`] [`lab`] [`sim`] | the program, its laboratory, a switch in memory |
 
 pub mod addr;
 pub mod clock;
@@ -20,11 +20,13 @@ pub mod control;
 pub mod counters;
 pub mod drops;
 pub mod frame;
+pub mod host;
 pub mod limits;
 pub mod offload;
 pub mod pipeline;
 pub mod port;
 pub mod shared;
+pub mod sim;
 pub mod snapshot;
 pub mod table;
 pub mod wire;

@@ -40,6 +40,13 @@ pub(crate) fn put16(bytes: &mut [u8], at: usize, value: u16) {
     }
 }
 
+/// Puts four bytes in network order at `at`; beyond the end nothing happens.
+pub(crate) fn put32(bytes: &mut [u8], at: usize, value: u32) {
+    if let Some(place) = bytes.get_mut(at..at + 4) {
+        place.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
 fn ip_at(bytes: &[u8], at: usize) -> Ipv4Addr {
     Ipv4Addr::from_bits(be32(bytes, at))
 }

@@ -1,0 +1,257 @@
+//! A whole switch in memory, with a clock that only moves when it is told to.
+//!
+//! Tests, benchmarks and fuzz targets drive the real worker and the real pipeline with it, without root
+//! and without a thread. The world behind the uplink and the containers are [`Station`]s: they have an
+//! address, a MAC and a [`MemoryPort`], and say what [`packet`] makes for them.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
+use crate::clock::Time;
+use crate::counters::{PortCounters, Totals};
+use crate::drops::DropReason;
+use crate::frame::Offload;
+use crate::limits::{CONNECTIONS_PER_PORT, MAC_TABLE_SIZE};
+use crate::port::Promises;
+use crate::port::memory::MemoryPort;
+use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
+use crate::snapshot::{Network, NetworkMode, Port, Publication, Snapshot, Uplink, UplinkMode};
+use crate::table::route_table::{RouteTable, Via};
+use crate::worker::{Worker, WorkerHandle};
+
+pub mod packet;
+
+/// The uplink's address in every simulated switch.
+pub const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The next hop to everywhere.
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
+/// A host on the Internet.
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+/// The uplink's MAC address.
+pub const UPLINK_MAC: MacAddr = MacAddr([0x02, 0xee, 0, 0, 0, 1]);
+/// The router's MAC address.
+pub const ROUTER_MAC: MacAddr = MacAddr([0x02, 0xee, 0, 0, 0, 0xfe]);
+/// External ports for masquerading.
+pub const NAT_PORTS: std::ops::RangeInclusive<u16> = 61_000..=65_535;
+
+/// Something at the other end of a port.
+#[derive(Debug, Clone)]
+pub struct Station {
+    /// The port of the switch.
+    pub id: PortId,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its IP address.
+    pub ip: Ipv4Addr,
+    /// Its gateway's MAC address; for the uplink, the switch's.
+    pub gateway_mac: MacAddr,
+    /// Its device.
+    pub device: Arc<MemoryPort>,
+}
+
+impl Station {
+    /// The station's endpoint with this port.
+    pub fn at(&self, port: u16) -> Endpoint {
+        Endpoint::new(self.ip, port)
+    }
+}
+
+/// A simulated switch with one worker.
+#[derive(Debug)]
+pub struct Switch {
+    /// What its worker shares.
+    pub shared: Arc<Shared>,
+    /// The time.
+    pub now: Time,
+    worker: Worker,
+    handle: WorkerHandle,
+}
+
+impl Switch {
+    /// A switch without networks and uplink, with a connection table for `connections`.
+    ///
+    /// # Panics
+    /// If the kernel gives no epoll instance.
+    pub fn new(connections: usize) -> Self {
+        let conntrack = Conntrack::new(connections, NAT_PORTS, 1);
+        let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
+        let (worker, handle) =
+            Worker::new(shared.clone(), 0, Arc::new(|_| ())).expect("an epoll instance for the worker");
+        Switch { shared, now: Time::from_secs(1), worker, handle }
+    }
+
+    /// A switch with a network 172.30.0.0/16, an uplink, and a container.
+    pub fn with_uplink() -> (Switch, Station, Station) {
+        let mut switch = Switch::new(10_000);
+        let network = switch.add_network("172.30.0.0/16".parse().expect("a prefix"), NetworkMode::Nat);
+        let uplink = switch.add_uplink(UplinkMode::Shared);
+        let container = switch.add_port(network);
+        switch.resolve(&container);
+        switch.resolve(&uplink);
+        (switch, container, uplink)
+    }
+
+    /// Adds a network, whose gateway has the first address.
+    pub fn add_network(&mut self, subnet: Ipv4Net, mode: NetworkMode) -> NetworkId {
+        let id = self.shared.snapshot().free_network().expect("a free network number");
+        let gateway = subnet.hosts().next().expect("a host address");
+        let gateway_mac = MacAddr::from_ipv4(gateway);
+        let fdb = Fdb::with_limit(MAC_TABLE_SIZE);
+        fdb.add_local(gateway_mac, self.now);
+        let network = Network {
+            id,
+            name: format!("net{}", id.0),
+            subnet,
+            gateway,
+            gateway_mac,
+            mtu: 1500,
+            mode,
+            ports: Vec::new(),
+            fdb: Arc::new(fdb),
+            neighbors: Arc::new(Neighbors::new()),
+            last_defence: Arc::new(AtomicU64::new(0)),
+        };
+        self.shared.publish(|snapshot| snapshot.set_network(network));
+        id
+    }
+
+    /// Adds a port with the next address of its network, and gives it a device that takes all promises.
+    pub fn add_port(&mut self, network: NetworkId) -> Station {
+        self.add_port_with(network, Arc::new(MemoryPort::new(Promises::ALL)))
+    }
+
+    /// Adds a port with this device.
+    pub fn add_port_with(&mut self, network: NetworkId, device: Arc<MemoryPort>) -> Station {
+        let snapshot = self.shared.snapshot_full();
+        let id = snapshot.free_port().expect("a free port number");
+        let network = snapshot.network(network).expect("the network").clone();
+        let ip = network.subnet.hosts().nth(1 + usize::from(id.0)).expect("a free address");
+        self.plug(id, Some(network.id), 1500, device.clone());
+        Station { id, mac: MacAddr::from_ipv4(ip), ip, gateway_mac: network.gateway_mac, device }
+    }
+
+    /// Adds the uplink with the address [`EXTERNAL`] and a default route to [`ROUTER`], and returns the
+    /// router.
+    pub fn add_uplink(&mut self, mode: UplinkMode) -> Station {
+        let mut routes = RouteTable::new();
+        routes.insert(Ipv4Addr::UNSPECIFIED, 0, Via::Gateway(ROUTER), 0);
+        routes.insert(Ipv4Addr::new(192, 0, 2, 0), 24, Via::Link, 0);
+        let uplink = Uplink {
+            name: "eth0".into(),
+            mode,
+            mac: UPLINK_MAC,
+            address: Ipv4Net::new(EXTERNAL, 24).ok(),
+            host_addresses: vec![EXTERNAL],
+            mtu: 1500,
+            up: true,
+            routes: Arc::new(routes),
+            nat_ports: NAT_PORTS,
+            neighbors: Arc::new(Neighbors::new()),
+        };
+        self.shared.publish(|snapshot| snapshot.uplink = Some(Arc::new(uplink)));
+        let device = Arc::new(MemoryPort::new(Promises::ALL));
+        self.plug(PortId::UPLINK, None, 1500, device.clone());
+        Station { id: PortId::UPLINK, mac: ROUTER_MAC, ip: ROUTER, gateway_mac: UPLINK_MAC, device }
+    }
+
+    fn plug(&mut self, id: PortId, network: Option<NetworkId>, mtu: u16, device: Arc<MemoryPort>) {
+        let port = Port {
+            id,
+            name: format!("p{}", id.0),
+            network,
+            mtu,
+            quota: CONNECTIONS_PER_PORT,
+            counters: Arc::new(PortCounters::new(1)),
+            missed: Arc::new(AtomicU64::new(0)),
+        };
+        self.shared.publish(|snapshot| snapshot.set_port(port));
+        self.handle.attach(id, device, true);
+        self.run();
+    }
+
+    /// Publishes a container's port at the uplink's address.
+    pub fn publish(&mut self, protocol: Protocol, port: u16, to: &Station, target: u16) {
+        let publication = Publication { protocol, ip: None, port, target: to.at(target), to: to.id };
+        self.shared.conntrack.reserve(protocol, port);
+        self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
+    }
+
+    /// Lets the switch know a station's MAC address, as if it had answered ARP.
+    pub fn resolve(&mut self, station: &Station) {
+        let snapshot = self.shared.snapshot_full();
+        let network = snapshot.port(station.id).and_then(|port| port.network);
+        let neighbors = match network.and_then(|id| snapshot.network(id)) {
+            Some(network) => {
+                network.fdb.learn(station.mac, station.id, self.now);
+                &network.neighbors
+            }
+            None => &snapshot.uplink.as_ref().expect("an uplink").neighbors,
+        };
+        neighbors.lock().answered(station.ip, station.mac, self.now);
+    }
+
+    /// A station sends a frame; the switch runs until it is quiet.
+    pub fn send(&mut self, from: &Station, frame: &[u8]) {
+        self.send_promising(from, frame, Offload::NONE);
+    }
+
+    /// As [`Switch::send`], with promises.
+    pub fn send_promising(&mut self, from: &Station, frame: &[u8], offload: Offload) {
+        from.device.push(frame, offload);
+        self.run();
+    }
+
+    /// Runs until every port is empty.
+    pub fn run(&mut self) {
+        // One more turn after the last, since memory ports are always asked.
+        while self.turn() {}
+    }
+
+    /// One turn. Says whether a frame was moved.
+    pub fn turn(&mut self) -> bool {
+        let before = self.totals();
+        self.worker.turn(self.now);
+        before != self.totals()
+    }
+
+    /// Lets time pass, with a turn for every `step`.
+    pub fn pass(&mut self, time: Duration, step: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += step;
+            self.run();
+        }
+    }
+
+    /// Sums over all ports.
+    pub fn totals(&self) -> Totals {
+        let mut sum = Totals::default();
+        for port in self.shared.snapshot().ports.iter().flatten() {
+            sum += port.counters.totals();
+        }
+        sum
+    }
+
+    /// How often `reason` was counted at any port.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.shared.snapshot().ports.iter().flatten().map(|port| port.counters.drop_count(reason)).sum()
+    }
+
+    /// Frames that wait for a neighbor.
+    pub fn waiting(&self) -> u64 {
+        let snapshot = self.shared.snapshot();
+        let networks = snapshot.networks.iter().flatten().map(|network| network.neighbors.lock().waiting());
+        let uplink = snapshot.uplink.iter().map(|uplink| uplink.neighbors.lock().waiting());
+        networks.chain(uplink).sum::<usize>() as u64
+    }
+
+    /// Frames in minus frames out: zero, or the books do not balance.
+    pub fn imbalance(&self) -> i128 {
+        self.totals().imbalance(self.waiting())
+    }
+}
