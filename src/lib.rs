@@ -16,6 +16,7 @@
 
 pub mod addr;
 pub mod clock;
+pub mod control;
 pub mod counters;
 pub mod drops;
 pub mod frame;
