@@ -16,9 +16,12 @@
 
 pub mod addr;
 pub mod clock;
+pub mod control;
 pub mod counters;
 pub mod drops;
 pub mod frame;
+pub mod host;
+pub mod lab;
 pub mod limits;
 pub mod offload;
 pub mod pipeline;

@@ -35,6 +35,9 @@ pub const WORKERS_MAX: usize = 64;
 /// Smallest MTU of a network (RFC 791: every host accepts 576; we allow IPv4's smallest link, 68).
 pub const MTU_MIN: u16 = 68;
 
+/// Largest MTU of a network: what a TAP takes (65,535 bytes less the Ethernet header).
+pub const MTU_MAX: u16 = 65_521;
+
 /// MAC addresses that a network learns before the port with most entries loses its oldest.
 pub const MAC_TABLE_SIZE: usize = 8192;
 
@@ -74,6 +77,9 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
+
+/// Longest timeout of a connection that can be set.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Connections of one port. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_PER_PORT: u32 = 65_536;

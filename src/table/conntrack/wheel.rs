@@ -113,10 +113,10 @@ mod tests {
             wheel.insert(number, Time::from_secs(second));
         }
         wheel.remove(1);
-        assert_eq!(due(&mut wheel, Time::from_secs(5)), []);
+        assert!(due(&mut wheel, Time::from_secs(5)).is_empty());
         assert_eq!(due(&mut wheel, Time::from_secs(6)), [0]);
         assert_eq!(due(&mut wheel, Time::from_secs(7)), [2]);
-        assert_eq!(due(&mut wheel, Time::from_secs(510)), []);
+        assert!(due(&mut wheel, Time::from_secs(510)).is_empty());
         assert_eq!(due(&mut wheel, Time::from_secs(511)), [3], "a far deadline is looked at once a turn");
     }
 
@@ -128,7 +128,7 @@ mod tests {
         }
         assert_eq!(due(&mut wheel, Time::from_secs(1_000_000)).len(), 1000);
         wheel.insert(7, Time::from_secs(1_000_010));
-        assert_eq!(due(&mut wheel, Time::from_secs(1_000_010)), []);
+        assert!(due(&mut wheel, Time::from_secs(1_000_010)).is_empty());
         assert_eq!(due(&mut wheel, Time::from_secs(1_000_011)), [7]);
     }
 }

@@ -1,0 +1,525 @@
+//! What can be asked of a running switch: one typed model for the API, the command line and the tests.
+//!
+//! A request is a noun, a verb and arguments. Over HTTP it is `POST /v1/NOUN/VERB` with the arguments as a
+//! JSON object (`/v1/NOUN` where there is no verb); requests that change nothing and need no argument may be
+//! `GET`. `vswitchctl` derives its command line from the same types, so the two cannot drift apart.
+//!
+//! Everything a client sends passes [`Request::parse`], which yields only values that satisfy their own
+//! types: names are names, MTUs and port numbers fit, unknown fields are refused. What depends on the state
+//! of the switch (does it exist, is it free) is the business of [`super::apply`].
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use clap::{ArgGroup, Args};
+use ipnet::Ipv4Net;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::name::{IfName, Name, NetnsName};
+use super::publish_spec::{PublishSpec, Unpublish};
+use crate::addr::{MacAddr, Protocol};
+use crate::snapshot::NetworkMode;
+
+macro_rules! requests {
+    ($($(#[doc = $doc:literal])+ $variant:ident($arguments:ty) = $noun:literal $verb:literal $access:ident,)+) => {
+        /// A request.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Request {
+            $($(#[doc = $doc])+ $variant($arguments),)+
+        }
+
+        impl Request {
+            /// Noun and verb of every request; the verb is empty where the noun says it all.
+            pub const ALL: &'static [(&'static str, &'static str)] = &[$(($noun, $verb),)+];
+
+            /// Reads a request from its noun, its verb and the JSON object of its arguments.
+            ///
+            /// # Errors
+            /// `Usage` for an unknown noun or verb, and for arguments that are not what the verb takes.
+            pub fn parse(noun: &str, verb: &str, body: &[u8]) -> Result<Request, Error> {
+                match (noun, verb) {
+                    $(($noun, $verb) => arguments($noun, $verb, body).map(Request::$variant),)+
+                    _ => Err(unknown(noun, verb)),
+                }
+            }
+
+            /// Noun and verb.
+            pub const fn route(&self) -> (&'static str, &'static str) {
+                match self { $(Request::$variant(_) => ($noun, $verb),)+ }
+            }
+
+            /// The arguments as a JSON object.
+            ///
+            /// # Errors
+            /// `Failed` if they cannot be written as JSON, which no request of this type is known to cause.
+            pub fn body(&self) -> Result<Vec<u8>, Error> {
+                let json = match self { $(Request::$variant(arguments) => serde_json::to_vec(arguments),)+ };
+                json.map_err(|error| Error::failed("request", error, "report this"))
+            }
+
+            /// Whether it leaves everything as it is.
+            pub const fn is_read_only(&self) -> bool {
+                match self { $(Request::$variant(_) => requests!(@ $access),)+ }
+            }
+        }
+    };
+    (@ reads) => { true };
+    (@ changes) => { false };
+}
+
+requests! {
+    /// The switch as a whole.
+    Status(NoArguments) = "status" "" reads,
+    /// All networks.
+    NetworkLs(NoArguments) = "network" "ls" reads,
+    /// Make a network.
+    NetworkCreate(NetworkCreate) = "network" "create" changes,
+    /// Remove a network that has no ports.
+    NetworkRm(Remove) = "network" "rm" changes,
+    /// Everything about one network.
+    NetworkInspect(Named) = "network" "inspect" reads,
+    /// All ports.
+    PortLs(NoArguments) = "port" "ls" reads,
+    /// Attach a namespace, a TAP or a device.
+    PortAdd(PortAdd) = "port" "add" changes,
+    /// Detach a port.
+    PortRm(Remove) = "port" "rm" changes,
+    /// Everything about one port.
+    PortInspect(Named) = "port" "inspect" reads,
+    /// Change settings of a port.
+    PortSet(PortSet) = "port" "set" changes,
+    /// The forwarding database.
+    FdbShow(FdbShow) = "fdb" "show" reads,
+    /// Add a static entry.
+    FdbAdd(FdbAdd) = "fdb" "add" changes,
+    /// Remove an entry.
+    FdbDel(FdbDel) = "fdb" "del" changes,
+    /// Forget what was learned.
+    FdbFlush(FdbFlush) = "fdb" "flush" changes,
+    /// The neighbors (ARP) of all networks and of the uplink.
+    NeighShow(NoArguments) = "neigh" "show" reads,
+    /// The tracked connections.
+    CtLs(CtFilter) = "ct" "ls" reads,
+    /// Counts and limits of connection tracking.
+    CtStats(NoArguments) = "ct" "stats" reads,
+    /// Forget connections.
+    CtFlush(CtFilter) = "ct" "flush" changes,
+    /// Show timeouts, after changing those that are given.
+    CtTimeouts(CtTimeouts) = "ct" "timeouts" changes,
+    /// Publish ports of a container on the uplink.
+    PublishAdd(PublishAdd) = "publish" "add" changes,
+    /// All publications.
+    PublishLs(NoArguments) = "publish" "ls" reads,
+    /// Take a publication back.
+    PublishRm(PublishRm) = "publish" "rm" changes,
+    /// Dropped frames by reason and port.
+    Drops(Drops) = "drops" "" reads,
+    /// Counters per port and per worker.
+    Stats(NoArguments) = "stats" "" reads,
+}
+
+fn arguments<T: DeserializeOwned>(noun: &str, verb: &str, body: &[u8]) -> Result<T, Error> {
+    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| {
+        let what = [noun, verb].join(" ");
+        let hint =
+            format!("send a JSON object of the arguments that vswitchctl {} --help lists", what.trim());
+        Error::usage(what.trim(), error, hint)
+    })
+}
+
+fn unknown(noun: &str, verb: &str) -> Error {
+    let cut = |text: &str| text.chars().take(64).collect::<String>();
+    let verbs: Vec<_> = Request::ALL.iter().filter(|(n, _)| *n == noun).map(|(_, verb)| *verb).collect();
+    if verbs.is_empty() {
+        let mut nouns: Vec<_> = Request::ALL.iter().map(|(noun, _)| *noun).collect();
+        nouns.dedup();
+        return Error::usage(cut(noun), "no such noun", format_args!("one of {}", nouns.join(", ")));
+    }
+    let hint = if verbs == [""] { "it takes no verb".into() } else { format!("one of {}", verbs.join(", ")) };
+    Error::usage(cut(verb), format_args!("no such verb of {noun}"), hint)
+}
+
+/// For requests without arguments.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NoArguments {}
+
+/// Names one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Named {
+    /// Its name
+    pub name: Name,
+}
+
+/// Removes one thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Remove {
+    /// Its name
+    pub name: Name,
+    /// Succeed if it does not exist
+    #[arg(long)]
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// Makes a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name
+    pub name: Name,
+    /// Its prefix, like 10.1.0.0/24
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
+    pub subnet: Ipv4Net,
+    /// The gateway's address [default: the first of the prefix]
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<Ipv4Addr>,
+    /// nat (masqueraded to the uplink) or internal (no way out) [default: nat]
+    #[arg(long, value_parser = parse_mode)]
+    pub mode: Option<NetworkMode>,
+    /// Largest IP packet in bytes [default: the uplink's]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+}
+
+/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]`, as the daemon's command line has it.
+impl FromStr for NetworkCreate {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        const GRAMMAR: &str = "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]";
+        let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
+        let mut fields = text.split(',');
+        let (name, subnet) =
+            fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
+        let (name, subnet) = (name.parse()?, parse_subnet(subnet)?);
+        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None };
+        for field in fields {
+            match field.split_once('=') {
+                Some(("gateway", ip)) => {
+                    network.gateway = Some(ip.parse().map_err(|_| wrong("the gateway is not an address"))?);
+                }
+                Some(("mtu", mtu)) => {
+                    network.mtu =
+                        Some(mtu.parse().map_err(|_| wrong("the MTU is not a number up to 65535"))?);
+                }
+                Some(("mode", mode)) => network.mode = Some(parse_mode(mode)?),
+                _ => return Err(wrong("unknown field")),
+            }
+        }
+        Ok(network)
+    }
+}
+
+/// Attaches a port. Exactly one of `netns`, `tap` and `device` is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+#[command(group(ArgGroup::new("kind").required(true)))]
+pub struct PortAdd {
+    /// Its name
+    pub name: Name,
+    /// Attach a namespace: a name under /run/netns, a path, or a PID
+    #[arg(long, group = "kind")]
+    pub netns: Option<NetnsName>,
+    /// Make a TAP and leave it in this namespace
+    #[arg(long, value_name = "IFNAME", group = "kind")]
+    pub tap: Option<IfName>,
+    /// Use an existing interface (a veth, a VM's TAP)
+    #[arg(long, value_name = "IFNAME", group = "kind")]
+    pub device: Option<IfName>,
+    /// The network [default: "default"]
+    #[arg(long)]
+    pub network: Option<Name>,
+    /// Its address [default: the lowest free one of the network]
+    #[arg(long)]
+    pub ip: Option<Ipv4Addr>,
+    /// Its MAC address [default: made from its address]
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+    /// The interface's name inside the namespace [default: eth0]
+    #[arg(long, requires = "netns")]
+    pub ifname: Option<IfName>,
+    /// Give it no address: what is attached finds its own
+    #[arg(long)]
+    #[serde(default)]
+    pub no_address: bool,
+}
+
+/// Changes settings of a port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PortSet {
+    /// Its name
+    pub name: Name,
+    /// connections=N (most connections at once), mtu=BYTES
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub settings: Vec<PortSetting>,
+}
+
+/// One setting of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortSetting {
+    /// Most connections that it may have at once.
+    Connections(u32),
+    /// Largest IP packet in bytes.
+    Mtu(u16),
+}
+
+impl FromStr for PortSetting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let number = |_| Error::usage(text, "not a number in range", "write KEY=NUMBER");
+        match text.split_once('=') {
+            Some(("connections", value)) => value.parse().map(PortSetting::Connections).map_err(number),
+            Some(("mtu", value)) => value.parse().map(PortSetting::Mtu).map_err(number),
+            _ => Err(Error::usage(text, "no such setting", "write connections=N or mtu=BYTES")),
+        }
+    }
+}
+
+/// Chooses entries of the forwarding database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct FdbShow {
+    /// Only this network
+    #[arg(long)]
+    pub network: Option<Name>,
+    /// Only this port
+    #[arg(long)]
+    pub port: Option<Name>,
+}
+
+/// Adds a static entry to the forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct FdbAdd {
+    /// The station's address
+    pub mac: MacAddr,
+    /// The port it is on
+    #[arg(long)]
+    pub port: Name,
+}
+
+/// Removes an entry from the forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct FdbDel {
+    /// The station's address
+    pub mac: MacAddr,
+    /// Only on this network [default: on all]
+    #[arg(long)]
+    pub network: Option<Name>,
+}
+
+/// Forgets learned entries of the forwarding database.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct FdbFlush {
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
+}
+
+/// Chooses connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct CtFilter {
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
+    /// Only tcp, udp or icmp
+    #[arg(long, value_parser = parse_protocol)]
+    pub proto: Option<Protocol>,
+}
+
+/// Changes timeouts of connections.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct CtTimeouts {
+    /// Timeouts to change; without any, all are shown
+    #[arg(value_name = "KEY=SECONDS")]
+    #[serde(default)]
+    pub settings: Vec<TimeoutSetting>,
+}
+
+/// One timeout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutSetting {
+    /// Its name.
+    pub key: String,
+    /// How long.
+    pub seconds: u32,
+}
+
+impl FromStr for TimeoutSetting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::usage(text, "not a timeout", "write KEY=SECONDS");
+        let (key, seconds) = text.split_once('=').ok_or_else(wrong)?;
+        Ok(TimeoutSetting { key: key.into(), seconds: seconds.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// Publishes ports of a container on the uplink.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PublishAdd {
+    /// [IP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]
+    pub spec: PublishSpec,
+    /// The port of the switch that it leads to
+    #[arg(long, value_name = "PORTNAME")]
+    pub to: Name,
+}
+
+/// Takes a publication back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRm {
+    /// As it was added, or only [IP:]HOSTPORT[-END][/tcp|udp]
+    pub spec: Unpublish,
+    /// Succeed if it does not exist
+    #[arg(long)]
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// Chooses dropped frames.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Drops {
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
+    /// Only what happened within this time, like 10s, 5m or 2h
+    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
+    pub since: Option<u64>,
+}
+
+/// Reads a prefix in CIDR form.
+///
+/// # Errors
+/// `Usage`.
+pub fn parse_subnet(text: &str) -> Result<Ipv4Net, Error> {
+    text.parse()
+        .map_err(|_| Error::usage(text, "not an IPv4 prefix", "write ADDRESS/LENGTH, like 10.1.0.0/24"))
+}
+
+fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
+    match text {
+        "nat" => Ok(NetworkMode::Nat),
+        "internal" => Ok(NetworkMode::Internal),
+        _ => Err(Error::usage(text, "no such mode", "nat or internal")),
+    }
+}
+
+fn parse_protocol(text: &str) -> Result<Protocol, Error> {
+    match text {
+        "tcp" => Ok(Protocol::Tcp),
+        "udp" => Ok(Protocol::Udp),
+        "icmp" => Ok(Protocol::Icmp),
+        _ => Err(Error::usage(text, "no such protocol", "tcp, udp or icmp")),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<u64, Error> {
+    let (number, unit) = match text.as_bytes().last() {
+        Some(b's') => (&text[..text.len() - 1], 1),
+        Some(b'm') => (&text[..text.len() - 1], 60),
+        Some(b'h') => (&text[..text.len() - 1], 3600),
+        _ => (text, 1),
+    };
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    seconds.ok_or_else(|| Error::usage(text, "not a time", "write a number and s, m or h, like 10s"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Kind;
+    use super::*;
+
+    #[test]
+    fn a_request_is_what_its_path_and_body_say() {
+        let body = br#"{"name":"web","netns":"red","ip":"172.30.0.9","mac":"02:00:00:00:00:01"}"#;
+        let Ok(Request::PortAdd(add)) = Request::parse("port", "add", body) else { panic!() };
+        assert_eq!((add.name.as_str(), add.ip), ("web", Some(Ipv4Addr::new(172, 30, 0, 9))));
+        assert_eq!((add.network, add.no_address), (None, false));
+        let Ok(Request::PortSet(set)) =
+            Request::parse("port", "set", br#"{"name":"web","settings":[{"mtu":1400}]}"#)
+        else {
+            panic!()
+        };
+        assert_eq!(set.settings, ["mtu=1400".parse().unwrap()]);
+        assert_eq!(Request::parse("status", "", b" ").unwrap(), Request::Status(NoArguments {}));
+    }
+
+    #[test]
+    fn requests_survive_the_way_to_the_server() {
+        for (noun, verb, body) in [
+            ("network", "create", r#"{"name":"n","subnet":"10.0.0.0/24","mode":"internal","mtu":1400}"#),
+            ("port", "rm", r#"{"name":"web","if_exists":true}"#),
+            ("ct", "timeouts", r#"{"settings":[{"key":"udp","seconds":30}]}"#),
+            ("publish", "add", r#"{"spec":"10.0.0.1:80-81:80-81/udp","to":"web"}"#),
+            ("publish", "rm", r#"{"spec":"80"}"#),
+            ("drops", "", r#"{"since":10}"#),
+        ] {
+            let request = Request::parse(noun, verb, body.as_bytes()).unwrap();
+            assert_eq!(request.route(), (noun, verb));
+            assert_eq!(Request::parse(noun, verb, &request.body().unwrap()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn wrong_requests_are_refused_with_something_to_do() {
+        for (noun, verb, body, says) in [
+            ("frob", "ls", "", "no such noun (one of status, network, port"),
+            ("port", "frob", "", "no such verb of port (one of ls, add, rm"),
+            ("status", "ls", "", "it takes no verb"),
+            ("port", "add", "{}", "missing field `name`"),
+            ("port", "add", r#"{"name":"web","colour":"red"}"#, "unknown field `colour`"),
+            ("port", "add", r#"{"name":"web/1"}"#, "not a name"),
+            ("port", "add", r#"{"name":"web","mac":"02:00"}"#, "not a MAC address"),
+            ("port", "add", r#"{"name":"web","ip":"10.0.0.256"}"#, "port add"),
+            ("port", "add", "[", "EOF"),
+            ("port", "ls", r#"{"x":1}"#, "unknown field"),
+            ("network", "create", r#"{"name":"n","subnet":"10.0.0.0/24","mtu":70000}"#, "70000"),
+            ("publish", "add", r#"{"spec":"90-80:1-2","to":"web"}"#, "runs backwards"),
+        ] {
+            let error = Request::parse(noun, verb, body.as_bytes()).unwrap_err();
+            assert_eq!(error.kind, Kind::Usage);
+            assert!(error.to_string().contains(says), "{noun} {verb} {body}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_daemons_network_option_is_a_network() {
+        let network: NetworkCreate =
+            "lan=10.1.0.0/24,gateway=10.1.0.254,mtu=1400,mode=internal".parse().unwrap();
+        assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 1, 0, 254)));
+        assert_eq!((network.mtu, network.mode), (Some(1400), Some(NetworkMode::Internal)));
+        for wrong in
+            ["lan", "lan=", "=10.0.0.0/8", "lan=10.1.0.0/24,mtu=x", "lan=10.1.0.0/24,a=b", "lan=10.1.0.0/33"]
+        {
+            assert!(wrong.parse::<NetworkCreate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(parse_seconds("10s"), Ok(10));
+        assert_eq!(parse_seconds("2m"), Ok(120));
+        assert_eq!(parse_seconds("1h"), Ok(3600));
+        assert_eq!(parse_seconds("7"), Ok(7));
+        for wrong in ["", "s", "-1s", "1d", "18446744073709551615h", "1.5s", "\u{fc}s"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! What the switch answers. Field names are part of the command line's contract: scripts read them.
+//!
+//! Every field is present in every object; what does not apply is `null`. Numbers are plain numbers in
+//! the unit that the name says (bytes, seconds); names stand for networks and ports, never their numbers.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{Endpoint, MacAddr, Protocol};
+use crate::snapshot::{NetworkMode, UplinkMode};
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs)] // one variant for each type below
+pub enum Response {
+    Status(Box<Status>),
+    Networks(Vec<NetworkInfo>),
+    Network(NetworkInfo),
+    NetworkDetail(Box<NetworkDetail>),
+    Ports(Vec<PortInfo>),
+    Port(Box<PortInfo>),
+    PortDetail(Box<PortDetail>),
+    Fdb(Vec<FdbEntry>),
+    Neighbors(Vec<NeighborInfo>),
+    Connections(Vec<ConnectionInfo>),
+    ConnectionStats(ConnectionStats),
+    Timeouts(Vec<Timeout>),
+    Publications(Vec<PublicationInfo>),
+    Publication(PublicationInfo),
+    Drops(Vec<DropInfo>),
+    Stats(Stats),
+    Done(Done),
+}
+
+/// How many things a request changed or removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// How many.
+    pub changed: usize,
+}
+
+/// How much of a bounded table is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Usage {
+    pub used: u64,
+    pub limit: u64,
+}
+
+/// `status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Status {
+    pub version: String,
+    pub uptime_seconds: u64,
+    /// `null` without an uplink.
+    pub uplink: Option<UplinkInfo>,
+    pub workers: usize,
+    pub ports: usize,
+    pub networks: usize,
+    pub connections: Usage,
+    pub limits: Limits,
+    pub totals: Counts,
+    /// Frames that came from somewhere less those that went somewhere and those that wait: zero when no
+    /// frame is on its way.
+    pub imbalance: i64,
+}
+
+/// The uplink.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct UplinkInfo {
+    pub name: String,
+    pub mode: UplinkMode,
+    /// With the prefix length of the link; `null` while it has none.
+    pub address: Option<Ipv4Net>,
+    /// The default route's next hop.
+    pub gateway: Option<Ipv4Addr>,
+    pub mtu: u16,
+    pub mac: MacAddr,
+    pub up: bool,
+    pub nat_ports: [u16; 2],
+}
+
+/// Bounds of the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Limits {
+    pub ports: usize,
+    pub networks: usize,
+    pub publications: usize,
+    pub connections_per_port: u32,
+    pub macs_per_network: usize,
+}
+
+/// Counters of a port or of several. A super-frame (TSO, USO) counts as one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Counts {
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    /// Of the frames read, those that carry several segments.
+    pub rx_super: u64,
+    /// Of the frames written, those that carry several segments.
+    pub tx_super: u64,
+    pub drops: u64,
+    /// Frames that the kernel dropped because they were not read in time.
+    pub missed: u64,
+}
+
+/// `network ls`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct NetworkInfo {
+    pub name: String,
+    pub subnet: Ipv4Net,
+    pub gateway: Ipv4Addr,
+    pub mode: NetworkMode,
+    pub mtu: u16,
+    /// How many ports are on it.
+    pub ports: usize,
+    pub gateway_mac: MacAddr,
+}
+
+/// `network inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct NetworkDetail {
+    #[serde(flatten)]
+    pub network: NetworkInfo,
+    pub port_names: Vec<String>,
+    /// Addresses given to ports, of those that the prefix has for hosts.
+    pub addresses: Usage,
+    pub macs: Usage,
+    pub neighbors: usize,
+}
+
+/// How a port is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    /// A TAP moved into a namespace.
+    Netns,
+    /// A TAP in the switch's namespace.
+    Tap,
+    /// An interface that existed before.
+    Device,
+}
+
+impl PortKind {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PortKind::Netns => "netns",
+            PortKind::Tap => "tap",
+            PortKind::Device => "device",
+        }
+    }
+}
+
+/// `port ls`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PortInfo {
+    pub name: String,
+    pub network: String,
+    pub kind: PortKind,
+    pub ip: Option<Ipv4Addr>,
+    pub mac: Option<MacAddr>,
+    /// The namespace as the user called it.
+    pub netns: Option<String>,
+    pub ifname: String,
+    /// `up` or `down`.
+    pub state: String,
+    pub rx_packets: u64,
+    pub rx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_bytes: u64,
+    pub drops: u64,
+}
+
+/// `port inspect`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PortDetail {
+    #[serde(flatten)]
+    pub port: PortInfo,
+    pub mtu: u16,
+    pub connections: Usage,
+    pub rx_super: u64,
+    pub tx_super: u64,
+    pub missed: u64,
+    pub drop_reasons: Vec<DropInfo>,
+    pub published: Vec<PublicationInfo>,
+}
+
+/// `fdb show`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct FdbEntry {
+    pub network: String,
+    pub mac: MacAddr,
+    /// `null` for the switch's own addresses.
+    pub port: Option<String>,
+    /// `dynamic`, `static` or `local`.
+    pub r#type: String,
+    pub age_seconds: u64,
+}
+
+/// `neigh show`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct NeighborInfo {
+    /// The network, or the uplink's interface.
+    pub network: String,
+    pub ip: Ipv4Addr,
+    /// `null` while nobody answered.
+    pub mac: Option<MacAddr>,
+    pub state: String,
+    pub age_seconds: u64,
+}
+
+/// One direction of a connection. For ICMP queries both ports are the identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Flow {
+    pub src: Ipv4Addr,
+    pub sport: u16,
+    pub dst: Ipv4Addr,
+    pub dport: u16,
+}
+
+impl From<(Endpoint, Endpoint)> for Flow {
+    fn from((source, destination): (Endpoint, Endpoint)) -> Flow {
+        Flow { src: source.ip, sport: source.port, dst: destination.ip, dport: destination.port }
+    }
+}
+
+/// A count for each direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PerDirection {
+    pub original: u64,
+    pub reply: u64,
+}
+
+impl From<[u64; 2]> for PerDirection {
+    fn from([original, reply]: [u64; 2]) -> PerDirection {
+        PerDirection { original, reply }
+    }
+}
+
+/// `ct ls`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ConnectionInfo {
+    pub proto: Protocol,
+    pub state: String,
+    pub port: String,
+    pub network: String,
+    /// As the first packet came.
+    pub original: Flow,
+    /// As an answer comes, before it is translated back.
+    pub reply: Flow,
+    pub expires_seconds: u64,
+    pub packets: PerDirection,
+    pub bytes: PerDirection,
+    /// `none`, `snat`, `dnat` or `hairpin`.
+    pub nat: String,
+}
+
+/// `ct stats`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct ConnectionStats {
+    pub connections: u64,
+    pub limit: u64,
+    pub created: u64,
+    pub expired: u64,
+    pub flushed: u64,
+    /// Refused because the table was full.
+    pub refused_full: u64,
+    /// Refused because the port had as many as it may have.
+    pub refused_quota: u64,
+    /// Refused because no external port was free.
+    pub ports_exhausted: u64,
+    /// Given an external port that another connection to another destination uses.
+    pub overloaded: u64,
+}
+
+/// `ct timeouts`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Timeout {
+    pub key: String,
+    pub seconds: u64,
+}
+
+/// `publish ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PublicationInfo {
+    pub proto: Protocol,
+    /// The uplink's address; `null` for all of them.
+    pub ip: Option<Ipv4Addr>,
+    pub port_first: u16,
+    pub port_last: u16,
+    /// The port of the switch that it leads to.
+    pub target_port: String,
+    /// The container's port that belongs to `port_first`.
+    pub target_first: u16,
+    /// Connections through it now.
+    pub connections: usize,
+    /// The container's address.
+    pub target_ip: Ipv4Addr,
+}
+
+/// `drops`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DropInfo {
+    pub reason: String,
+    pub port: String,
+    pub count: u64,
+    /// How long ago the last one was.
+    pub last_seconds: u64,
+    /// One sentence about the reason.
+    pub meaning: String,
+    /// The last dropped frames, newest first; only a sample is kept.
+    pub frames: Vec<DroppedFrame>,
+}
+
+/// The headers of a dropped frame, as far as they could be read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DroppedFrame {
+    pub age_seconds: u64,
+    pub src_mac: Option<MacAddr>,
+    pub dst_mac: Option<MacAddr>,
+    /// `ipv4`, `ipv6`, `arp`, or the EtherType in hexadecimal.
+    pub ethertype: Option<String>,
+    pub proto: Option<String>,
+    pub src: Option<std::net::IpAddr>,
+    pub sport: Option<u16>,
+    pub dst: Option<std::net::IpAddr>,
+    pub dport: Option<u16>,
+}
+
+/// `stats`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct Stats {
+    /// The uplink first, under its interface's name.
+    pub ports: Vec<PortStats>,
+    pub workers: Vec<WorkerStats>,
+}
+
+/// Counters of one port.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct PortStats {
+    pub name: String,
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Frames that the switch made because of this port: ARP, ICMP, announcements.
+    pub originated: u64,
+    /// Extra copies made by flooding.
+    pub copies: u64,
+    /// Frames that ended at the gateway itself.
+    pub consumed: u64,
+    /// Frames from the uplink that are the host's business.
+    pub left_to_host: u64,
+}
+
+/// The work of one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct WorkerStats {
+    pub worker: usize,
+    pub turns: u64,
+    pub frames: u64,
+    pub busy_micros: u64,
+}

@@ -1,0 +1,385 @@
+//! The guard: hides the switch's ports on the uplink from the host's own stack.
+//!
+//! In uplink mode `shared` the switch translates to the host's own address. The host's kernel sees the same
+//! packets, knows no socket for them, and would answer with RST or port-unreachable. The switch reads the
+//! uplink by AF_PACKET, which is served before the netdev ingress hook: so a chain on that hook may drop
+//! exactly what is the switch's (address, protocol, port), and the switch still gets its copy. ICMP stays.
+//!
+//! The table is called `netdev vswitchd`. It is *owned* by a netlink socket (`flags owner`, Linux 5.12):
+//! `nft flush ruleset` passes it by, nobody else can change it, and the kernel removes it when the socket
+//! is closed, so that even a killed switch leaves nothing. The socket belongs to an `nft -i` that lives as
+//! long as the guard, reads commands from a pipe, one transaction a line, and ends with the pipe. Where the
+//! flag is unknown, the table is a plain one, and [`Guard::ensure`] brings it back when somebody flushed it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{PipeReader, Read, Write as _};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+use crate::addr::Protocol;
+use crate::host::{ErrorKind, HostError};
+
+/// The table's family and name.
+const TABLE: &str = "netdev vswitchd";
+
+/// How long `nft` may take for one transaction, in milliseconds.
+const NFT_TIMEOUT_MS: u16 = 3000;
+
+/// A command with an answer that no transaction prints: what was said before it has been dealt with.
+const MARK: &str = "describe tcp dport";
+const MARK_ANSWER: &str = "(internet network service)";
+
+/// Ports of one address that belong to the switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// TCP or UDP; ICMP is never hidden.
+    pub protocol: Protocol,
+    /// The destination address.
+    pub address: Ipv4Addr,
+    /// The destination ports.
+    pub ports: RangeInclusive<u16>,
+}
+
+/// The table in the kernel, while this value lives. It is used from threads of one namespace only.
+#[derive(Debug)]
+pub struct Guard {
+    ifname: String,
+    hidden: Vec<Hidden>,
+    nft: Nft,
+    /// What `nft list` says of the table while all is well.
+    listing: String,
+}
+
+impl Guard {
+    /// Whether a guard can be set on this interface.
+    ///
+    /// # Errors
+    /// The reason why not: no `nft`, no privilege, or a kernel without the netdev hook.
+    pub fn available(ifname: &str) -> Result<(), HostError> {
+        let table = format!("add table {TABLE}; {}", ruleset(ifname, "", &[]));
+        run(&["-c", "-f", "-"], &table).map(drop)
+    }
+
+    /// Sets the guard up: hides `hidden` on the interface `ifname`. A table that a killed switch left is
+    /// removed first.
+    ///
+    /// # Errors
+    /// As [`Guard::available`]; `Exists` if another process owns the table.
+    pub fn install(ifname: &str, hidden: Vec<Hidden>) -> Result<Guard, HostError> {
+        let nft = Nft::start(ifname, &hidden)?;
+        let listing = list()?;
+        Ok(Guard { ifname: ifname.to_owned(), hidden, nft, listing })
+    }
+
+    /// Hides `hidden` instead, in one transaction: no packet sees a state between.
+    ///
+    /// # Errors
+    /// If `nft` refuses; the guard is then what it was.
+    pub fn update(&mut self, hidden: Vec<Hidden>) -> Result<(), HostError> {
+        if hidden == self.hidden {
+            return Ok(());
+        }
+        let transaction =
+            format!("flush set {TABLE} nat_tcp; flush set {TABLE} nat_udp; {}", elements(&hidden));
+        self.hidden = hidden;
+        match self.nft.transact(&transaction) {
+            Ok(()) => self.listing = list()?,
+            Err(_) => self.reinstall()?,
+        }
+        Ok(())
+    }
+
+    /// Puts the table back if it is gone or was changed, and tells whether that was so. To be called when
+    /// the ruleset changed ([`crate::host::watch`]).
+    ///
+    /// # Errors
+    /// If it cannot be put back.
+    pub fn ensure(&mut self) -> Result<bool, HostError> {
+        if self.nft.is_alive() && list().is_ok_and(|listing| listing == self.listing) {
+            return Ok(false);
+        }
+        self.reinstall()?;
+        Ok(true)
+    }
+
+    /// The process that owns the table and makes it safe from `nft flush ruleset`, where tables can be owned.
+    pub fn owner(&self) -> Option<u32> {
+        match &self.nft {
+            Nft::Owner(session) => Some(session.child.id()),
+            Nft::Plain => None,
+        }
+    }
+
+    fn reinstall(&mut self) -> Result<(), HostError> {
+        self.nft.end();
+        self.nft = Nft::start(&self.ifname, &self.hidden)?;
+        self.listing = list()?;
+        Ok(())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.nft.end();
+    }
+}
+
+/// How transactions reach the kernel.
+#[derive(Debug)]
+enum Nft {
+    /// By the process that owns the table.
+    Owner(Session),
+    /// By one process each; the table belongs to nobody.
+    Plain,
+}
+
+impl Nft {
+    /// Makes the table anew.
+    fn start(ifname: &str, hidden: &[Hidden]) -> Result<Nft, HostError> {
+        let remove = format!("add table {TABLE}\ndelete table {TABLE}\n");
+        run(&["-f", "-"], &remove).map_err(|error| match error.kind {
+            // The netlink socket may do everything else (`list` works): somebody owns the table.
+            ErrorKind::Permission if run(&["list", "tables"], "").is_ok() => {
+                HostError::new(ErrorKind::Exists, format!("nft table {TABLE}"), "another process owns it")
+                    .hint("stop the other vswitchd, see `ps -C vswitchd,nft`")
+            }
+            ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Permission | ErrorKind::Other => error,
+        })?;
+        let owned = Session::start().and_then(|mut session| {
+            session.transact(&ruleset(ifname, "flags owner;", hidden))?;
+            Ok(session)
+        });
+        match owned {
+            Ok(session) => Ok(Nft::Owner(session)),
+            Err(error) => {
+                log::info!("nft table {TABLE} cannot be owned, so a flush removes it for a moment: {error}");
+                run(&["-f", "-"], &ruleset(ifname, "", hidden))?;
+                Ok(Nft::Plain)
+            }
+        }
+    }
+
+    fn transact(&mut self, commands: &str) -> Result<(), HostError> {
+        match self {
+            Nft::Owner(session) => session.transact(commands),
+            Nft::Plain => run(&["-f", "-"], commands).map(drop),
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        match self {
+            Nft::Owner(session) => matches!(session.child.try_wait(), Ok(None)),
+            Nft::Plain => true,
+        }
+    }
+
+    /// Removes the table, as far as it is there.
+    fn end(&mut self) {
+        // An error means that it is gone already, or goes with its owner.
+        let _ = self.transact(&format!("delete table {TABLE}"));
+        if let Nft::Owner(session) = self {
+            session.end();
+        }
+    }
+}
+
+/// A running `nft -i`.
+#[derive(Debug)]
+struct Session {
+    child: Child,
+    commands: Option<ChildStdin>,
+    answers: PipeReader,
+}
+
+impl Session {
+    fn start() -> Result<Session, HostError> {
+        let (answers, writer) = std::io::pipe().map_err(|error| HostError::os("pipe", error))?;
+        let errors = writer.try_clone().map_err(|error| HostError::os("pipe", error))?;
+        let mut child = nft()
+            .arg("-i")
+            .stdin(Stdio::piped())
+            .stdout(writer)
+            .stderr(errors)
+            .spawn()
+            .map_err(|error| not_started(&error))?;
+        let commands = child.stdin.take();
+        Ok(Session { child, commands, answers })
+    }
+
+    /// Has one line of commands done, as one transaction.
+    fn transact(&mut self, commands: &str) -> Result<(), HostError> {
+        let silent = || HostError::new(ErrorKind::Other, "nft -i", "it ended or does not answer");
+        let Some(stdin) = &mut self.commands else { return Err(silent()) };
+        let lines = format!("{commands}\n{MARK}\n");
+        stdin.write_all(lines.as_bytes()).map_err(|_| silent())?;
+        let mut said = Vec::new();
+        loop {
+            let mut ready = [PollFd::new(self.answers.as_fd(), PollFlags::POLLIN)];
+            if !matches!(poll(&mut ready, NFT_TIMEOUT_MS), Ok(1..)) {
+                return Err(silent());
+            }
+            let mut part = [0; 4096];
+            match self.answers.read(&mut part) {
+                Ok(0) | Err(_) => return Err(silent()),
+                Ok(length) => said.extend_from_slice(&part[..length]),
+            }
+            let said = String::from_utf8_lossy(&said);
+            if let Some(end) = said.find(MARK_ANSWER) {
+                return refusal(&said[..end]).map_or(Ok(()), Err);
+            }
+        }
+    }
+
+    /// Ends the process, and with it the table that it owns.
+    fn end(&mut self) {
+        self.commands = None;
+        // It reads end of file and exits; killing it does the same at once and cannot fail to.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The whole table in one line. A rule names no address, so that a change of address changes elements only.
+fn ruleset(ifname: &str, flags: &str, hidden: &[Hidden]) -> String {
+    let set = "type ipv4_addr . inet_service; flags interval;";
+    format!(
+        "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
+         chain ingress {{ type filter hook ingress device \"{ifname}\" priority -500; \
+         ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; }}; }}; {}",
+        elements(hidden)
+    )
+}
+
+/// The commands that fill the sets.
+fn elements(hidden: &[Hidden]) -> String {
+    let mut text = String::new();
+    for (protocol, set) in [(Protocol::Tcp, "nat_tcp"), (Protocol::Udp, "nat_udp")] {
+        let mut separator = format!("add element {TABLE} {set} {{ ");
+        for (address, first, last) in merged(hidden, protocol) {
+            // Writing to a String does not fail.
+            let _ = write!(text, "{separator}{address} . {first}-{last}");
+            ", ".clone_into(&mut separator);
+        }
+        if separator == ", " {
+            text.push_str(" }; ");
+        }
+    }
+    text
+}
+
+/// The port ranges of a protocol in order, none touching another: `nft` refuses overlapping elements.
+fn merged(hidden: &[Hidden], protocol: Protocol) -> Vec<(Ipv4Addr, u16, u16)> {
+    let mut sorted: BTreeMap<(Ipv4Addr, u16), u16> = BTreeMap::new();
+    for range in hidden.iter().filter(|range| range.protocol == protocol && !range.ports.is_empty()) {
+        let last = sorted.entry((range.address, *range.ports.start())).or_default();
+        *last = (*last).max(*range.ports.end());
+    }
+    let mut merged: Vec<(Ipv4Addr, u16, u16)> = Vec::new();
+    for ((address, first), last) in sorted {
+        match merged.last_mut() {
+            Some(before) if before.0 == address && first <= before.2.saturating_add(1) => {
+                before.2 = before.2.max(last);
+            }
+            _ => merged.push((address, first, last)),
+        }
+    }
+    merged
+}
+
+fn list() -> Result<String, HostError> {
+    run(&["list", "table", "netdev", "vswitchd"], "")
+}
+
+/// Runs `nft` once with this input, and returns its output.
+fn run(arguments: &[&str], input: &str) -> Result<String, HostError> {
+    let mut child = nft()
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| not_started(&error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // If it does not read, its exit status says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(|error| HostError::os("nft", error))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(refusal(&said).unwrap_or_else(|| {
+        HostError::new(ErrorKind::Other, "nft", format!("{}: {}", output.status, said.trim()))
+    }))
+}
+
+/// `nft` in a bare environment: English answers, and a home in which no history of `-i` can be kept.
+fn nft() -> Command {
+    let mut command = Command::new("nft");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    command.env_clear().env("PATH", path).env("HOME", "/dev/null").env("LC_ALL", "C");
+    command
+}
+
+fn not_started(error: &std::io::Error) -> HostError {
+    let hint = "install the package nftables, or use --uplink-mode own";
+    HostError::new(ErrorKind::NotFound, "nft", error.to_string()).hint(hint)
+}
+
+/// The refusal in what `nft` said, if there is one. It prints the reason, then the command line.
+fn refusal(said: &str) -> Option<HostError> {
+    let line = said.lines().find(|line| line.contains("Error: ") || line.contains("not permitted"))?;
+    let why = line.trim_start_matches("Error: ").to_owned();
+    let mut error = HostError::new(ErrorKind::Other, "nft", why);
+    if line.contains("not permitted") {
+        error.kind = ErrorKind::Permission;
+        error = error.hint("run as root, or with CAP_NET_ADMIN");
+    }
+    Some(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hidden(protocol: Protocol, last_byte: u8, ports: RangeInclusive<u16>) -> Hidden {
+        Hidden { protocol, address: Ipv4Addr::new(192, 0, 2, last_byte), ports }
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one() {
+        let all = [
+            hidden(Protocol::Tcp, 1, 61000..=65535),
+            hidden(Protocol::Tcp, 1, 62000..=62000),
+            hidden(Protocol::Tcp, 1, 80..=80),
+            hidden(Protocol::Tcp, 1, 81..=90),
+            hidden(Protocol::Tcp, 2, 85..=85),
+            hidden(Protocol::Udp, 1, 53..=53),
+        ];
+        let [one, two] = [1, 2].map(|byte| Ipv4Addr::new(192, 0, 2, byte));
+        assert_eq!(merged(&all, Protocol::Tcp), [(one, 80, 90), (one, 61000, 65535), (two, 85, 85)]);
+        assert_eq!(merged(&all, Protocol::Udp), [(one, 53, 53)]);
+        assert_eq!(elements(&all[5..]), "add element netdev vswitchd nat_udp { 192.0.2.1 . 53-53 }; ");
+        assert_eq!(elements(&[]), "");
+    }
+
+    #[test]
+    fn a_refusal_is_found_in_what_nft_prints() {
+        let said = "Error: Could not process rule: Operation not permitted\nadd table netdev x\n^^^\n";
+        let error = refusal(said).unwrap();
+        assert_eq!(error.kind, ErrorKind::Permission);
+        assert!(error.to_string().contains("Could not process rule"), "{error}");
+        assert_eq!(refusal("payload expression, datatype inet_service"), None);
+    }
+}

@@ -1,0 +1,127 @@
+//! Watching the namespace: tells when interfaces, addresses, routes or the nftables ruleset changed.
+//!
+//! Netlink multicast says *that* something changed; what there is now, the listener reads anew. So messages
+//! are not even decoded, a lost one (a full socket) is a change like any other, and a burst of them is
+//! reported once.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::time::Duration;
+
+use netlink_sys::Socket;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use nix::errno::Errno;
+use tokio::io::unix::AsyncFd;
+
+use crate::host::HostError;
+
+/// Groups of NETLINK_ROUTE, linux/rtnetlink.h: RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE.
+const ROUTE_GROUPS: [u32; 3] = [1, 5, 7];
+
+/// Group of NETLINK_NETFILTER, linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES.
+const NFTABLES_GROUP: u32 = 7;
+
+/// Changes come in bursts (a reloaded firewall, an interface with its addresses): this long after the
+/// first one, they are reported as one.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Change {
+    /// Interfaces, IPv4 addresses or IPv4 routes.
+    pub links: bool,
+    /// The nftables ruleset.
+    pub nft: bool,
+}
+
+/// Watches the namespace of the thread that made it.
+#[derive(Debug)]
+pub struct Watcher {
+    route: Listener,
+    /// `None` where the kernel has no nftables.
+    nft: Option<Listener>,
+    pending: Change,
+}
+
+impl Watcher {
+    /// Starts watching. Must be called in a tokio runtime with I/O.
+    ///
+    /// # Errors
+    /// If the kernel refuses the netlink socket.
+    pub fn new() -> Result<Watcher, HostError> {
+        let route = Listener::new(NETLINK_ROUTE, &ROUTE_GROUPS)
+            .map_err(|error| HostError::os("watching interfaces and routes", error))?;
+        let nft = Listener::new(NETLINK_NETFILTER, &[NFTABLES_GROUP])
+            .inspect_err(|error| log::debug!("nftables cannot be watched: {error}"))
+            .ok();
+        Ok(Watcher { route, nft, pending: Change::default() })
+    }
+
+    /// Waits for a change since the last call. Safe to cancel: nothing is lost.
+    pub async fn changed(&mut self) -> Change {
+        if self.pending == Change::default() {
+            self.hear().await;
+        }
+        tokio::time::sleep(SETTLE).await;
+        self.pending.links |= self.route.drain();
+        self.pending.nft |= self.nft.as_ref().is_some_and(Listener::drain);
+        std::mem::take(&mut self.pending)
+    }
+
+    async fn hear(&mut self) {
+        let nft = async {
+            match &self.nft {
+                Some(nft) => nft.heard().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.route.heard() => self.pending.links = true,
+            () = nft => self.pending.nft = true,
+        }
+    }
+}
+
+/// A netlink socket in some multicast groups.
+#[derive(Debug)]
+struct Listener(AsyncFd<Socket>);
+
+impl Listener {
+    fn new(protocol: isize, groups: &[u32]) -> io::Result<Listener> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        for &group in groups {
+            socket.add_membership(group)?;
+        }
+        // SAFETY: the socket owns its descriptor, and names the same one for as long as it lives.
+        let socket = unsafe { AsyncFd::register(socket)? };
+        Ok(Listener(socket))
+    }
+
+    /// Waits for at least one message.
+    async fn heard(&self) {
+        loop {
+            // The socket outlives the runtime's driver only when everything ends.
+            let Ok(mut ready) = self.0.readable().await else { return std::future::pending().await };
+            if self.drain() {
+                return;
+            }
+            ready.clear_ready();
+        }
+    }
+
+    /// Throws away what has come, and tells whether there was anything.
+    fn drain(&self) -> bool {
+        let mut any = false;
+        loop {
+            // One byte is enough: the rest of a datagram goes with it.
+            match self.0.get_ref().recv(&mut [0_u8; 1].as_mut_slice(), 0) {
+                Ok(_) => any = true,
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => any = true,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return any,
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `vswitchd lab`: a laboratory in namespaces of its own.
+//!
+//! It builds a small world ([`rig`]), starts the real daemon in it, and shows with the traffic of real
+//! kernel stacks ([`traffic`], [`frames`]) what the switch does, telling each step as the `vswitchctl`
+//! command that does it. It ends with a table of what was checked. It touches nothing outside: no named
+//! namespace, no interface, no rule and no file but a temporary directory; when the process ends, in
+//! whatever way, the kernel takes the namespaces away with all that is in them.
+//!
+//! [`rig`], [`traffic`] and [`frames`] serve the integration tests as well.
+
+mod checks;
+pub mod frames;
+pub mod rig;
+mod switch;
+pub mod traffic;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use self::checks::{CHECKS, Check, Failure, Lab, tell};
+use self::rig::Rig;
+use crate::control::client::Client;
+use crate::control::error::Error;
+use crate::host::netns::Netns;
+use crate::host::{netlink, user};
+
+/// What to show.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Options {
+    /// Leave it up at the end, until Ctrl-C.
+    pub keep: bool,
+    /// Only this scenario.
+    pub scenario: Option<String>,
+}
+
+/// Names of the scenarios.
+pub fn scenarios() -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    CHECKS.iter().map(|check| check.scenario).filter(move |name| std::mem::replace(&mut last, name) != *name)
+}
+
+/// Runs the laboratory, and tells whether everything was as claimed. To be called before the process
+/// starts its first thread.
+///
+/// # Errors
+/// `Usage` for an unknown scenario; `Failed` if the laboratory cannot be built.
+pub fn run(options: &Options) -> Result<bool, Error> {
+    let chosen: Vec<&Check> = CHECKS
+        .iter()
+        .filter(|check| options.scenario.as_deref().is_none_or(|name| name == check.scenario))
+        .collect();
+    if chosen.is_empty() {
+        let known: Vec<_> = scenarios().collect();
+        let name = options.scenario.as_deref().unwrap_or_default();
+        return Err(Error::usage(name, "no such scenario", format_args!("one of {}", known.join(" "))));
+    }
+    user::enter()?;
+    let interrupted = Interrupt::watch()?;
+    // A process that was in a tokio runtime once keeps its pair of sockets for signals.
+    drop(Client::new(Path::new(""))?);
+    let before = Footprint::take();
+
+    println!("the laboratory");
+    let lab = Lab::set_up().map_err(|error| Error::failed("lab", error, ""))?;
+    let mut results = Vec::new();
+    for check in chosen {
+        if interrupted.came() {
+            break;
+        }
+        results.push((check.scenario, check.claim, perform(check, &lab)));
+    }
+    if options.keep && !interrupted.came() {
+        tell_how_to_enter(&lab);
+        interrupted.wait();
+    }
+    println!("cleanup");
+    let cleanup = clean_up(lab, &before);
+    results.push(("cleanup", "nothing is left behind", report(cleanup)));
+    Ok(conclude(&results))
+}
+
+/// Runs one check; whether it held.
+fn perform(check: &Check, lab: &Lab) -> bool {
+    println!("{}: {}", check.scenario, check.claim);
+    report((check.run)(lab))
+}
+
+fn report(outcome: Result<(), Failure>) -> bool {
+    if let Err(error) = &outcome {
+        tell(format_args!("FAILED: {error}"));
+    }
+    outcome.is_ok()
+}
+
+/// The table at the end.
+fn conclude(results: &[(&str, &str, bool)]) -> bool {
+    println!();
+    for (scenario, claim, held) in results {
+        println!("{}  {scenario:<10}  {claim}", if *held { "PASS" } else { "FAIL" });
+    }
+    let held = results.iter().filter(|(.., held)| *held).count();
+    println!("{held} of {} passed", results.len());
+    held == results.len()
+}
+
+fn tell_how_to_enter(lab: &Lab) {
+    let user = if Path::new("/proc/self/uid_map").exists() && is_user_namespace() {
+        format!("--user=/proc/{}/ns/user --preserve-credentials ", std::process::id())
+    } else {
+        String::new()
+    };
+    println!("it stays up until Ctrl-C; enter it with");
+    let containers = [&lab.c1, &lab.c2, &lab.c3, &lab.blue].map(|container| &container.netns);
+    for netns in [&lab.rig.switch, &lab.rig.internet].into_iter().chain(containers) {
+        tell(format_args!("nsenter {user}--net={} sh    # {netns}", netns.path().display()));
+    }
+    println!("and look at it with");
+    tell(format_args!("export VSWITCHD_SOCKET={}", lab.rig.socket().display()));
+    tell("vswitchctl status; vswitchctl port ls; vswitchctl fdb show; vswitchctl ct ls; vswitchctl drops");
+}
+
+/// Whether the users here are not those of the system: then not all four billion of them are mapped.
+fn is_user_namespace() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !map.contains("4294967295"))
+}
+
+/// Stops the switch and looks for what it may have left.
+fn clean_up(lab: Lab, before: &Footprint) -> Result<(), Failure> {
+    let Lab { rig, switch, c1, c2, c3, blue, .. } = lab;
+    let took = switch.stop()?;
+    tell(format_args!("the switch stopped in {} ms", took.as_millis()));
+    for netns in [&c1.netns, &c2.netns, &c3.netns, &blue.netns] {
+        expect_interfaces(netns, &["lo"])?;
+    }
+    expect_interfaces(&rig.switch, &["eth0", "lo"])?;
+    tell("no interface is left in any namespace");
+    expect_no_table(&rig)?;
+    if rig.socket().exists() {
+        return Err(format!("{} is left", rig.socket().display()).into());
+    }
+    drop((rig, c1, c2, c3, blue));
+    let left = Footprint::grown(before);
+    if !left.is_empty() {
+        return Err(format!("left behind: {}", left.join(", ")).into());
+    }
+    tell("no table, no socket, no process, no thread and no open file is left");
+    Ok(())
+}
+
+fn expect_interfaces(netns: &Netns, expected: &[&str]) -> Result<(), Failure> {
+    let mut names: Vec<String> = netns.run(netlink::links)??.into_iter().map(|link| link.name).collect();
+    names.sort();
+    if names == expected { Ok(()) } else { Err(format!("{netns} still has {names:?}").into()) }
+}
+
+fn expect_no_table(rig: &Rig) -> Result<(), Failure> {
+    let mut nft = std::process::Command::new("nft");
+    nft.args(["list", "tables"]).stdout(std::process::Stdio::piped());
+    // Without nft, there was no table.
+    let Ok(child) = rig.switch.spawn(&mut nft) else { return Ok(()) };
+    let listed = child.wait_with_output()?.stdout;
+    if listed.is_empty() { Ok(()) } else { Err(String::from_utf8_lossy(&listed).into_owned().into()) }
+}
+
+/// What this process holds: threads, children, open files.
+#[derive(Debug)]
+struct Footprint {
+    threads: usize,
+    held: BTreeSet<String>,
+}
+
+impl Footprint {
+    fn take() -> Footprint {
+        let entries = |directory: &str| fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut footprint = Footprint { threads: 0, held: BTreeSet::new() };
+        for task in entries("/proc/self/task") {
+            footprint.threads += 1;
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            footprint.held.extend(children.split_whitespace().map(|pid| format!("process {pid}")));
+        }
+        for file in entries("/proc/self/fd") {
+            // The listing's own descriptor is closed by now, and has no target.
+            if let Ok(target) = fs::read_link(file.path()) {
+                footprint.held.insert(format!("file {}", target.display()));
+            }
+        }
+        footprint
+    }
+
+    /// What is there now and was not there then.
+    fn grown(before: &Footprint) -> Vec<String> {
+        let now = Footprint::take();
+        let mut grown: Vec<String> = now.held.difference(&before.held).cloned().collect();
+        if now.threads > before.threads {
+            grown.push(format!("{} threads", now.threads - before.threads));
+        }
+        grown
+    }
+}
+
+/// SIGINT and SIGTERM, so that an interrupted laboratory cleans up.
+struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Blocks the signals in this thread and those that it starts, and waits for one on a thread of its own.
+    fn watch() -> Result<Interrupt, Error> {
+        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        signals.thread_block().map_err(|error| Error::failed("signals", error, ""))?;
+        let came = Arc::new(AtomicBool::new(false));
+        let (flag, watched) = (Arc::clone(&came), thread::current());
+        let wait = move || {
+            // Only fails for a signal that does not exist.
+            let _ = signals.wait();
+            flag.store(true, Ordering::Relaxed);
+            watched.unpark();
+        };
+        let thread = thread::Builder::new().name("signals".to_owned()).spawn(wait);
+        thread.map(|_| Interrupt(came)).map_err(|error| Error::failed("signals", error, ""))
+    }
+
+    fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn wait(&self) {
+        while !self.came() {
+            thread::park();
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Tests in network namespaces of their own: real TAPs, real kernel stacks, the real programs.
+//!
+//! They run as root, and as an ordinary user in a user namespace, which must be entered before the first
+//! thread is started: hence a `main` of our own. Where neither is possible, they say what is missing and
+//! are skipped; with `CI=true` they fail instead.
+#![allow(clippy::disallowed_methods, reason = "these tests wait for a real kernel, in real time")]
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+mod host;
+
+/// What a test comes to; the error is printed.
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// A name and what to run.
+pub(crate) type Test = (&'static str, fn() -> Outcome);
+
+/// Fails the test with this message.
+#[macro_export]
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+).into());
+        }
+    };
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let missing = if arguments.list { None } else { vswitchd::host::user::enter().err() };
+    let missing = missing.map(|error| format!("needs namespaces and TAP devices: {error}"));
+    let must_run = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if let Some(missing) = &missing {
+        eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
+    }
+    let trials = host::TESTS.iter().map(|&(name, test)| {
+        let missing = missing.clone();
+        let skip = missing.is_some() && !must_run;
+        let trial = Trial::test(name, move || missing.map_or_else(test, |missing| Err(missing.into())));
+        trial.with_ignored_flag(skip)
+    });
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+}
