@@ -83,6 +83,7 @@ impl Client {
 
     fn unreachable(&self, error: &io::Error) -> Error {
         let path = self.path.display();
+        #[allow(clippy::wildcard_enum_match_arm)] // io::ErrorKind is open
         match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 let hint = "start vswitchd, or name its socket with --socket or $VSWITCHD_SOCKET";

@@ -1,14 +1,34 @@
 //! Control: what users ask for, and how it becomes the switch's configuration.
 //!
+//! ```text
+//! vswitchctl ── client ──▶ server ──▶ apply::Control ──▶ Host (devices, guard, workers)
+//!   request::Request          │            │
+//!   response::Response ◀──────┘            └──▶ Shared::publish (a new Snapshot for the workers)
+//! ```
+//!
 //! [`request`] and [`response`] are the one model of what can be asked and answered; [`server`] and
-//! [`client`] carry it over the [`socket`].
+//! [`client`] carry it over the [`socket`]. [`apply`] owns the names and decides; it reaches the kernel
+//! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests.
 
+pub mod apply;
+#[cfg(test)]
+mod apply_tests;
+pub mod cli;
 pub mod client;
 pub mod error;
+pub mod host;
+pub mod linux;
+pub mod memory;
 pub mod name;
+mod networks;
+mod observe;
+mod ports;
+mod publications;
 pub mod publish_spec;
 pub mod request;
 pub mod response;
+mod samples;
 pub mod server;
 pub mod socket;
 pub mod table;
+pub mod uplink;

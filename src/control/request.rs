@@ -242,7 +242,7 @@ pub struct PortAdd {
     #[arg(long)]
     pub mac: Option<MacAddr>,
     /// The interface's name inside the namespace [default: eth0]
-    #[arg(long, requires = "netns")]
+    #[arg(long, conflicts_with_all = ["tap", "device"])]
     pub ifname: Option<IfName>,
     /// Give it no address: what is attached finds its own
     #[arg(long)]

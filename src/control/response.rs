@@ -226,7 +226,7 @@ pub struct NeighborInfo {
 }
 
 /// One direction of a connection. For ICMP queries both ports are the identifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Flow {
     pub src: Ipv4Addr,

@@ -194,9 +194,10 @@ mod tests {
                 let (calls, mut inbox) = mpsc::channel::<Call>(8);
                 let control = async {
                     while let Some(call) = inbox.recv().await {
-                        let answer = match &call.request {
-                            Request::PortRm(rm) => Err(Error::not_found(&rm.name, "no such port", "")),
-                            _ => Ok(Response::Done(Done { changed: 7 })),
+                        let answer = if let Request::PortRm(rm) = &call.request {
+                            Err(Error::not_found(&rm.name, "no such port", ""))
+                        } else {
+                            Ok(Response::Done(Done { changed: 7 }))
                         };
                         let _ = call.reply.send(answer);
                     }

@@ -10,6 +10,7 @@
 //! | [`packet::Packet`] | an existing interface, by AF_PACKET: the uplink, a VM's own TAP | all |
 //! | [`memory::MemoryPort`] | two queues, for tests and benchmarks | what the test says |
 
+pub mod carrier;
 pub mod memory;
 pub mod packet;
 pub mod plain;
@@ -173,7 +174,11 @@ fn check_interface_name(name: &str) -> std::io::Result<()> {
     let valid = (1..nix::libc::IFNAMSIZ).contains(&name.len())
         && name != "."
         && name != ".."
-        && !name.bytes().any(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b':' | b'%' | 0));
+        && !name
+            .strip_suffix("%d") // where the kernel puts the next free number
+            .unwrap_or(name)
+            .bytes()
+            .any(|b| b.is_ascii_whitespace() || matches!(b, b'/' | b':' | b'%' | 0));
     if valid {
         return Ok(());
     }

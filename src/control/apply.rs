@@ -1,0 +1,140 @@
+//! The books of the switch: what exists, under which name, and what a request changes.
+//!
+//! [`Control`] belongs to one task, so requests happen one after the other and nothing here is locked. A
+//! change has three steps, in this order, so that a failure at any of them leaves no trace:
+//!
+//! 1. **validate** against the books; a wrong request touches nothing;
+//! 2. **act** on the host through [`Host`], undoing the steps before the one that failed;
+//! 3. **publish** a new [`Snapshot`], which cannot fail, and write the books.
+//!
+//! Removal runs the other way: first the snapshot without it, then the workers let go, and last what was
+//! learned about it is forgotten, because until then a worker may still learn.
+//!
+//! The nouns have files of their own: `networks`, `ports`, `publications`, `uplink`, and `observe` for what
+//! only reads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::error::Error;
+use super::host::Host;
+use super::name::Name;
+use super::ports::PortRecord;
+use super::publications::PublicationRecord;
+use super::request::Request;
+use super::response::{Done, Response};
+use super::uplink::UplinkRecord;
+use crate::addr::PortId;
+use crate::clock::Time;
+use crate::counters::Totals;
+use crate::shared::Shared;
+use crate::snapshot::{Network, Snapshot};
+
+/// The network of a port that names none.
+pub const DEFAULT_NETWORK: &str = "default";
+
+/// The switch's books, and the hands that change it.
+#[derive(Debug)]
+pub struct Control<H> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) host: H,
+    pub(super) ports: BTreeMap<Name, PortRecord>,
+    pub(super) publications: Vec<PublicationRecord>,
+    pub(super) uplink: Option<UplinkRecord>,
+    /// What ports counted that do not exist any more: without it the totals would not add up.
+    pub(super) retired: Totals,
+}
+
+impl<H: Host> Control<H> {
+    /// Books for a switch without networks, ports and uplink.
+    pub fn new(shared: Arc<Shared>, host: H) -> Self {
+        Control {
+            shared,
+            host,
+            ports: BTreeMap::new(),
+            publications: Vec::new(),
+            uplink: None,
+            retired: Totals::default(),
+        }
+    }
+
+    /// Does what a request asks for.
+    ///
+    /// # Errors
+    /// Says what is wrong and what to do; nothing has changed then.
+    pub fn apply(&mut self, request: Request, now: Time) -> Result<Response, Error> {
+        match request {
+            Request::Status(_) => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::NetworkLs(_) => Ok(Response::Networks(self.network_ls())),
+            Request::NetworkCreate(create) => self.network_create(&create, now).map(Response::Network),
+            Request::NetworkRm(rm) => self.network_rm(&rm).map(done),
+            Request::NetworkInspect(named) => {
+                self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
+            }
+            Request::PortLs(_) => Ok(Response::Ports(self.port_ls())),
+            Request::PortAdd(add) => self.port_add(&add).map(Box::new).map(Response::Port),
+            Request::PortRm(rm) => self.port_rm(&rm, now).map(done),
+            Request::PortInspect(named) => {
+                self.port_inspect(&named.name, now).map(Box::new).map(Response::PortDetail)
+            }
+            Request::PortSet(set) => self.port_set(&set).map(done),
+            Request::FdbShow(show) => self.fdb_show(&show, now).map(Response::Fdb),
+            Request::FdbAdd(add) => self.fdb_add(&add, now).map(done),
+            Request::FdbDel(del) => self.fdb_del(&del).map(done),
+            Request::FdbFlush(flush) => self.fdb_flush(&flush).map(done),
+            Request::NeighShow(_) => Ok(Response::Neighbors(self.neigh_show(now))),
+            Request::CtLs(filter) => self.ct_ls(&filter, now).map(Response::Connections),
+            Request::CtStats(_) => Ok(Response::ConnectionStats(self.ct_stats())),
+            Request::CtFlush(filter) => self.ct_flush(&filter, now).map(done),
+            Request::CtTimeouts(timeouts) => self.ct_timeouts(&timeouts).map(Response::Timeouts),
+            Request::PublishAdd(add) => self.publish_add(&add, now).map(Response::Publication),
+            Request::PublishLs(_) => Ok(Response::Publications(self.publish_ls(now))),
+            Request::PublishRm(rm) => self.publish_rm(&rm, now).map(done),
+            Request::Drops(drops) => self.drops(&drops, now).map(Response::Drops),
+            Request::Stats(_) => Ok(Response::Stats(self.stats())),
+        }
+    }
+
+    /// What workers and control share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The host.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The host, for a test to change.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// A consistent view of the configuration.
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot_full()
+    }
+
+    pub(super) fn network(&self, name: &str) -> Result<Arc<Network>, Error> {
+        let found = self.snapshot().networks.iter().flatten().find(|network| network.name == name).cloned();
+        found.ok_or_else(|| Error::not_found(name, "no such network", "see vswitchctl network ls"))
+    }
+
+    pub(super) fn port(&self, name: &Name) -> Result<&PortRecord, Error> {
+        self.ports.get(name).ok_or_else(|| Error::not_found(name, "no such port", "see vswitchctl port ls"))
+    }
+
+    /// The number of the port or of the uplink with this name; the uplink counts too where frames do.
+    pub(super) fn port_or_uplink(&self, name: &Name) -> Result<PortId, Error> {
+        match &self.uplink {
+            Some(uplink) if uplink.settings.name == name.as_str() && !self.ports.contains_key(name) => {
+                Ok(PortId::UPLINK)
+            }
+            _ => self.port(name).map(|port| port.id),
+        }
+    }
+}
+
+fn done(changed: usize) -> Response {
+    Response::Done(Done { changed })
+}

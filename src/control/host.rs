@@ -1,0 +1,180 @@
+//! The host as control sees it: everything that a change needs from the kernel and from the workers.
+//!
+//! [`Control`](super::apply::Control) decides and keeps the books; a [`Host`] acts. The real one is
+//! [`super::linux::LinuxHost`]; [`super::memory::MemoryHost`] only remembers, so that every decision can be
+//! tested, and fuzzed, without root.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+
+use ipnet::Ipv4Net;
+
+use super::error::Error;
+use super::publish_spec::Listen;
+use super::response::WorkerStats;
+use crate::addr::{MacAddr, PortId, Protocol};
+use crate::host::guard::Hidden;
+
+/// What a port is attached to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attachment {
+    /// A TAP moved into a namespace.
+    Netns {
+        /// The namespace: a name, a path or a process number.
+        netns: String,
+        /// The interface's name in it.
+        ifname: String,
+    },
+    /// A TAP in the switch's own namespace.
+    Tap {
+        /// The interface's name.
+        ifname: String,
+    },
+    /// An interface that exists.
+    Device {
+        /// The interface's name.
+        ifname: String,
+    },
+}
+
+impl Attachment {
+    /// The interface's name.
+    pub fn ifname(&self) -> &str {
+        match self {
+            Attachment::Netns { ifname, .. } | Attachment::Tap { ifname } | Attachment::Device { ifname } => {
+                ifname
+            }
+        }
+    }
+
+    /// The namespace, if the interface is in another one.
+    pub fn netns(&self) -> Option<&str> {
+        match self {
+            Attachment::Netns { netns, .. } => Some(netns),
+            Attachment::Tap { .. } | Attachment::Device { .. } => None,
+        }
+    }
+}
+
+/// A port's device as it is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortPlan {
+    /// Where.
+    pub attachment: Attachment,
+    /// The interface's MAC address. A device that exists keeps its own.
+    pub mac: Option<MacAddr>,
+    /// The address to configure, with the network's prefix length; only in a namespace.
+    pub address: Option<Ipv4Net>,
+    /// The default route's next hop; only in a namespace.
+    pub gateway: Option<Ipv4Addr>,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Tells a namespace from another that has the same name later: device and inode number.
+pub type NetnsIdentity = (u64, u64);
+
+/// A route of the host.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostRoute {
+    /// Destinations.
+    pub prefix: Ipv4Net,
+    /// The next hop, unless the destinations are on the link.
+    pub gateway: Option<Ipv4Addr>,
+    /// Whether it leads out by the uplink.
+    pub by_uplink: bool,
+    /// The lower one of two routes with the same prefix is used.
+    pub metric: u32,
+}
+
+/// The uplink's interface as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkFacts {
+    /// The interface's number; another one means another interface with the same name.
+    pub index: u32,
+    /// The MAC address that frames leave with.
+    pub mac: MacAddr,
+    /// Largest IP packet on the link, in bytes.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub up: bool,
+    /// Addresses on it that may be translated to, the preferred one first.
+    pub addresses: Vec<Ipv4Net>,
+    /// Every address for which a packet is the host's own, or ours.
+    pub host_addresses: Vec<Ipv4Addr>,
+    /// Routes, in a fixed order.
+    pub routes: Vec<HostRoute>,
+}
+
+/// Acts for control.
+pub trait Host {
+    /// Tells which namespace an attachment means now; `None` for the switch's own.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such namespace.
+    fn identify(&mut self, attachment: &Attachment) -> Result<Option<NetnsIdentity>, Error>;
+
+    /// Makes and configures a port's device. No frame is read from it yet.
+    ///
+    /// # Errors
+    /// What the kernel refuses; nothing is left behind then.
+    fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error>;
+
+    /// Hands an opened port to the workers.
+    fn start_port(&mut self, id: PortId);
+
+    /// Takes a port back from the workers and closes its device. Does nothing for a port that is not open.
+    fn close_port(&mut self, id: PortId);
+
+    /// Processes `frame` as if it had come in by a started port.
+    fn inject(&mut self, id: PortId, frame: Vec<u8>);
+
+    /// Whether the port's interface is up.
+    fn port_is_up(&self, id: PortId) -> bool;
+
+    /// Changes the MTU of a port's interface.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error>;
+
+    /// What the uplink is now; `None` if its interface does not exist.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error>;
+
+    /// Opens the uplink's devices and hands them to the workers, in place of those before.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn open_uplink(&mut self) -> Result<(), Error>;
+
+    /// Hides these ports on the uplink from the host's stack, and no others.
+    ///
+    /// # Errors
+    /// What nft refuses.
+    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error>;
+
+    /// Puts the guard back if somebody removed or changed it, and tells whether that was so.
+    ///
+    /// # Errors
+    /// What nft refuses.
+    fn repair_guard(&mut self) -> Result<bool, Error>;
+
+    /// TCP and UDP ports of `range` that processes of the host use.
+    fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)>;
+
+    /// Takes published ports on the host, so that no process of the host gets them.
+    ///
+    /// # Errors
+    /// `Exists` if a process has one.
+    fn reserve(&mut self, listen: &Listen) -> Result<(), Error>;
+
+    /// Gives published ports back.
+    fn release(&mut self, listen: &Listen);
+
+    /// What the workers have done.
+    fn worker_stats(&self) -> Vec<WorkerStats>;
+}

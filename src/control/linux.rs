@@ -1,0 +1,394 @@
+//! The [`Host`] that is Linux: TAPs, packet sockets, namespaces, the guard, and the workers' threads.
+//!
+//! Nothing here keeps a namespace or a device open longer than the workers do: an open descriptor would
+//! keep a dead container's namespace alive, and its end would never be noticed.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs;
+use std::io;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Weak};
+
+use super::error::{Error, Kind};
+use super::host::{Attachment, Host, HostRoute, NetnsIdentity, PortPlan, UplinkFacts};
+use super::publish_spec::Listen;
+use super::response::WorkerStats;
+use super::uplink::UplinkSettings;
+use crate::addr::{MacAddr, PortId, Protocol};
+use crate::host::attach::{LinkSettings, attach_tap};
+use crate::host::bind::{Reserved, reserve};
+use crate::host::guard::{Guard, Hidden};
+use crate::host::netns::Netns;
+use crate::host::{ErrorKind, HostError, netlink};
+use crate::port::Device;
+use crate::port::carrier::tap_is_up;
+use crate::port::packet::{Packet, PacketOptions};
+use crate::port::plain::PlainTap;
+use crate::port::tap::Tap;
+use crate::snapshot::UplinkMode;
+use crate::worker::WorkerPool;
+
+/// The name of a TAP until it is moved into its namespace; the kernel puts a free number.
+const TAP_PATTERN: &str = "vsw%d";
+
+/// TCP state LISTEN in `/proc/net/tcp`.
+const LISTEN: &str = "0A";
+
+impl From<HostError> for Error {
+    fn from(error: HostError) -> Error {
+        let kind = match error.kind {
+            ErrorKind::NotFound => Kind::NotFound,
+            ErrorKind::Exists => Kind::Exists,
+            ErrorKind::Permission | ErrorKind::Other => Kind::Failed,
+        };
+        Error::new(kind, error.what, error.why, error.hint.unwrap_or_default())
+    }
+}
+
+/// A port's device.
+#[derive(Debug)]
+struct Opened {
+    /// Until the workers have it.
+    device: Option<Arc<dyn Device>>,
+    /// Gone when the workers have let go of it.
+    watched: Weak<dyn Device>,
+    attachment: Attachment,
+    netns: Option<NetnsIdentity>,
+}
+
+/// The real host.
+#[derive(Debug)]
+pub struct LinuxHost {
+    workers: WorkerPool,
+    /// How many uplink sockets there are.
+    worker_count: usize,
+    offload: bool,
+    uplink: Option<UplinkSettings>,
+    ports: HashMap<PortId, Opened>,
+    reserved: Vec<(Listen, Vec<Reserved>)>,
+    guard: Option<Guard>,
+}
+
+impl LinuxHost {
+    /// Acts in the calling thread's namespace, with these workers. `offload` says whether devices pass
+    /// super-frames and unfinished checksums on.
+    pub fn new(
+        workers: WorkerPool,
+        worker_count: usize,
+        offload: bool,
+        uplink: Option<UplinkSettings>,
+    ) -> Self {
+        LinuxHost {
+            workers,
+            worker_count,
+            offload,
+            uplink,
+            ports: HashMap::new(),
+            reserved: Vec::new(),
+            guard: None,
+        }
+    }
+
+    /// Finds out whether this process may do what a switch does, by making a TAP that vanishes at once.
+    ///
+    /// # Errors
+    /// Says which permission or device is missing.
+    pub fn probe(offload: bool) -> Result<(), Error> {
+        create_tap(TAP_PATTERN, offload).map(drop)
+    }
+
+    fn open_device(&self, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
+        match &plan.attachment {
+            Attachment::Netns { netns, ifname } => {
+                let netns = Netns::open(netns)?;
+                let (device, name) = create_tap(TAP_PATTERN, self.offload)?;
+                let settings = LinkSettings {
+                    ifname: ifname.clone(),
+                    mac: plan.mac.unwrap_or(MacAddr::ZERO),
+                    address: plan.address,
+                    gateway: plan.gateway,
+                    mtu: plan.mtu,
+                };
+                attach_tap(&name, &netns, &settings)?;
+                Ok(device)
+            }
+            Attachment::Tap { ifname } => {
+                if netlink::link(ifname)?.is_some() {
+                    return Err(Error::exists(ifname, "an interface has this name", "choose another name"));
+                }
+                let (device, name) = create_tap(ifname, self.offload)?;
+                if let Some(mac) = plan.mac {
+                    netlink::set_mac(&name, mac)?;
+                }
+                netlink::set_mtu(&name, u32::from(plan.mtu))?;
+                netlink::set_up(&name)?;
+                Ok(device)
+            }
+            Attachment::Device { ifname } => {
+                netlink::expect_link(ifname)?;
+                netlink::set_up(ifname)?;
+                let options =
+                    PacketOptions { promiscuous: true, offload: self.offload, ..PacketOptions::default() };
+                let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
+                Ok(Arc::new(packet))
+            }
+        }
+    }
+
+    fn shared_facts(&self, name: &str) -> Result<Option<UplinkFacts>, Error> {
+        let Some(link) = netlink::link(name)? else { return Ok(None) };
+        let mut host_addresses: Vec<_> = netlink::addresses(None)?.iter().map(|net| net.addr()).collect();
+        host_addresses.sort_unstable();
+        host_addresses.dedup();
+        let mut routes: Vec<_> = netlink::routes()?
+            .into_iter()
+            .map(|route| HostRoute {
+                prefix: route.prefix,
+                gateway: route.gateway,
+                by_uplink: route.ifindex == link.index,
+                metric: route.metric,
+            })
+            .collect();
+        routes.sort_unstable();
+        Ok(Some(UplinkFacts {
+            index: link.index,
+            mac: link.mac,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            up: link.up,
+            addresses: netlink::addresses(Some(link.index))?,
+            host_addresses,
+            routes,
+        }))
+    }
+
+    fn own_facts(&self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error> {
+        let Some(link) = netlink::link(&settings.name)? else { return Ok(None) };
+        let on_link = settings.address.map(|address| HostRoute {
+            prefix: address.trunc(),
+            gateway: None,
+            by_uplink: true,
+            metric: 0,
+        });
+        let default = settings.gateway.map(|gateway| HostRoute {
+            prefix: ipnet::Ipv4Net::default(),
+            gateway: Some(gateway),
+            by_uplink: true,
+            metric: 0,
+        });
+        Ok(Some(UplinkFacts {
+            index: link.index,
+            mac: own_mac(settings).unwrap_or(link.mac),
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            up: link.up,
+            addresses: settings.address.into_iter().collect(),
+            host_addresses: settings.address.iter().map(ipnet::Ipv4Net::addr).collect(),
+            routes: on_link.into_iter().chain(default).collect(),
+        }))
+    }
+}
+
+impl Host for LinuxHost {
+    fn identify(&mut self, attachment: &Attachment) -> Result<Option<NetnsIdentity>, Error> {
+        attachment.netns().map(|netns| Ok(Netns::open(netns)?.id()?)).transpose()
+    }
+
+    fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error> {
+        let netns = self.identify(&plan.attachment)?;
+        let device = self.open_device(plan)?;
+        let watched = Arc::downgrade(&device);
+        let attachment = plan.attachment.clone();
+        self.ports.insert(id, Opened { device: Some(device), watched, attachment, netns });
+        Ok(())
+    }
+
+    fn start_port(&mut self, id: PortId) {
+        if let Some(device) = self.ports.get_mut(&id).and_then(|opened| opened.device.take()) {
+            self.workers.attach(id, &[device]);
+        }
+    }
+
+    fn close_port(&mut self, id: PortId) {
+        if self.ports.remove(&id).is_some() {
+            self.workers.detach(id);
+        }
+    }
+
+    fn inject(&mut self, id: PortId, frame: Vec<u8>) {
+        self.workers.inject(id, frame);
+    }
+
+    fn port_is_up(&self, id: PortId) -> bool {
+        let Some(opened) = self.ports.get(&id) else { return false };
+        match &opened.attachment {
+            Attachment::Device { ifname } => {
+                netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
+            }
+            Attachment::Netns { .. } | Attachment::Tap { .. } => {
+                opened.watched.upgrade().is_some_and(|device| tap_is_up(&*device))
+            }
+        }
+    }
+
+    fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error> {
+        let Some(opened) = self.ports.get(&id) else { return Ok(()) };
+        let set = |ifname: &str| netlink::set_mtu(ifname, u32::from(mtu));
+        match &opened.attachment {
+            Attachment::Netns { netns, ifname } => {
+                let namespace = Netns::open(netns)?;
+                if Some(namespace.id()?) != opened.netns {
+                    let why = "is another namespace than the one the port is in";
+                    return Err(Error::not_found(netns, why, "set the MTU inside the namespace"));
+                }
+                Ok(namespace.run(|| set(ifname))??)
+            }
+            Attachment::Tap { ifname } => Ok(set(ifname)?),
+            // Its owner sets it; the switch only stops sending more.
+            Attachment::Device { .. } => Ok(()),
+        }
+    }
+
+    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
+        let Some(settings) = &self.uplink else { return Ok(None) };
+        match settings.mode {
+            UplinkMode::Shared => self.shared_facts(&settings.name),
+            UplinkMode::Own => self.own_facts(settings),
+        }
+    }
+
+    fn open_uplink(&mut self) -> Result<(), Error> {
+        let Some(settings) = &self.uplink else { return Ok(()) };
+        self.workers.detach(PortId::UPLINK);
+        #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
+        let group = std::process::id() as u16;
+        let options = PacketOptions {
+            fanout: (self.worker_count > 1).then_some(group),
+            promiscuous: false,
+            own_mac: own_mac(settings),
+            offload: self.offload,
+        };
+        let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+        for _ in 0..self.worker_count {
+            let packet = Packet::open(&settings.name, options);
+            devices.push(Arc::new(packet.map_err(|error| packet_error(&settings.name, &error))?));
+        }
+        self.workers.attach(PortId::UPLINK, &devices);
+        Ok(())
+    }
+
+    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error> {
+        let Some(settings) = &self.uplink else { return Ok(()) };
+        match &mut self.guard {
+            Some(guard) => guard.update(hidden)?,
+            None => self.guard = Some(Guard::install(&settings.name, hidden)?),
+        }
+        Ok(())
+    }
+
+    fn repair_guard(&mut self) -> Result<bool, Error> {
+        Ok(self.guard.as_mut().map_or(Ok(false), Guard::ensure)?)
+    }
+
+    fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)> {
+        let tables = [
+            (Protocol::Tcp, "tcp"),
+            (Protocol::Tcp, "tcp6"),
+            (Protocol::Udp, "udp"),
+            (Protocol::Udp, "udp6"),
+        ];
+        let read = |(protocol, name): (Protocol, &str)| {
+            let table = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
+            table.lines().filter_map(|line| used_port(protocol, line)).collect::<Vec<_>>()
+        };
+        tables.into_iter().flat_map(read).filter(|(_, port)| range.contains(port)).collect()
+    }
+
+    fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
+        let ports = listen.ports.clone().map(|port| reserve(listen.protocol, listen.ip, port));
+        self.reserved.push((listen.clone(), ports.collect::<Result<_, _>>()?));
+        Ok(())
+    }
+
+    fn release(&mut self, listen: &Listen) {
+        self.reserved.retain(|(other, _)| other != listen);
+    }
+
+    fn worker_stats(&self) -> Vec<WorkerStats> {
+        let loads = self.workers.loads().into_iter().enumerate();
+        let row = |(worker, load): (usize, crate::worker::WorkerLoad)| WorkerStats {
+            worker,
+            turns: load.turns,
+            frames: load.frames,
+            busy_micros: load.busy_micros,
+        };
+        loads.map(row).collect()
+    }
+}
+
+/// The MAC address of mode `own`: 02:75 and its IP address, so that it is neither the host's nor one that a
+/// switch gives to its ports.
+fn own_mac(settings: &UplinkSettings) -> Option<MacAddr> {
+    let own = settings.address.filter(|_| settings.mode == UplinkMode::Own)?;
+    let [a, b, c, d] = own.addr().octets();
+    Some(MacAddr([0x02, 0x75, a, b, c, d]))
+}
+
+/// A TAP and the name that it got.
+fn create_tap(name: &str, offload: bool) -> Result<(Arc<dyn Device>, String), Error> {
+    let made: io::Result<(Arc<dyn Device>, String)> = if offload {
+        Tap::create(name).and_then(|tap| Ok((tap.name()?, tap))).map(|(name, tap)| (Arc::new(tap) as _, name))
+    } else {
+        PlainTap::create(name).map(|tap| {
+            let name = tap.name().to_owned();
+            (Arc::new(tap) as _, name)
+        })
+    };
+    #[allow(clippy::wildcard_enum_match_arm)] // io::ErrorKind is open
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let hint = "run as root, or with CAP_NET_ADMIN and access to /dev/net/tun";
+            Error::failed("TAP device", "not permitted", hint)
+        }
+        io::ErrorKind::NotFound => {
+            Error::failed("/dev/net/tun", "does not exist", "load the module: modprobe tun")
+        }
+        io::ErrorKind::ResourceBusy => Error::exists(name, "the interface is in use", "choose another name"),
+        _ => Error::failed("TAP device", error, "see dmesg"),
+    })
+}
+
+fn packet_error(ifname: &str, error: &io::Error) -> Error {
+    #[allow(clippy::wildcard_enum_match_arm)] // io::ErrorKind is open
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            Error::failed(ifname, "not permitted to open it", "run as root, or with CAP_NET_RAW")
+        }
+        io::ErrorKind::InvalidInput => Error::usage(ifname, error, "use an Ethernet interface"),
+        _ => Error::failed(ifname, error, "see ip link"),
+    }
+}
+
+/// The local port of a line of `/proc/net/{tcp,udp}`, if it is in use: for TCP, listened on.
+fn used_port(protocol: Protocol, line: &str) -> Option<(Protocol, u16)> {
+    let mut fields = line.split_whitespace();
+    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
+    let state = fields.nth(1)?;
+    let port = u16::from_str_radix(port, 16).ok()?;
+    (protocol == Protocol::Udp || state == LISTEN).then_some((protocol, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_sockets_are_read_from_proc() {
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt";
+        let listens = "   0: 0100007F:EE48 00000000:0000 0A 00000000:00000000 00:00000000 00000000";
+        let connected = "   1: 0100007F:EE49 0100007F:1F90 01 00000000:00000000 00:00000000 00000000";
+        assert_eq!(used_port(Protocol::Tcp, head), None);
+        assert_eq!(used_port(Protocol::Tcp, listens), Some((Protocol::Tcp, 61_000)));
+        assert_eq!(used_port(Protocol::Tcp, connected), None);
+        assert_eq!(used_port(Protocol::Udp, connected), Some((Protocol::Udp, 61_001)));
+        assert_eq!(used_port(Protocol::Tcp, ""), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! A [`Host`] that only remembers, for tests and fuzzing: namespaces, interface names, host ports and the
+//! uplink are plain sets that a test fills.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use super::error::Error;
+use super::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
+use super::publish_spec::Listen;
+use super::response::WorkerStats;
+use crate::addr::{PortId, Protocol};
+use crate::host::guard::Hidden;
+
+/// A host in memory.
+#[derive(Debug, Default)]
+pub struct MemoryHost {
+    /// Namespaces by name, with what tells them apart.
+    pub namespaces: BTreeMap<String, NetnsIdentity>,
+    /// Interfaces of the switch's own namespace.
+    pub interfaces: BTreeSet<String>,
+    /// Ports that processes of the host use.
+    pub host_ports: BTreeSet<(Protocol, u16)>,
+    /// The uplink.
+    pub uplink: Option<UplinkFacts>,
+    /// Devices that are open, and whether workers have them.
+    pub open: BTreeMap<PortId, (PortPlan, bool)>,
+    /// Frames that were injected.
+    pub injected: Vec<(PortId, Vec<u8>)>,
+    /// What is reserved on the host.
+    pub reserved: Vec<Listen>,
+    /// The guard.
+    pub guard: Vec<Hidden>,
+    /// Makes the next call of `open_port` or `guard` fail, as the kernel may at any time.
+    pub fail_next: bool,
+}
+
+impl MemoryHost {
+    fn may_fail(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.fail_next) {
+            return Err(Error::failed("kernel", "out of memory", "free some"));
+        }
+        Ok(())
+    }
+}
+
+impl Host for MemoryHost {
+    fn identify(&mut self, attachment: &Attachment) -> Result<Option<NetnsIdentity>, Error> {
+        let Some(netns) = attachment.netns() else { return Ok(None) };
+        let missing = || Error::not_found(netns, "no such namespace", "see ip netns");
+        self.namespaces.get(netns).copied().map(Some).ok_or_else(missing)
+    }
+
+    fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error> {
+        let ifname = plan.attachment.ifname();
+        let taken = match &plan.attachment {
+            Attachment::Netns { netns, .. } => self.open.values().any(|(other, _)| {
+                (other.attachment.netns(), other.attachment.ifname()) == (Some(netns.as_str()), ifname)
+            }),
+            Attachment::Tap { .. } => !self.interfaces.insert(ifname.to_owned()),
+            Attachment::Device { .. } if !self.interfaces.contains(ifname) => {
+                return Err(Error::not_found(ifname, "no such interface", "see ip link"));
+            }
+            Attachment::Device { .. } => false,
+        };
+        if taken {
+            return Err(Error::exists(ifname, "the interface name is taken", "choose another one"));
+        }
+        self.may_fail().inspect_err(|_| {
+            if let Attachment::Tap { ifname } = &plan.attachment {
+                self.interfaces.remove(ifname);
+            }
+        })?;
+        self.open.insert(id, (plan.clone(), false));
+        Ok(())
+    }
+
+    fn start_port(&mut self, id: PortId) {
+        if let Some((_, started)) = self.open.get_mut(&id) {
+            *started = true;
+        }
+    }
+
+    fn close_port(&mut self, id: PortId) {
+        if let Some((PortPlan { attachment: Attachment::Tap { ifname }, .. }, _)) = self.open.remove(&id) {
+            self.interfaces.remove(&ifname);
+        }
+    }
+
+    fn inject(&mut self, id: PortId, frame: Vec<u8>) {
+        self.injected.push((id, frame));
+    }
+
+    fn port_is_up(&self, id: PortId) -> bool {
+        self.open.contains_key(&id)
+    }
+
+    fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error> {
+        self.may_fail()?;
+        if let Some((plan, _)) = self.open.get_mut(&id) {
+            plan.mtu = mtu;
+        }
+        Ok(())
+    }
+
+    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
+        Ok(self.uplink.clone())
+    }
+
+    fn open_uplink(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error> {
+        self.may_fail()?;
+        self.guard = hidden;
+        Ok(())
+    }
+
+    fn repair_guard(&mut self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)> {
+        self.host_ports.iter().copied().filter(|(_, port)| range.contains(port)).collect()
+    }
+
+    fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
+        if let Some(port) =
+            listen.ports.clone().find(|port| self.host_ports.contains(&(listen.protocol, *port)))
+        {
+            let what = format_args!("{port}/{}", listen.protocol);
+            return Err(Error::exists(what, "a process of this host uses the port", "choose another one"));
+        }
+        self.reserved.push(listen.clone());
+        Ok(())
+    }
+
+    fn release(&mut self, listen: &Listen) {
+        self.reserved.retain(|other| other != listen);
+    }
+
+    fn worker_stats(&self) -> Vec<WorkerStats> {
+        Vec::new()
+    }
+}

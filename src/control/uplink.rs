@@ -1,0 +1,226 @@
+//! The uplink: what the host knows about it, followed live.
+//!
+//! Every change of link, address or route of the host ends in [`Control::follow_uplink`], which reads
+//! everything again and publishes a new [`Uplink`] if anything differs. Reading all is cheaper to get right
+//! than applying notifications, and notifications come in crowds that are waited out anyway.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use super::apply::Control;
+use super::error::Error;
+use super::host::{Host, UplinkFacts};
+use crate::addr::{NetworkId, PortId, Protocol};
+use crate::clock::Time;
+use crate::host::guard::Hidden;
+use crate::limits::{MTU_MAX, MTU_MIN};
+use crate::shared::Neighbors;
+use crate::snapshot::{Port, Uplink, UplinkMode};
+use crate::table::route_table::{RouteTable, Via};
+
+/// What the user said about the uplink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UplinkSettings {
+    /// The interface.
+    pub name: String,
+    /// How its address is used.
+    pub mode: UplinkMode,
+    /// The address of mode `own`.
+    pub address: Option<Ipv4Net>,
+    /// The next hop of mode `own`.
+    pub gateway: Option<Ipv4Addr>,
+    /// External ports for masquerading.
+    pub nat_ports: RangeInclusive<u16>,
+}
+
+/// The uplink in the books.
+#[derive(Debug)]
+pub(super) struct UplinkRecord {
+    pub(super) settings: UplinkSettings,
+    pub(super) facts: UplinkFacts,
+    /// Resolved next hops; they outlive changes of the configuration.
+    neighbors: Arc<Neighbors>,
+    /// Ports of the range for masquerading that processes of the host use: they stay the host's.
+    busy: BTreeSet<(Protocol, u16)>,
+}
+
+impl<H: Host> Control<H> {
+    /// Opens the uplink. In mode `shared` the guard comes after the sockets: those must be bound first to
+    /// see what the guard hides from the host.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such interface, `Failed` if the kernel or nft refuses.
+    pub fn open_uplink(&mut self, settings: UplinkSettings) -> Result<(), Error> {
+        let Some(facts) = self.host.uplink()? else {
+            return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
+        };
+        let neighbors = Arc::new(Neighbors::new());
+        let busy = match settings.mode {
+            UplinkMode::Shared => self.host.busy_ports(&settings.nat_ports),
+            UplinkMode::Own => BTreeSet::new(),
+        };
+        for &(protocol, port) in &busy {
+            log::warn!(
+                "{port}/{protocol}: a process of this host uses it, so it is not used for masquerading"
+            );
+            self.shared.conntrack.reserve(protocol, port);
+        }
+        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy });
+        self.publish_uplink();
+        let opened = self.host.open_uplink().and_then(|()| self.renew_guard());
+        if opened.is_err() {
+            self.uplink = None;
+            self.shared.publish(|snapshot| {
+                snapshot.uplink = None;
+                snapshot.remove_port(PortId::UPLINK);
+            });
+        }
+        opened
+    }
+
+    /// Puts the guard back if somebody flushed it.
+    pub fn repair_guard(&mut self) {
+        match self.host.repair_guard() {
+            Ok(false) => {}
+            Ok(true) => log::info!("guard: its table was gone or changed, and is back"),
+            Err(error) => log::warn!("guard: {error}"),
+        }
+    }
+
+    /// Reads what the uplink is now, and applies what changed.
+    pub fn follow_uplink(&mut self, now: Time) {
+        let Some(before) = self.uplink.as_ref().map(|uplink| uplink.facts.clone()) else { return };
+        let facts = match self.host.uplink() {
+            Ok(Some(facts)) => facts,
+            // Gone: all is kept as it was but down, for the interface may come back.
+            Ok(None) => UplinkFacts { up: false, addresses: Vec::new(), ..before.clone() },
+            Err(error) => return log::warn!("uplink: {error}"),
+        };
+        if facts != before {
+            self.apply_facts(&before, facts, now);
+        }
+    }
+
+    fn apply_facts(&mut self, before: &UplinkFacts, facts: UplinkFacts, now: Time) {
+        let Some(uplink) = &mut self.uplink else { return };
+        let (name, address) = (&uplink.settings.name, facts.addresses.first());
+        let described = address.map_or_else(|| "no address".to_owned(), Ipv4Net::to_string);
+        let state = if facts.up { "up" } else { "down" };
+        log::info!("uplink {name}: {state}, {described}, MTU {}, {} routes", facts.mtu, facts.routes.len());
+        uplink.facts = facts.clone();
+        self.publish_uplink();
+        let reopen = facts.index != before.index;
+        let opened = if reopen { self.host.open_uplink() } else { Ok(()) };
+        if let Err(error) = opened.and_then(|()| self.renew_guard()) {
+            log::warn!("uplink: {error}");
+        }
+        if reopen {
+            self.repair_guard();
+        }
+        // Connections from an address that is no longer ours can never be answered (as netfilter's
+        // masquerade does on a change of address).
+        let lost = |ip: Ipv4Addr| !facts.host_addresses.contains(&ip);
+        if before.host_addresses.iter().any(|&ip| lost(ip)) && facts.up {
+            self.shared.conntrack.flush(now, |connection| lost(connection.outside.ip));
+        }
+    }
+
+    /// Brings the guard in line with the uplink's address and the publications.
+    pub(super) fn renew_guard(&mut self) -> Result<(), Error> {
+        let Some(uplink) = &self.uplink else { return Ok(()) };
+        if uplink.settings.mode == UplinkMode::Own {
+            return Ok(());
+        }
+        let addresses = uplink.facts.addresses.iter().map(Ipv4Net::addr);
+        let mut hidden = Vec::new();
+        if let Some(address) = addresses.clone().next() {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let free = without(&uplink.settings.nat_ports, protocol, &uplink.busy);
+                hidden.extend(free.into_iter().map(|ports| Hidden { protocol, address, ports }));
+            }
+        }
+        for listen in self.publications.iter().map(|record| &record.spec.listen) {
+            let here = addresses.clone().filter(|address| listen.ip.is_none_or(|ip| ip == *address));
+            let (protocol, ports) = (listen.protocol, &listen.ports);
+            hidden.extend(here.map(|address| Hidden { protocol, address, ports: ports.clone() }));
+        }
+        self.host.guard(hidden)
+    }
+
+    fn publish_uplink(&self) {
+        let Some(UplinkRecord { settings, facts, neighbors, .. }) = &self.uplink else { return };
+        let mtu = facts.mtu.clamp(MTU_MIN, MTU_MAX);
+        let mut routes = RouteTable::new();
+        for route in &facts.routes {
+            let via = match (route.by_uplink, route.gateway) {
+                (false, _) => Via::Elsewhere,
+                (true, Some(gateway)) => Via::Gateway(gateway),
+                (true, None) => Via::Link,
+            };
+            routes.insert(route.prefix.network(), route.prefix.prefix_len(), via, route.metric);
+        }
+        let uplink = Uplink {
+            name: settings.name.clone(),
+            mode: settings.mode,
+            mac: facts.mac,
+            address: facts.addresses.first().copied(),
+            host_addresses: facts.host_addresses.clone(),
+            mtu,
+            up: facts.up,
+            routes: Arc::new(routes),
+            nat_ports: settings.nat_ports.clone(),
+            neighbors: Arc::clone(neighbors),
+        };
+        let port = match self.snapshot().port(PortId::UPLINK) {
+            Some(port) => Port { mtu, ..Port::clone(port) },
+            None => self.new_port(PortId::UPLINK, &settings.name, NetworkId(0), mtu),
+        };
+        self.shared.publish(|snapshot| {
+            snapshot.uplink = Some(Arc::new(uplink));
+            snapshot.set_port(port);
+        });
+    }
+}
+
+/// The runs of `range` between the busy ports.
+fn without(
+    range: &RangeInclusive<u16>,
+    protocol: Protocol,
+    busy: &BTreeSet<(Protocol, u16)>,
+) -> Vec<RangeInclusive<u16>> {
+    let mut runs = Vec::new();
+    let mut first = u32::from(*range.start());
+    let ends = busy.range((protocol, *range.start())..=(protocol, *range.end()));
+    for end in ends.map(|&(_, port)| u32::from(port)).chain([u32::from(*range.end()) + 1]) {
+        if let (Ok(start), Ok(last)) = (u16::try_from(first), u16::try_from(end.saturating_sub(1)))
+            && first < end
+        {
+            runs.push(start..=last);
+        }
+        first = end + 1;
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn busy_ports_are_cut_out() {
+        let busy = BTreeSet::from([
+            (Protocol::Tcp, 10),
+            (Protocol::Tcp, 12),
+            (Protocol::Tcp, 13),
+            (Protocol::Tcp, 20),
+            (Protocol::Udp, 11),
+        ]);
+        assert_eq!(without(&(10..=20), Protocol::Tcp, &busy), [11..=11, 14..=19]);
+        assert_eq!(without(&(10..=20), Protocol::Udp, &busy), [10..=10, 12..=20]);
+        assert_eq!(without(&(65_535..=65_535), Protocol::Udp, &busy), [65_535..=65_535]);
+    }
+}
