@@ -18,6 +18,7 @@ pub mod addr;
 pub mod clock;
 pub mod control;
 pub mod counters;
+pub mod daemon;
 pub mod drops;
 pub mod frame;
 pub mod host;

@@ -1,0 +1,256 @@
+//! `vswitchctl`: asks a running vswitchd. A thin client: the command line is the API's own types.
+
+mod render;
+mod watch;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use vswitchd::control::cli;
+use vswitchd::control::client::Client;
+use vswitchd::control::error::Error;
+use vswitchd::control::request::{
+    CtFilter, CtTimeouts, Drops, FdbAdd, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate, NoArguments,
+    PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
+};
+use vswitchd::control::socket;
+
+/// Asks a running vswitchd
+#[derive(Debug, Parser)]
+#[command(version, disable_help_subcommand = true)]
+struct Arguments {
+    /// The daemon's socket [default: $VSWITCHD_SOCKET, the user's own, or /run/vswitchd.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    output: Output,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Columns for people, with units
+    Table,
+    /// The daemon's answer
+    Json,
+    /// More columns, exact numbers
+    Wide,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// The switch as a whole
+    Status(NoArguments),
+    /// Networks
+    #[command(subcommand)]
+    Network(Network),
+    /// Ports
+    #[command(subcommand)]
+    Port(Port),
+    /// The forwarding database: which MAC address is where
+    #[command(subcommand)]
+    Fdb(Fdb),
+    /// Neighbors: which IP address has which MAC address
+    #[command(subcommand)]
+    Neigh(Neigh),
+    /// Tracked connections
+    #[command(subcommand)]
+    Ct(Ct),
+    /// Published ports
+    #[command(subcommand)]
+    Publish(Publish),
+    /// Dropped frames, with the reason
+    Drops(Drops),
+    /// Counters per port and per worker
+    Stats(NoArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Network {
+    /// All networks
+    Ls(NoArguments),
+    /// Make a network
+    Create(NetworkCreate),
+    /// Remove a network that has no ports
+    Rm(Remove),
+    /// Everything about one network
+    Inspect(Named),
+}
+
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one of it
+enum Port {
+    /// All ports
+    Ls(NoArguments),
+    /// Attach a namespace, a TAP or a device
+    Add(PortAdd),
+    /// Detach a port
+    Rm(Remove),
+    /// Everything about one port
+    Inspect(Named),
+    /// Change settings
+    Set(PortSet),
+}
+
+#[derive(Debug, Subcommand)]
+enum Fdb {
+    /// All entries
+    Show(FdbShow),
+    /// Add a static entry
+    Add(FdbAdd),
+    /// Remove an entry
+    Del(FdbDel),
+    /// Forget what was learned
+    Flush(FdbFlush),
+}
+
+#[derive(Debug, Subcommand)]
+enum Neigh {
+    /// All neighbors
+    Show(NoArguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum Ct {
+    /// All connections
+    Ls(CtFilter),
+    /// Print connections as they come, change and go
+    Watch(CtFilter),
+    /// Counts and limits
+    Stats(NoArguments),
+    /// Forget connections
+    Flush(CtFilter),
+    /// Show timeouts, or change some
+    Timeouts(CtTimeouts),
+}
+
+#[derive(Debug, Subcommand)]
+enum Publish {
+    /// Publish ports of a container on the uplink
+    Add(PublishAdd),
+    /// All publications
+    Ls(NoArguments),
+    /// Take a publication back
+    Rm(PublishRm),
+}
+
+/// What to do: ask once, or go on asking.
+enum Action {
+    Ask(Request),
+    WatchConnections(CtFilter),
+}
+
+impl From<Noun> for Action {
+    fn from(noun: Noun) -> Action {
+        Action::Ask(match noun {
+            Noun::Status(none) => Request::Status(none),
+            Noun::Network(Network::Ls(none)) => Request::NetworkLs(none),
+            Noun::Network(Network::Create(create)) => Request::NetworkCreate(create),
+            Noun::Network(Network::Rm(rm)) => Request::NetworkRm(rm),
+            Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
+            Noun::Port(Port::Ls(none)) => Request::PortLs(none),
+            Noun::Port(Port::Add(add)) => Request::PortAdd(add),
+            Noun::Port(Port::Rm(rm)) => Request::PortRm(rm),
+            Noun::Port(Port::Inspect(named)) => Request::PortInspect(named),
+            Noun::Port(Port::Set(set)) => Request::PortSet(set),
+            Noun::Fdb(Fdb::Show(show)) => Request::FdbShow(show),
+            Noun::Fdb(Fdb::Add(add)) => Request::FdbAdd(add),
+            Noun::Fdb(Fdb::Del(del)) => Request::FdbDel(del),
+            Noun::Fdb(Fdb::Flush(flush)) => Request::FdbFlush(flush),
+            Noun::Neigh(Neigh::Show(none)) => Request::NeighShow(none),
+            Noun::Ct(Ct::Watch(filter)) => return Action::WatchConnections(filter),
+            Noun::Ct(Ct::Ls(filter)) => Request::CtLs(filter),
+            Noun::Ct(Ct::Stats(none)) => Request::CtStats(none),
+            Noun::Ct(Ct::Flush(filter)) => Request::CtFlush(filter),
+            Noun::Ct(Ct::Timeouts(timeouts)) => Request::CtTimeouts(timeouts),
+            Noun::Publish(Publish::Add(add)) => Request::PublishAdd(add),
+            Noun::Publish(Publish::Ls(none)) => Request::PublishLs(none),
+            Noun::Publish(Publish::Rm(rm)) => Request::PublishRm(rm),
+            Noun::Drops(drops) => Request::Drops(drops),
+            Noun::Stats(none) => Request::Stats(none),
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = match cli::parse() {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => cli::fail(&error),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), Error> {
+    let client = Client::new(&arguments.socket.unwrap_or_else(socket::client_path))?;
+    let mut out = io::stdout().lock();
+    let printed = match arguments.noun.into() {
+        Action::Ask(request) => out.write_all(answer(&client, &request, arguments.output)?.as_bytes()),
+        Action::WatchConnections(filter) => {
+            return watch::connections(&client, filter, arguments.output, &mut out);
+        }
+    };
+    printed.and_then(|()| out.flush()).or_else(|error| unless_closed(&error))
+}
+
+fn answer(client: &Client, request: &Request, output: Output) -> Result<String, Error> {
+    if output != Output::Json {
+        return render::table(client, request, output == Output::Wide);
+    }
+    let answer: serde_json::Value = client.call(request)?;
+    Ok(format!("{answer:#}\n"))
+}
+
+/// Whoever reads us may stop reading (`| head`): that is no error.
+fn unless_closed(error: &io::Error) -> Result<(), Error> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    Err(Error::failed("standard output", error, "is the disk full?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_request_can_be_asked_for() {
+        for (noun, verb) in Request::ALL {
+            let root = Arguments::command();
+            let found = root.find_subcommand(noun).unwrap_or_else(|| panic!("{noun}"));
+            assert!(verb.is_empty() || found.find_subcommand(verb).is_some(), "{noun} {verb}");
+        }
+    }
+
+    #[test]
+    fn lines_become_requests() {
+        let line = "vswitchctl port add web --netns red --ip 172.30.0.9 -o json --socket /tmp/s";
+        let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
+        assert_eq!(arguments.output, Output::Json);
+        let Action::Ask(Request::PortAdd(add)) = arguments.noun.into() else { panic!() };
+        assert_eq!((add.name.as_str(), add.netns.unwrap().as_str()), ("web", "red"));
+        for wrong in [
+            "vswitchctl port add web",
+            "vswitchctl port add web --netns a --tap b",
+            "vswitchctl port add web --tap b --ifname eth1",
+            "vswitchctl port set web",
+            "vswitchctl fdb add 02:00:00:00:00:01",
+            "vswitchctl drops --since x",
+        ] {
+            assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Answers as text for people.
+
+use std::fmt::{Display, Write};
+use std::net::{IpAddr, SocketAddr};
+
+use vswitchd::control::client::Client;
+use vswitchd::control::error::Error;
+use vswitchd::control::request::{NoArguments, Request};
+use vswitchd::control::response::{
+    ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo, NetworkDetail,
+    NetworkInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout,
+};
+use vswitchd::control::table::{self, Table};
+
+/// Asks, and lays the answer out. `wide` has more columns and exact numbers.
+pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<String, Error> {
+    let status = || client.call::<Status>(&Request::Status(NoArguments {}));
+    Ok(match request {
+        Request::Status(_) => status_text(&status()?, wide),
+        Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
+        Request::NetworkCreate(_) => {
+            let network: NetworkInfo = client.call(request)?;
+            format!("{}: {}, gateway {}\n", network.name, network.subnet, network.gateway)
+        }
+        Request::NetworkInspect(_) => network_detail(&client.call(request)?),
+        Request::PortLs(_) => ports(&client.call::<Vec<PortInfo>>(request)?, &status()?, wide),
+        Request::PortAdd(_) => {
+            let port: PortInfo = client.call(request)?;
+            format!("{}: {}, {} on {}\n", port.name, or_dash(port.ip), or_dash(port.mac), port.network)
+        }
+        Request::PortInspect(_) => port_detail(&client.call(request)?, wide),
+        Request::FdbShow(_) => fdb(&client.call::<Vec<FdbEntry>>(request)?, &status()?, wide),
+        Request::NeighShow(_) => neighbors(&client.call::<Vec<NeighborInfo>>(request)?, wide),
+        Request::CtLs(_) => connections(&client.call::<Vec<ConnectionInfo>>(request)?, &status()?, wide),
+        Request::CtStats(_) => connection_stats(&client.call(request)?),
+        Request::CtTimeouts(_) => timeouts(&client.call::<Vec<Timeout>>(request)?),
+        Request::PublishAdd(_) => {
+            let publication: PublicationInfo = client.call(request)?;
+            format!("{}/{} to {}\n", listen(&publication), publication.proto, target(&publication))
+        }
+        Request::PublishLs(_) => publications(&client.call::<Vec<PublicationInfo>>(request)?, &status()?),
+        Request::Drops(_) => drops(&client.call::<Vec<DropInfo>>(request)?, wide),
+        Request::Stats(_) => stats(&client.call(request)?, wide),
+        Request::FdbFlush(_) | Request::CtFlush(_) => {
+            format!("{} flushed\n", client.call::<Done>(request)?.changed)
+        }
+        Request::NetworkRm(_)
+        | Request::PortRm(_)
+        | Request::PortSet(_)
+        | Request::FdbAdd(_)
+        | Request::FdbDel(_)
+        | Request::PublishRm(_) => client.call::<Done>(request).map(|_| String::new())?,
+    })
+}
+
+/// Lines of a name and a value.
+fn facts(lines: &[(&str, String)]) -> String {
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0) + 2;
+    let mut text = String::new();
+    for (name, value) in lines {
+        // Writing to a String does not fail.
+        let _ = writeln!(text, "{name:<width$}{value}");
+    }
+    text
+}
+
+fn status_text(status: &Status, wide: bool) -> String {
+    let uplink = status.uplink.as_ref().map_or_else(
+        || "none".to_owned(),
+        |uplink| {
+            let state = if uplink.up { "up" } else { "down" };
+            let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
+            let (name, mode) = (&uplink.name, uplink.mode.as_str());
+            format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
+        },
+    );
+    let connections = &status.connections;
+    facts(&[
+        ("version", status.version.clone()),
+        ("uptime", time(status.uptime_seconds, wide)),
+        ("uplink", uplink),
+        ("workers", status.workers.to_string()),
+        ("networks", format!("{}/{}", status.networks, status.limits.networks)),
+        ("ports", format!("{}/{}", status.ports, status.limits.ports)),
+        ("connections", format!("{}/{}", connections.used, connections.limit)),
+        ("received", traffic(status.totals.rx_packets, status.totals.rx_bytes, wide)),
+        ("sent", traffic(status.totals.tx_packets, status.totals.tx_bytes, wide)),
+        ("dropped", format!("{} frames", status.totals.drops)),
+    ])
+}
+
+fn networks(networks: &[NetworkInfo], status: &Status) -> String {
+    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS"]);
+    for network in networks {
+        table.row(vec![
+            network.name.clone(),
+            network.subnet.to_string(),
+            network.gateway.to_string(),
+            network.mode.as_str().to_owned(),
+            network.mtu.to_string(),
+            network.ports.to_string(),
+        ]);
+    }
+    table.footer(format!("{}/{} networks", networks.len(), status.limits.networks));
+    table.to_string()
+}
+
+fn network_detail(detail: &NetworkDetail) -> String {
+    let network = &detail.network;
+    facts(&[
+        ("name", network.name.clone()),
+        ("subnet", network.subnet.to_string()),
+        ("gateway", format!("{} ({})", network.gateway, network.gateway_mac)),
+        ("mode", network.mode.as_str().to_owned()),
+        ("mtu", network.mtu.to_string()),
+        ("ports", detail.port_names.join(", ")),
+        ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
+        ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
+        ("neighbors", detail.neighbors.to_string()),
+    ])
+}
+
+fn ports(ports: &[PortInfo], status: &Status, wide: bool) -> String {
+    let columns = ["NAME", "NETWORK", "KIND", "IP", "MAC", "STATE", ">RX", ">TX", ">DROPS"];
+    let extra = ["NETNS", "IFNAME", ">RX-PACKETS", ">TX-PACKETS"];
+    let mut table = Table::new(&if wide { [&columns[..], &extra].concat() } else { columns.to_vec() });
+    for port in ports {
+        let mut cells = vec![
+            port.name.clone(),
+            port.network.clone(),
+            port.kind.as_str().to_owned(),
+            or_dash(port.ip),
+            or_dash(port.mac),
+            port.state.clone(),
+            bytes(port.rx_bytes, wide),
+            bytes(port.tx_bytes, wide),
+            port.drops.to_string(),
+        ];
+        if wide {
+            cells.extend([or_dash(port.netns.as_ref()), port.ifname.clone()]);
+            cells.extend([port.rx_packets.to_string(), port.tx_packets.to_string()]);
+        }
+        table.row(cells);
+    }
+    table.footer(format!("{}/{} ports", ports.len(), status.limits.ports));
+    table.to_string()
+}
+
+fn port_detail(detail: &PortDetail, wide: bool) -> String {
+    let port = &detail.port;
+    let published: Vec<_> =
+        detail.published.iter().map(|p| format!("{}/{} to {}", listen(p), p.proto, p.target_first)).collect();
+    let mut text = facts(&[
+        ("name", port.name.clone()),
+        ("network", port.network.clone()),
+        ("kind", port.kind.as_str().to_owned()),
+        ("netns", or_dash(port.netns.as_ref())),
+        ("ifname", port.ifname.clone()),
+        ("ip", or_dash(port.ip)),
+        ("mac", or_dash(port.mac)),
+        ("mtu", detail.mtu.to_string()),
+        ("state", port.state.clone()),
+        ("connections", format!("{}/{}", detail.connections.used, detail.connections.limit)),
+        ("received", traffic(port.rx_packets, port.rx_bytes, wide)),
+        ("sent", traffic(port.tx_packets, port.tx_bytes, wide)),
+        ("super-frames", format!("{} received, {} sent", detail.rx_super, detail.tx_super)),
+        ("missed", detail.missed.to_string()),
+        ("published", published.join(", ")),
+    ]);
+    if !detail.drop_reasons.is_empty() {
+        text.push('\n');
+        text.push_str(&drops(&detail.drop_reasons, wide));
+    }
+    text
+}
+
+fn fdb(entries: &[FdbEntry], status: &Status, wide: bool) -> String {
+    let mut table = Table::new(&["NETWORK", "MAC", "PORT", "TYPE", ">AGE"]);
+    for entry in entries {
+        table.row(vec![
+            entry.network.clone(),
+            entry.mac.to_string(),
+            or_dash(entry.port.as_ref()),
+            entry.r#type.clone(),
+            time(entry.age_seconds, wide),
+        ]);
+    }
+    let limit = status.limits.macs_per_network * status.networks;
+    table.footer(format!("{}/{limit} addresses", entries.len()));
+    table.to_string()
+}
+
+fn neighbors(neighbors: &[NeighborInfo], wide: bool) -> String {
+    let mut table = Table::new(&["NETWORK", "IP", "MAC", "STATE", ">AGE"]);
+    for neighbor in neighbors {
+        table.row(vec![
+            neighbor.network.clone(),
+            neighbor.ip.to_string(),
+            or_dash(neighbor.mac),
+            neighbor.state.clone(),
+            time(neighbor.age_seconds, wide),
+        ]);
+    }
+    table.to_string()
+}
+
+fn connections(connections: &[ConnectionInfo], status: &Status, wide: bool) -> String {
+    let columns = ["PROTO", "STATE", "PORT", "ORIGINAL", "REPLY", ">EXPIRES", ">PACKETS", ">BYTES"];
+    let extra = ["NETWORK", "NAT"];
+    let mut table = Table::new(&if wide { [&columns[..], &extra].concat() } else { columns.to_vec() });
+    connections.iter().for_each(|connection| table.row(connection_cells(connection, wide)));
+    table.footer(format!("{}/{} connections", status.connections.used, status.connections.limit));
+    table.to_string()
+}
+
+/// A connection as a row of `ct ls`.
+pub(crate) fn connection_cells(connection: &ConnectionInfo, wide: bool) -> Vec<String> {
+    let (packets, octets) = (&connection.packets, &connection.bytes);
+    let mut cells = vec![
+        connection.proto.to_string(),
+        connection.state.clone(),
+        connection.port.clone(),
+        flow(&connection.original),
+        flow(&connection.reply),
+        time(connection.expires_seconds, wide),
+        format!("{}/{}", packets.original, packets.reply),
+        format!("{}/{}", bytes(octets.original, wide), bytes(octets.reply, wide)),
+    ];
+    if wide {
+        cells.extend([connection.network.clone(), connection.nat.clone()]);
+    }
+    cells
+}
+
+fn flow(flow: &Flow) -> String {
+    format!("{}:{}->{}:{}", flow.src, flow.sport, flow.dst, flow.dport)
+}
+
+fn connection_stats(stats: &ConnectionStats) -> String {
+    facts(&[
+        ("connections", format!("{}/{}", stats.connections, stats.limit)),
+        ("created", stats.created.to_string()),
+        ("expired", stats.expired.to_string()),
+        ("flushed", stats.flushed.to_string()),
+        ("refused, table full", stats.refused_full.to_string()),
+        ("refused, port's quota", stats.refused_quota.to_string()),
+        ("refused, no NAT port", stats.ports_exhausted.to_string()),
+        ("NAT ports used twice", stats.overloaded.to_string()),
+    ])
+}
+
+fn timeouts(timeouts: &[Timeout]) -> String {
+    let mut table = Table::new(&["KEY", ">SECONDS"]);
+    timeouts.iter().for_each(|timeout| table.row(vec![timeout.key.clone(), timeout.seconds.to_string()]));
+    table.to_string()
+}
+
+fn publications(publications: &[PublicationInfo], status: &Status) -> String {
+    let mut table = Table::new(&["PROTO", "LISTEN", "TARGET", ">CONNECTIONS"]);
+    for publication in publications {
+        table.row(vec![
+            publication.proto.to_string(),
+            listen(publication),
+            target(publication),
+            publication.connections.to_string(),
+        ]);
+    }
+    let ports = publications.iter().map(|p| usize::from(p.port_last - p.port_first) + 1);
+    table.footer(format!("{}/{} ports", ports.sum::<usize>(), status.limits.publications));
+    table.to_string()
+}
+
+fn listen(publication: &PublicationInfo) -> String {
+    let ip = publication.ip.map_or_else(String::new, |ip| format!("{ip}:"));
+    format!("{ip}{}", range(publication.port_first, publication.port_last))
+}
+
+fn target(publication: &PublicationInfo) -> String {
+    let first = publication.target_first;
+    let last = first.saturating_add(publication.port_last - publication.port_first);
+    format!("{} {}:{}", publication.target_port, publication.target_ip, range(first, last))
+}
+
+fn range(first: u16, last: u16) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
+}
+
+/// Counts by reason and port, and below them the last frames.
+fn drops(drops: &[DropInfo], wide: bool) -> String {
+    let columns = ["REASON", "PORT", ">COUNT", ">LAST", "MEANING"];
+    let mut counts = Table::new(if wide { &columns } else { &columns[..4] });
+    for drop in drops {
+        let (count, last) = (drop.count.to_string(), time(drop.last_seconds, wide));
+        let mut cells = vec![drop.reason.clone(), drop.port.clone(), count, last];
+        if wide {
+            cells.push(drop.meaning.clone());
+        }
+        counts.row(cells);
+    }
+    let mut frames: Vec<_> =
+        drops.iter().flat_map(|drop| drop.frames.iter().map(move |f| (drop, f))).collect();
+    if frames.is_empty() {
+        return counts.to_string();
+    }
+    frames.sort_by_key(|(_, frame)| frame.age_seconds);
+    let mut samples = Table::new(&[">AGE", "REASON", "PORT", "TYPE", "SOURCE", "DESTINATION"]);
+    for (drop, frame) in frames {
+        let end = |ip: Option<IpAddr>, port: Option<u16>, mac: String| match (ip, port) {
+            (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
+            (Some(ip), None) => ip.to_string(),
+            (None, _) => mac,
+        };
+        samples.row(vec![
+            time(frame.age_seconds, wide),
+            drop.reason.clone(),
+            drop.port.clone(),
+            or_dash(frame.proto.as_ref().or(frame.ethertype.as_ref())),
+            end(frame.src, frame.sport, or_dash(frame.src_mac)),
+            end(frame.dst, frame.dport, or_dash(frame.dst_mac)),
+        ]);
+    }
+    format!("{counts}\n{samples}")
+}
+
+fn stats(stats: &Stats, wide: bool) -> String {
+    let columns =
+        ["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">TX", ">TX-PACKETS", ">TX-SUPER", ">DROPS", ">MISSED"];
+    let mut ports = Table::new(&columns);
+    for port in &stats.ports {
+        let counts = &port.counts;
+        let mut cells = vec![port.name.clone(), bytes(counts.rx_bytes, wide)];
+        cells.extend([counts.rx_packets, counts.rx_super].map(|count| count.to_string()));
+        cells.push(bytes(counts.tx_bytes, wide));
+        cells.extend(
+            [counts.tx_packets, counts.tx_super, counts.drops, counts.missed].map(|count| count.to_string()),
+        );
+        ports.row(cells);
+    }
+    let mut workers = Table::new(&[">WORKER", ">TURNS", ">FRAMES", ">BUSY"]);
+    for worker in &stats.workers {
+        let (turns, frames) = (worker.turns.to_string(), worker.frames.to_string());
+        let busy = format!("{}.{:03} s", worker.busy_micros / 1_000_000, worker.busy_micros / 1000 % 1000);
+        workers.row(vec![worker.worker.to_string(), turns, frames, busy]);
+    }
+    format!("{ports}\n{workers}")
+}
+
+fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn bytes(count: u64, exact: bool) -> String {
+    if exact { count.to_string() } else { table::bytes(count) }
+}
+
+fn time(count: u64, exact: bool) -> String {
+    if exact { count.to_string() } else { table::seconds(count) }
+}
+
+fn traffic(packets: u64, count: u64, exact: bool) -> String {
+    let unit = if exact { " B" } else { "" };
+    format!("{packets} frames, {}{unit}", bytes(count, exact))
+}

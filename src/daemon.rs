@@ -1,0 +1,294 @@
+//! The daemon: puts the parts together, runs them, and takes everything apart again.
+//!
+//! One thread runs a single-threaded tokio runtime with three things on it: the API server, the watcher of
+//! the host, and the loop that owns [`Control`]. Workers have threads of their own and only report.
+//!
+//! Kernel work happens inside the loop: each piece takes some milliseconds, and one change after the other
+//! is what keeps the books right. Events of workers come before requests, so that a port number that a
+//! request deals again cannot be removed by an event about its last owner.
+
+use std::future::{Future, poll_fn};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use ipnet::Ipv4Net;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::mpsc;
+
+use crate::addr::PortId;
+use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::error::Error;
+use crate::control::linux::LinuxHost;
+use crate::control::request::NetworkCreate;
+use crate::control::server::{self, Call};
+use crate::control::socket::Socket;
+use crate::control::uplink::UplinkSettings;
+use crate::host::netlink;
+use crate::host::watch::Watcher;
+use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, WORKERS_MAX};
+use crate::shared::{Conntrack, Shared};
+use crate::snapshot::{Snapshot, UplinkMode};
+use crate::worker::{Event, WorkerPool, now};
+
+/// External ports for masquerading unless others are said: above the host's own ephemeral ports.
+pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
+/// A network to start with.
+pub type NetworkSpec = NetworkCreate;
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The uplink's interface; `None` for networks only.
+    pub uplink: Option<String>,
+    /// How the uplink's address is used.
+    pub uplink_mode: UplinkMode,
+    /// The address of mode `own`.
+    pub uplink_address: Option<Ipv4Net>,
+    /// The next hop of mode `own`.
+    pub uplink_gateway: Option<Ipv4Addr>,
+    /// Networks; when empty, one called "default" on a prefix that is free.
+    pub networks: Vec<NetworkSpec>,
+    /// External ports for masquerading.
+    pub nat_ports: RangeInclusive<u16>,
+    /// Number of workers; `None` for one per core.
+    pub workers: Option<usize>,
+    /// Whether devices pass super-frames and unfinished checksums on.
+    pub offload: bool,
+    /// Where the API listens.
+    pub socket: PathBuf,
+    /// The group that may use the API.
+    pub group: Option<String>,
+}
+
+impl Default for Options {
+    /// No uplink, one network, everything else as the command line has it.
+    fn default() -> Self {
+        Options {
+            uplink: None,
+            uplink_mode: UplinkMode::Shared,
+            uplink_address: None,
+            uplink_gateway: None,
+            networks: Vec::new(),
+            nat_ports: NAT_PORTS,
+            workers: None,
+            offload: true,
+            socket: crate::control::socket::default_path(),
+            group: None,
+        }
+    }
+}
+
+/// Runs a switch in the calling thread's namespace until `stop` resolves; calls `on_ready` when ports can be
+/// added. Everything that it made is removed when it returns.
+///
+/// # Errors
+/// Why it cannot start.
+pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let uplink = uplink_settings(&options)?;
+    let socket = Socket::bind(&options.socket, options.group.as_deref())?;
+    LinuxHost::probe(options.offload)?;
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::failed("event loop", error, "see ulimit -n"))?;
+    runtime.block_on(async {
+        let mut stop = pin!(stop);
+        // Polled once before anything is made: from here on a signal stops the daemon in good order.
+        if poll_fn(|context| Poll::Ready(stop.as_mut().poll(context).is_ready())).await {
+            return Ok(());
+        }
+        let count = options.workers.unwrap_or_else(cores).clamp(1, WORKERS_MAX);
+        let conntrack = Conntrack::new(CONNECTIONS_MAX, options.nat_ports.clone(), count);
+        let shared = Arc::new(Shared::new(count, Snapshot::new(), conntrack));
+        let (reports, events) = mpsc::unbounded_channel();
+        let on_event = Arc::new(move |event| {
+            // Nobody listens any more while the daemon stops.
+            let _ = reports.send(event);
+        });
+        let workers = WorkerPool::start(&shared, on_event)
+            .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
+        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
+        let control = Control::new(shared, host);
+        let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
+        workers.stop();
+        outcome
+    })
+}
+
+/// Sets the switch up, and then does what is asked until `stop`. Guard and devices end with `control`.
+async fn serve(
+    mut control: Control<LinuxHost>,
+    options: &Options,
+    uplink: Option<UplinkSettings>,
+    socket: &Socket,
+    mut events: mpsc::UnboundedReceiver<Event>,
+    on_ready: impl FnOnce(),
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Result<(), Error> {
+    // Before the first look at the host, so that no change falls between.
+    let mut watcher = Watcher::new()?;
+    if let Some(settings) = uplink {
+        warn_of_ephemeral_ports(&settings);
+        control.open_uplink(settings)?;
+    }
+    make_networks(&mut control, &options.networks)?;
+
+    let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
+    let mut server = pin!(server::serve(socket, sender));
+    on_ready();
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut stop => return Ok(()),
+            Some(event) = events.recv() => match event {
+                Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
+                Event::PortGone(port) => control.port_gone(port, now()),
+            },
+            change = watcher.changed() => {
+                if change.links {
+                    control.follow_uplink(now());
+                }
+                if change.nft {
+                    control.repair_guard();
+                }
+            }
+            Some(call) = calls.recv() => {
+                // A client that has gone does not need its answer.
+                let _ = call.reply.send(control.apply(call.request, now()));
+            }
+            ended = &mut server => {
+                return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
+            }
+        }
+    }
+}
+
+fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
+    let Some(name) = &options.uplink else { return Ok(None) };
+    let (address, gateway) = (options.uplink_address, options.uplink_gateway);
+    match (options.uplink_mode, address, gateway) {
+        (UplinkMode::Shared, None, None) => {}
+        (UplinkMode::Shared, ..) => {
+            let why = "mode shared uses the host's own address";
+            return Err(Error::usage("--uplink-address", why, "leave it out, or use --uplink-mode own"));
+        }
+        (UplinkMode::Own, None, _) => {
+            let why = "the switch needs an address of its own";
+            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR"));
+        }
+        (UplinkMode::Own, Some(address), Some(gateway)) if !address.contains(&gateway) => {
+            let why = format_args!("is not on the uplink's network {}", address.trunc());
+            return Err(Error::usage(gateway, why, "give an address on it"));
+        }
+        (UplinkMode::Own, Some(_), _) => {}
+    }
+    Ok(Some(UplinkSettings {
+        name: name.clone(),
+        mode: options.uplink_mode,
+        address,
+        gateway,
+        nat_ports: options.nat_ports.clone(),
+    }))
+}
+
+fn make_networks(control: &mut Control<LinuxHost>, networks: &[NetworkSpec]) -> Result<(), Error> {
+    for network in networks {
+        control.network_create(network, now())?;
+    }
+    if !networks.is_empty() {
+        return Ok(());
+    }
+    let routes = netlink::routes()?.into_iter().map(|route| route.prefix);
+    let addresses = netlink::addresses(None)?;
+    let subnet = free_prefix(&routes.chain(addresses).collect::<Vec<_>>())?;
+    let name = DEFAULT_NETWORK.parse()?;
+    let network = NetworkSpec { name, subnet, gateway: None, mode: None, mtu: None };
+    control.network_create(&network, now()).map(drop)
+}
+
+/// 172.30.0.0/16, or the next private /16 that overlaps nothing the host knows a way to. The default route
+/// does not count.
+fn free_prefix(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
+    let candidates = (30..=31).map(|b| (172, b)).chain((0..=255).map(|b| (10, b)));
+    let candidates = candidates.filter_map(|(a, b)| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), 16).ok());
+    let free = |candidate: &Ipv4Net| {
+        let mut routed = taken.iter().filter(|prefix| prefix.prefix_len() > 0);
+        routed.all(|prefix| !prefix.contains(&candidate.network()) && !candidate.contains(&prefix.addr()))
+    };
+    let none = || {
+        Error::failed(
+            "network default",
+            "the host has routes for every private prefix",
+            "choose one: --network default=CIDR",
+        )
+    };
+    candidates.into_iter().find(free).ok_or_else(none)
+}
+
+/// Says when the host may use ports of the range for masquerading for itself.
+fn warn_of_ephemeral_ports(settings: &UplinkSettings) {
+    const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+    if settings.mode != UplinkMode::Shared {
+        return;
+    }
+    let text = std::fs::read_to_string(RANGE).unwrap_or_default();
+    let mut ports = text.split_whitespace().map(str::parse::<u16>);
+    let (Some(Ok(first)), Some(Ok(last))) = (ports.next(), ports.next()) else { return };
+    let (nat_first, nat_last) = settings.nat_ports.clone().into_inner();
+    if first <= nat_last && nat_first <= last {
+        log::warn!(
+            "NAT ports {nat_first}-{nat_last} overlap the host's own ephemeral ports {first}-{last}, and the \
+             host's connections from them will break (choose other --nat-ports, or change {RANGE})"
+        );
+    }
+}
+
+/// Takes as many descriptors as allowed: a port takes one, and a published port takes one.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        log::warn!("cannot raise the limit of open files: {errno}");
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefixes(texts: &[&str]) -> Vec<Ipv4Net> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_default_network_overlaps_no_route() {
+        let free = |taken: &[&str]| free_prefix(&prefixes(taken)).unwrap().to_string();
+        assert_eq!(free(&["0.0.0.0/0", "192.168.1.5/24"]), "172.30.0.0/16");
+        assert_eq!(free(&["172.30.7.0/24"]), "172.31.0.0/16");
+        assert_eq!(free(&["172.16.0.0/12", "10.0.2.15/24"]), "10.1.0.0/16");
+        assert!(free_prefix(&prefixes(&["172.16.0.0/12", "10.0.0.0/8"])).is_err());
+    }
+
+    #[test]
+    fn uplink_options_that_contradict_are_refused() {
+        let address = "192.0.2.5/24".parse().ok();
+        let base = Options { uplink: Some("eth0".into()), ..Options::default() };
+        assert!(uplink_settings(&base).unwrap().is_some());
+        let shared = Options { uplink_address: address, ..base.clone() };
+        assert!(uplink_settings(&shared).is_err());
+        let own = Options { uplink_mode: UplinkMode::Own, ..base };
+        assert!(uplink_settings(&own).is_err());
+        let own = Options { uplink_address: address, ..own };
+        assert!(uplink_settings(&own).is_ok());
+        let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
+        assert!(uplink_settings(&far).is_err());
+    }
+}
