@@ -217,8 +217,9 @@ mod tests {
     fn options_are_read() {
         let line =
             "vswitchd --uplink eth0 --network a=10.1.0.0/24,mode=internal --nat-ports 1-2 --offload off";
-        let options =
-            options(Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{e}")).run.unwrap());
+        let options = options(
+            Arguments::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{e}")).run.unwrap(),
+        );
         assert_eq!((options.uplink.as_deref(), options.nat_ports), (Some("eth0"), 1..=2));
         assert_eq!((options.networks.len(), options.offload), (1, false));
         for wrong in [

@@ -373,7 +373,8 @@ impl FromStr for TimeoutSetting {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct PublishAdd {
-    /// [IP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]
+    /// What to publish, as `docker run -p` writes it
+    #[arg(value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]")]
     pub spec: PublishSpec,
     /// The port of the switch that it leads to
     #[arg(long, value_name = "PORTNAME")]
@@ -384,7 +385,8 @@ pub struct PublishAdd {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct PublishRm {
-    /// As it was added, or only [IP:]HOSTPORT[-END][/tcp|udp]
+    /// As it was added, or only what it listens on
+    #[arg(value_name = "[IP:]HOSTPORT[-END][:PORT[-END]][/tcp|udp]")]
     pub spec: Unpublish,
     /// Succeed if it does not exist
     #[arg(long)]
