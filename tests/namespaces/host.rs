@@ -17,6 +17,7 @@ use vswitchd::host::netns::Netns;
 use vswitchd::host::watch::{Change, Watcher};
 use vswitchd::host::{ErrorKind, HostError, netlink};
 
+use crate::switch::nft;
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
@@ -251,21 +252,15 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
     Ok(())
 }
 
-fn nft(netns: &Netns, command: &str) -> Result<String, Failed> {
-    let mut nft = Command::new("nft");
-    nft.args(command.split(' ')).stdout(Stdio::piped()).stderr(Stdio::piped());
-    Ok(String::from_utf8(netns.spawn(&mut nft)?.wait_with_output()?.stdout)?)
-}
-
 fn tables(netns: &Netns) -> Result<String, Failed> {
-    nft(netns, "list tables")
+    nft(netns, &["list", "tables"])
 }
 
 fn guard_survives_flush_and_kill() -> Outcome {
     let (here, peer) = wire()?;
-    nft(&here, "add table netdev vswitchd")?;
+    nft(&here, &["add", "table", "netdev", "vswitchd"])?;
     let mut guard = here.run(|| Guard::install("eth0", hide(UPLINK, 61000, 65535)))??;
-    nft(&here, "flush ruleset")?;
+    nft(&here, &["flush", "ruleset"])?;
     if guard.owner().is_some() {
         ensure!(answers(&peer, 61000)? == SILENT, "a flush removed an owned table");
     }
@@ -321,7 +316,7 @@ fn watcher_tells_links_from_rules() -> Outcome {
             let mtu = watcher.changed().await;
             netlink::add_address("eth0", net(PEER))?;
             let address = watcher.changed().await;
-            nft(&here, "add table netdev other")?;
+            nft(&here, &["add", "table", "netdev", "other"])?;
             let rules = watcher.changed().await;
             let quiet_again =
                 tokio::time::timeout(Duration::from_millis(200), watcher.changed()).await.is_err();

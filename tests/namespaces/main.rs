@@ -9,7 +9,13 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod guard;
 mod host;
+mod lab;
+mod lifecycle;
+mod refusals;
+mod switch;
+mod transfer;
 
 /// What a test comes to; the error is printed.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -28,14 +34,17 @@ macro_rules! ensure {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Several tests measure how long something takes under a load of their own.
+    arguments.test_threads.get_or_insert(1);
     let missing = if arguments.list { None } else { vswitchd::host::user::enter().err() };
     let missing = missing.map(|error| format!("needs namespaces and TAP devices: {error}"));
     let must_run = std::env::var("CI").is_ok_and(|ci| ci == "true");
     if let Some(missing) = &missing {
         eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
     }
-    let trials = host::TESTS.iter().map(|&(name, test)| {
+    let tests = [host::TESTS, lab::TESTS, refusals::TESTS, guard::TESTS, lifecycle::TESTS, transfer::TESTS];
+    let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();
         let skip = missing.is_some() && !must_run;
         let trial = Trial::test(name, move || missing.map_or_else(test, |missing| Err(missing.into())));

@@ -1,0 +1,77 @@
+//! A file of 1 GiB crosses the switch in every direction, with and without offloads, and is the same.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::OnceLock;
+use std::thread;
+use std::time::Instant;
+
+use libtest_mimic::Failed;
+use sha2::{Digest, Sha256};
+use vswitchd::lab::rig::Rig;
+use vswitchd::lab::traffic::{Connection, Pattern, Talk, connect};
+
+use crate::switch::{Switch, across, inwards, outwards};
+use crate::{Outcome, Test, ensure};
+
+/// The tests of this file.
+pub(crate) const TESTS: &[Test] = &[
+    ("a_gibibyte_arrives_with_offload", || transfer("on")),
+    ("a_gibibyte_arrives_without_offload", || transfer("off")),
+];
+
+const FILE: u64 = 1 << 30;
+
+fn transfer(offload: &str) -> Outcome {
+    let rig = Rig::new()?;
+    let switch = Switch::start(&rig, &["--offload", offload])?;
+    let (one, two) = (switch.container(&rig, 11)?, switch.container(&rig, 12)?);
+    switch.done("publish add 8080:5003/tcp --to c12")?;
+    send_file("container to container", across(&one, &two, 12))?;
+    send_file("container to internet", outwards(&one, &rig))?;
+    send_file("internet to published port", inwards(&rig, &two, 12))?;
+    Ok(())
+}
+
+/// Sends the file, and compares what arrives by its SHA-256.
+fn send_file(what: &str, talk: Talk<'_>) -> Outcome {
+    let Connection { mut client, mut server, .. } = connect(talk)?;
+    let expected = file_digest();
+    let begun = Instant::now();
+    let arrived = thread::scope(|scope| {
+        let server = scope.spawn(move || -> Result<(u64, Vec<u8>), Failed> {
+            let (mut length, mut digest, mut block) = (0, Sha256::new(), vec![0; 1 << 18]);
+            loop {
+                match server.read(&mut block)? {
+                    0 => return Ok((length, digest.finalize().to_vec())),
+                    part => {
+                        digest.update(&block[..part]);
+                        length += part as u64;
+                    }
+                }
+            }
+        });
+        let mut file = Pattern::new(FILE);
+        while let Some(block) = file.next_block() {
+            client.write_all(block)?;
+        }
+        client.shutdown(Shutdown::Write)?;
+        server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    let took = begun.elapsed();
+    println!("{what}: {:.2} Gbit/s", FILE as f64 * 8e-9 / took.as_secs_f64());
+    ensure!(arrived.0 == FILE, "{what}: {} bytes arrived", arrived.0);
+    ensure!(arrived.1 == expected, "{what}: another file arrived");
+    Ok(())
+}
+
+fn file_digest() -> &'static [u8] {
+    static DIGEST: OnceLock<Vec<u8>> = OnceLock::new();
+    DIGEST.get_or_init(|| {
+        let (mut file, mut digest) = (Pattern::new(FILE), Sha256::new());
+        while let Some(block) = file.next_block() {
+            digest.update(block);
+        }
+        digest.finalize().to_vec()
+    })
+}
