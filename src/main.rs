@@ -68,7 +68,8 @@ struct Run {
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
     /// Whether super-frames and unfinished checksums cross the switch
-    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off)]
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off,
+          action = clap::ArgAction::Set)]
     offload: bool,
     /// Where the API listens [default: /run/vswitchd.sock, $VSWITCHD_SOCKET, or the user's runtime directory]
     #[arg(long, value_name = "PATH")]
@@ -95,7 +96,7 @@ fn main() -> ExitCode {
             log_to_stderr(run.log.as_deref(), "info");
             daemon::run(options(run), ready, signalled()).map(|()| true)
         }
-        (None, None) => unreachable!("clap asks for a way out"),
+        (None, None) => Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink")),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -196,12 +196,14 @@ fn a_plain_tap_carries_finished_frames() {
 
 #[test]
 fn names_that_cannot_be_are_refused() {
-    for name in ["", "sixteen-bytes-ab", "a b", "a/b", "tap%d", "..", "a:b"] {
+    for name in ["", "sixteen-bytes-ab", "a b", "a/b", "tap%s", "%d0", "..", "a:b"] {
         let why = Tap::create(name).unwrap_err();
         assert_eq!(why.kind(), std::io::ErrorKind::InvalidInput, "{name}");
     }
     in_namespace(|| {
         let _first = Tap::create("tap").unwrap();
+        let numbered = Tap::create("tap%d").unwrap();
+        assert_eq!(numbered.name().unwrap(), "tap0");
         assert_eq!(Tap::create("tap").unwrap_err().raw_os_error(), Some(nix::libc::EBUSY));
         let missing = Packet::open("nowhere", PacketOptions::default()).unwrap_err();
         assert_eq!(missing.raw_os_error(), Some(nix::libc::ENODEV));

@@ -168,8 +168,8 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     }
 }
 
-/// Says whether `name` can be the name of an interface (Linux `dev_valid_name`, without the `%` that makes
-/// a name a pattern).
+/// Says whether `name` can be the name of an interface (Linux `dev_valid_name`), or a pattern for one:
+/// with `%d` at its end.
 fn check_interface_name(name: &str) -> std::io::Result<()> {
     let valid = (1..nix::libc::IFNAMSIZ).contains(&name.len())
         && name != "."
