@@ -19,7 +19,7 @@ pub type Seed = (&'static str, Vec<u8>);
 
 /// The seeds of each target.
 pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
-    vec![("wire", wire()), ("switch", switch()), ("conntrack", conntrack())]
+    vec![("wire", wire()), ("switch", switch()), ("conntrack", conntrack()), ("control", control())]
 }
 
 /// Where a packet comes from and goes to.
@@ -341,5 +341,49 @@ fn conntrack() -> Vec<Seed> {
             ]
             .concat(),
         ),
+    ]
+}
+
+/// Requests as the API takes them: each noun and verb, and a life of a switch with its mistakes.
+fn control() -> Vec<Seed> {
+    let life = [
+        r#"network create {"name":"default","subnet":"172.30.0.0/16"}"#,
+        r#"network create {"name":"lab","subnet":"10.9.0.0/24","gateway":"10.9.0.9","mode":"internal","mtu":1400}"#,
+        r#"port add {"name":"c1","netns":"red"}"#,
+        r#"port add {"name":"c1","netns":"red"}"#,
+        r#"port add {"name":"c2","netns":"blue","network":"lab","ip":"10.9.0.7","mac":"02:00:00:00:00:07","ifname":"eth7"}"#,
+        r#"port add {"name":"vm","device":"veth0","no_address":true}"#,
+        r#"port add {"name":"host","tap":"vsw0"}"#,
+        r#"publish add {"spec":"8080-8089:80-89/tcp","to":"c1"}"#,
+        r#"publish add {"spec":"192.0.2.5:53:53/udp","to":"c1"}"#,
+        r#"fdb add {"mac":"02:00:00:00:00:aa","port":"c1"}"#,
+        "port ls {}",
+        "publish ls {}",
+        "stats  {}",
+        r#"network rm {"name":"lab"}"#,
+        r#"port rm {"name":"c2"}"#,
+        r#"network rm {"name":"lab"}"#,
+        r#"port rm {"name":"c1"}"#,
+    ];
+    let mistakes = [
+        r#"port add {"name":"c1","netns":"gone"}"#,
+        r#"port add {"name":"","netns":"red"}"#,
+        r#"port add {"name":"c1","netns":"red","mac":"01:00:00:00:00:01"}"#,
+        r#"network create {"name":"n","subnet":"10.0.0.0/33"}"#,
+        r#"network create {"name":"n","subnet":"10.0.0.0/32"}"#,
+        r#"publish add {"spec":"90-80:90-80","to":"c1"}"#,
+        r#"port set {"name":"c1","settings":["mtu=9"]}"#,
+        r#"ct timeouts {"settings":["udp=0"]}"#,
+        r#"frob ls {}"#,
+        r#"port add [1,2"#,
+    ];
+    let every: String = vswitchd::control::request::Request::ALL
+        .iter()
+        .map(|(noun, verb)| format!("{noun} {verb} {{}}\n"))
+        .collect();
+    vec![
+        ("life", life.join("\n").into_bytes()),
+        ("mistakes", mistakes.join("\n").into_bytes()),
+        ("every-request", every.into_bytes()),
     ]
 }

@@ -30,6 +30,11 @@ fn conntrack() {
 }
 
 #[test]
+fn control() {
+    replay("control", bodies::control::run);
+}
+
+#[test]
 fn the_committed_seeds_are_those_of_the_source() {
     let update = std::env::var_os("UPDATE_SEEDS").is_some();
     for (target, seeds) in seeds::all() {

@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod conntrack;
+pub mod control;
 pub mod switch;
 pub mod wire;
 
