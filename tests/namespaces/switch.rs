@@ -41,7 +41,8 @@ impl Switch {
     pub(crate) fn start(rig: &Rig, more: &[&str]) -> Result<Switch, Failed> {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
-        command.args(["--uplink", "eth0", "--network", NETWORK, "--socket"]).arg(&socket).args(more);
+        command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
+        command.arg(&socket).args(more);
         let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };
