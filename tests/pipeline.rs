@@ -369,6 +369,20 @@ fn row_43_the_gateway_answers_echo() {
 }
 
 #[test]
+fn the_gateway_answers_echo_for_the_host_whose_address_it_shares() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    switch.send(&c, &packet::echo(via(&c), c.ip, EXTERNAL, true, 7, b"host?"));
+    let seen = read(&one(&c));
+    assert_eq!((seen.src.ip, seen.payload), (EXTERNAL, b"host?".to_vec()));
+    let internal = switch.add_network("10.9.0.0/16".parse().unwrap(), NetworkMode::Internal);
+    let d = switch.add_port(internal);
+    switch.send(&d, &packet::echo(via(&d), d.ip, EXTERNAL, true, 7, b"host?"));
+    assert_eq!(icmp_error(&one(&d)).0, 3, "an internal network has no way there");
+    nothing(&router);
+    settle(&switch);
+}
+
+#[test]
 fn a_service_that_the_gateway_has_not_is_unreachable() {
     let (mut switch, c) = lan(1);
     let gateway = Endpoint::new(Ipv4Addr::new(172, 30, 0, 1), 53);

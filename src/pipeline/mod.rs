@@ -28,7 +28,7 @@ use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::shared::{Shared, Waiting};
-use crate::snapshot::{Network, Port, Snapshot, Uplink};
+use crate::snapshot::{Network, NetworkMode, Port, Snapshot, Uplink};
 use crate::table::neighbor_table::Event;
 use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
@@ -123,16 +123,11 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
         Ingress::Network(network) => {
             let admitted = switch::admit(cx, network, packet)?;
             switch::learn(cx, &admitted);
-            match classify(frame, &admitted)? {
+            match classify(cx, frame, &admitted)? {
                 Class::Switch => return switch::forward(cx, &admitted),
                 Class::Arp => return gateway::arp(cx, frame, &admitted),
                 Class::Gateway(view) => return gateway::answer(cx, frame, &view),
-                Class::HostEcho(view) if cx.is_host_address(view.ip.dst) => {
-                    return gateway::echo(cx, frame, &view);
-                }
-                Class::HostEcho(view) | Class::Route(view) => {
-                    nat::inbound_from_network(cx, frame, network, view)?
-                }
+                Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
@@ -174,15 +169,14 @@ enum Class {
     Switch,
     /// ARP that the gateway answers or overhears.
     Arp,
-    /// For the gateway itself.
+    /// For the gateway itself, or an echo request to the host, for which the gateway answers: the host would
+    /// not see it.
     Gateway(View),
-    /// An echo request to somewhere else, perhaps to the host.
-    HostEcho(View),
     /// For the gateway to pass on.
     Route(View),
 }
 
-fn classify(frame: &Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
+fn classify(cx: &Context<'_>, frame: &Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
     let (eth, network) = (&admitted.packet.eth, admitted.network);
     let to_gateway = eth.dst == network.gateway_mac;
     match untagged_type(eth) {
@@ -200,17 +194,12 @@ fn classify(frame: &Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason>
         return Err(DropReason::ForeignSource);
     }
     let view = View::parse(frame, &admitted.packet, ip)?;
-    if ip.dst == network.gateway {
-        return Ok(Class::Gateway(view));
-    }
-    Ok(if view.transport.is_echo_request() { Class::HostEcho(view) } else { Class::Route(view) })
-}
-
-impl Context<'_> {
-    /// Whether the host that shares the uplink's address has this one.
-    fn is_host_address(&self, ip: std::net::Ipv4Addr) -> bool {
-        self.snapshot.uplink.as_ref().is_some_and(|uplink| uplink.host_addresses.contains(&ip))
-    }
+    let asks_host = || {
+        let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode == NetworkMode::Nat);
+        uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
+    };
+    let for_gateway = ip.dst == network.gateway || (view.transport.is_echo_request() && asks_host());
+    Ok(if for_gateway { Class::Gateway(view) } else { Class::Route(view) })
 }
 
 /// A worker's pipeline.
@@ -293,18 +282,9 @@ impl Pipeline {
     }
 
     fn run(&mut self, snapshot: &Snapshot, ingress: &Port, mut frame: Frame, now: Time, out: &mut Outbox) {
-        let mut cx = Context {
-            snapshot,
-            shared: &self.shared,
-            worker: self.worker,
-            ingress,
-            now,
-            out,
-            limiter: &mut self.limiter,
-            released: &mut self.released,
-        };
-        let verdict = story(&mut cx, &mut frame);
         let row = ingress.counters.row(self.worker);
+        let mut cx = self.context(snapshot, ingress, now, out);
+        let verdict = story(&mut cx, &mut frame);
         match verdict {
             Ok(Verdict::Forward(port)) => emit(&mut cx, frame, [port]),
             Ok(Verdict::Flood { network, except }) => match snapshot.network(network) {

@@ -42,10 +42,14 @@ use crate::limits::NAT_OVERLOAD_TRIES;
 use crate::table::port_pool::PortPool;
 use crate::wire::transport::TcpSegment;
 
+mod info;
 pub mod tcp;
+#[cfg(test)]
+mod tests;
 mod timeouts;
 mod wheel;
 
+pub use info::{Info, Nat, Stats};
 use tcp::Tcp;
 pub use timeouts::Timeouts;
 use wheel::Wheel;
@@ -67,28 +71,6 @@ impl Direction {
         match self {
             Direction::Outward => Direction::Inward,
             Direction::Inward => Direction::Outward,
-        }
-    }
-}
-
-/// How a connection is translated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Nat {
-    /// The container spoke first and is masqueraded.
-    Snat,
-    /// The world spoke first, to a published port.
-    Dnat,
-    /// Both ends are containers, who meet at the uplink's address.
-    Hairpin,
-}
-
-impl Nat {
-    /// The lower-case name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Nat::Snat => "snat",
-            Nat::Dnat => "dnat",
-            Nat::Hairpin => "hairpin",
         }
     }
 }
@@ -115,96 +97,6 @@ pub struct NewConnection {
     pub port: PortId,
     /// Whether its remote is reached through a second translation.
     pub hairpin: bool,
-}
-
-/// One connection, as it is listed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Info<A = Ipv4Addr> {
-    /// TCP, UDP or ICMP query.
-    pub protocol: Protocol,
-    /// The state's name.
-    pub state: &'static str,
-    /// How it is translated.
-    pub nat: Nat,
-    /// Who spoke first.
-    pub opener: Direction,
-    /// The container's port of the switch.
-    pub port: PortId,
-    /// The container's endpoint.
-    pub inside: Endpoint<A>,
-    /// What the world sees in its place.
-    pub outside: Endpoint<A>,
-    /// The peer.
-    pub remote: Endpoint<A>,
-    /// Time left without traffic.
-    pub expires: Duration,
-    /// Packets in the original direction and in reply.
-    pub packets: [u64; 2],
-    /// Their bytes.
-    pub bytes: [u64; 2],
-}
-
-impl<A: Copy> Info<A> {
-    /// Source and destination of the packets of who spoke first, as it sent them.
-    pub fn original(&self) -> (Endpoint<A>, Endpoint<A>) {
-        match self.opener {
-            Direction::Outward => (self.inside, self.peer_of(self.inside)),
-            Direction::Inward => (self.peer_of(self.outside), self.outside),
-        }
-    }
-
-    /// Source and destination of the answers, as the answering side sends them.
-    pub fn reply(&self) -> (Endpoint<A>, Endpoint<A>) {
-        match self.opener {
-            Direction::Outward => (self.peer_of(self.outside), self.outside),
-            Direction::Inward => (self.inside, self.peer_of(self.inside)),
-        }
-    }
-
-    /// The remote; an ICMP query's one identifier stands for both ports.
-    fn peer_of(&self, end: Endpoint<A>) -> Endpoint<A> {
-        match self.protocol {
-            Protocol::Icmp => Endpoint { port: end.port, ..self.remote },
-            Protocol::Tcp | Protocol::Udp => self.remote,
-        }
-    }
-}
-
-/// What a table has done since it was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Connections now.
-    pub connections: u64,
-    /// Most connections.
-    pub limit: u64,
-    /// Connections made.
-    pub created: u64,
-    /// Connections that timed out.
-    pub expired: u64,
-    /// Connections that were removed on request.
-    pub flushed: u64,
-    /// Refused because the table was full.
-    pub refused_full: u64,
-    /// Refused because the port had its quota.
-    pub refused_quota: u64,
-    /// Refused because no external port was left.
-    pub ports_exhausted: u64,
-    /// Connections that share an external port with another mapping.
-    pub overloaded: u64,
-}
-
-impl std::ops::AddAssign for Stats {
-    fn add_assign(&mut self, other: Stats) {
-        self.connections += other.connections;
-        self.limit += other.limit;
-        self.created += other.created;
-        self.expired += other.expired;
-        self.flushed += other.flushed;
-        self.refused_full += other.refused_full;
-        self.refused_quota += other.refused_quota;
-        self.ports_exhausted += other.ports_exhausted;
-        self.overloaded += other.overloaded;
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -673,187 +565,5 @@ fn opening(seen: &Seen, direction: Direction) -> Result<State, DropReason> {
         (Protocol::Tcp, _) => Err(DropReason::TcpOutOfState),
         (Protocol::Udp | Protocol::Icmp, _) if seen.is_answer => Err(DropReason::Unsolicited),
         (Protocol::Udp | Protocol::Icmp, _) => Ok(State::Query { replied: false }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::transport::{ACK, FIN, RST, SYN};
-
-    const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-    const PORT: PortId = PortId(7);
-
-    fn table(ports: std::ops::Range<u16>) -> Table {
-        Table::new(1000, ports)
-    }
-
-    fn inside(host: u8, port: u16) -> Endpoint {
-        Endpoint::new(Ipv4Addr::new(172, 30, 0, host), port)
-    }
-
-    fn remote(host: u8, port: u16) -> Endpoint {
-        Endpoint::new(Ipv4Addr::new(198, 51, 100, host), port)
-    }
-
-    fn udp(now: Time) -> Seen {
-        Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 100, now }
-    }
-
-    fn tcp(flags: u8, seq: u32, ack: u32, now: Time) -> Seen {
-        let segment = TcpSegment { seq, ack, flags, len: u32::from(flags & (SYN | FIN) != 0) };
-        Seen { protocol: Protocol::Tcp, segment: Some(segment), ..udp(now) }
-    }
-
-    fn yes() -> Result<NewConnection, DropReason> {
-        Ok(NewConnection { port: PORT, hairpin: false })
-    }
-
-    fn out(table: &mut Table, from: Endpoint, to: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
-        table.outward(from, to, EXTERNAL, seen, yes, &Timeouts::default())
-    }
-
-    fn back(table: &mut Table, to: Endpoint, from: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
-        table.inward(to, from, None, seen, yes, &Timeouts::default())
-    }
-
-    fn sweep(table: &mut Table, now: Time) -> usize {
-        let mut ended = 0;
-        table.expire(now, usize::MAX, |port| {
-            assert_eq!(port, PORT);
-            ended += 1;
-        });
-        ended
-    }
-
-    #[test]
-    fn one_inside_endpoint_has_one_outside_port_whatever_the_remote() {
-        let mut table = table(61_000..61_100);
-        let first = out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        for to in [remote(1, 54), remote(2, 53), remote(9, 1)] {
-            assert_eq!(out(&mut table, inside(2, 5000), to, &udp(Time::ZERO)), Ok(first));
-            assert_eq!(back(&mut table, first, to, &udp(Time::ZERO)), Ok(inside(2, 5000)));
-        }
-        let stranger = back(&mut table, first, remote(3, 53), &udp(Time::ZERO));
-        assert_eq!(stranger, Err(DropReason::Unsolicited), "filtering is by address and port");
-        let other = out(&mut table, inside(3, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        assert_ne!(other, first);
-    }
-
-    #[test]
-    fn a_port_of_the_range_is_kept_where_free() {
-        let mut table = table(61_000..61_100);
-        let kept = out(&mut table, inside(2, 61_050), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        assert_eq!(kept.port, 61_050);
-        let other = out(&mut table, inside(3, 61_050), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        assert_ne!(other.port, 61_050);
-        let same_number =
-            out(&mut table, inside(3, 61_050), remote(1, 53), &tcp(SYN, 0, 0, Time::ZERO)).unwrap();
-        assert_eq!(same_number.port, 61_050, "protocols have ports of their own");
-    }
-
-    #[test]
-    fn a_full_range_is_shared_by_remote_and_replies_never_cross() {
-        let mut table = table(61_000..61_002);
-        for host in 2..4 {
-            out(&mut table, inside(host, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        }
-        let refused = out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::ZERO));
-        assert_eq!(refused, Err(DropReason::NatPortsExhausted));
-        let shared = out(&mut table, inside(4, 5000), remote(2, 53), &udp(Time::ZERO)).unwrap();
-        assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
-        let owner = back(&mut table, shared, remote(1, 53), &udp(Time::ZERO)).unwrap();
-        assert_ne!(owner, inside(4, 5000));
-        assert_eq!(table.stats().overloaded, 1);
-        // The owner of the port now wants the remote that the port is shared for: it gets another one.
-        let moved = out(&mut table, owner, remote(2, 53), &udp(Time::ZERO)).unwrap();
-        assert_ne!(moved, shared);
-        assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
-    }
-
-    #[test]
-    fn udp_lives_by_what_the_container_sends() {
-        let mut table = table(61_000..61_100);
-        let outside = out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::from_secs(200))).unwrap();
-        for second in [250, 300, 400, 499] {
-            assert_eq!(sweep(&mut table, Time::from_secs(second)), 0);
-            assert!(back(&mut table, outside, remote(1, 53), &udp(Time::from_secs(second))).is_ok());
-        }
-        assert_eq!(sweep(&mut table, Time::from_secs(502)), 1);
-        assert!(back(&mut table, outside, remote(1, 53), &udp(Time::from_secs(502))).is_err());
-        assert_eq!(table.stats().connections, 0);
-    }
-
-    #[test]
-    fn an_established_connection_idles_two_hours_and_a_closed_one_four_minutes() {
-        let mut table = table(61_000..61_100);
-        let (a, b) = (inside(2, 5000), remote(1, 80));
-        let o = out(&mut table, a, b, &tcp(SYN, 100, 0, Time::ZERO)).unwrap();
-        back(&mut table, o, b, &tcp(SYN | ACK, 900, 101, Time::ZERO)).unwrap();
-        out(&mut table, a, b, &tcp(ACK, 101, 901, Time::ZERO)).unwrap();
-        assert_eq!(table.entries(Time::ZERO).next().unwrap().state, "ESTABLISHED");
-        assert_eq!(sweep(&mut table, Time::from_secs(7400)), 0);
-        back(&mut table, o, b, &tcp(RST, 901, 0, Time::from_secs(7400))).unwrap();
-        assert_eq!(sweep(&mut table, Time::from_secs(7639)), 0);
-        assert_eq!(sweep(&mut table, Time::from_secs(7642)), 1);
-    }
-
-    #[test]
-    fn what_does_not_open_is_refused() {
-        let mut table = table(61_000..61_100);
-        for flags in [ACK, SYN | ACK, RST, FIN | ACK, SYN | FIN, 0] {
-            let refused = out(&mut table, inside(2, 1), remote(1, 2), &tcp(flags, 0, 0, Time::ZERO));
-            assert_eq!(refused, Err(DropReason::TcpOutOfState), "{flags:#x}");
-        }
-        let reply = Seen { protocol: Protocol::Icmp, is_answer: true, ..udp(Time::ZERO) };
-        assert_eq!(out(&mut table, inside(2, 0), remote(1, 2), &reply), Err(DropReason::Unsolicited));
-        assert_eq!(table.stats().created, 0);
-    }
-
-    #[test]
-    fn a_published_port_leads_to_its_target_and_back() {
-        let mut table = table(61_000..61_100);
-        let (listen, target, client) = (Endpoint::new(EXTERNAL, 8080), inside(2, 80), remote(1, 40_000));
-        let syn = tcp(SYN, 1, 0, Time::ZERO);
-        let timeouts = Timeouts::default();
-        let to = table.inward(listen, client, Some(target), &syn, yes, &timeouts).unwrap();
-        assert_eq!(to, target);
-        let reply = out(&mut table, target, client, &tcp(SYN | ACK, 9, 2, Time::ZERO)).unwrap();
-        assert_eq!(reply, listen);
-        let info = table.entries(Time::ZERO).next().unwrap();
-        assert_eq!(info.nat, Nat::Dnat);
-        assert_eq!((info.original(), info.reply()), ((client, listen), (target, client)));
-        assert_eq!(info.packets, [1, 1]);
-    }
-
-    #[test]
-    fn the_table_refuses_beyond_its_limit_and_the_quota() {
-        let mut table = Table::new(2, 61_000..61_100);
-        for port in [1, 2] {
-            out(&mut table, inside(2, port), remote(1, 53), &udp(Time::ZERO)).unwrap();
-        }
-        let full = out(&mut table, inside(2, 3), remote(1, 53), &udp(Time::ZERO));
-        assert_eq!(full, Err(DropReason::ConntrackFull));
-        assert!(out(&mut table, inside(2, 1), remote(1, 53), &udp(Time::ZERO)).is_ok(), "old ones go on");
-        assert_eq!(table.flush(Time::ZERO, |info| info.inside.port == 1, |_| ()), 1);
-        let quota = table.outward(
-            inside(2, 3),
-            remote(1, 53),
-            EXTERNAL,
-            &udp(Time::ZERO),
-            || Err(DropReason::ConntrackQuota),
-            &Timeouts::default(),
-        );
-        assert_eq!(quota, Err(DropReason::ConntrackQuota));
-        let stats = table.stats();
-        assert_eq!((stats.connections, stats.refused_full, stats.refused_quota, stats.flushed), (1, 1, 1, 1));
-    }
-
-    #[test]
-    fn a_connection_takes_no_more_than_its_share_of_memory() {
-        // limits::CONNECTIONS_MAX in 128 bytes each: the slot, its links, and its share of three indices.
-        assert!(size_of::<Option<Connection<Ipv4Addr>>>() <= 104);
-        assert!(size_of::<Mapping<Ipv4Addr>>() <= 16);
     }
 }
