@@ -27,7 +27,8 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
-    fn set(&self, value: u64) {
+    /// Sets the value. Only the one writer of this counter may call it.
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 }
@@ -48,6 +49,8 @@ pub struct Row {
     pub rx_super: Counter,
     /// Of the frames written, those that carry several segments.
     pub tx_super: Counter,
+    /// Of the frames read, those whose flow a worker's flow cache knew.
+    pub rx_cached: Counter,
     /// Frames that the switch itself made because of this port: ARP, ICMP, announcements.
     pub originated: Counter,
     /// Extra copies of frames from this port, made by flooding.
@@ -69,6 +72,7 @@ impl Row {
             tx_bytes: Counter::default(),
             rx_super: Counter::default(),
             tx_super: Counter::default(),
+            rx_cached: Counter::default(),
             originated: Counter::default(),
             copies: Counter::default(),
             consumed: Counter::default(),
@@ -127,6 +131,7 @@ impl PortCounters {
             sum.tx_bytes += row.tx_bytes.value();
             sum.rx_super += row.rx_super.value();
             sum.tx_super += row.tx_super.value();
+            sum.rx_cached += row.rx_cached.value();
             sum.originated += row.originated.value();
             sum.copies += row.copies.value();
             sum.consumed += row.consumed.value();
@@ -161,6 +166,7 @@ pub struct Totals {
     pub tx_bytes: u64,
     pub rx_super: u64,
     pub tx_super: u64,
+    pub rx_cached: u64,
     pub originated: u64,
     pub copies: u64,
     pub consumed: u64,
@@ -186,6 +192,7 @@ impl std::ops::AddAssign for Totals {
         self.tx_bytes += other.tx_bytes;
         self.rx_super += other.rx_super;
         self.tx_super += other.tx_super;
+        self.rx_cached += other.rx_cached;
         self.originated += other.originated;
         self.copies += other.copies;
         self.consumed += other.consumed;

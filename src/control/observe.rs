@@ -283,6 +283,7 @@ fn counts(totals: &Totals, missed: u64) -> Counts {
         tx_bytes: totals.tx_bytes,
         rx_super: totals.rx_super,
         tx_super: totals.tx_super,
+        rx_cached: totals.rx_cached,
         drops: totals.drops,
         missed,
     }

@@ -108,6 +108,8 @@ pub struct Counts {
     pub rx_super: u64,
     /// Of the frames written, those that carry several segments.
     pub tx_super: u64,
+    /// Of the frames read, those whose flow a worker's flow cache knew.
+    pub rx_cached: u64,
     pub drops: u64,
     /// Frames that the kernel dropped because they were not read in time.
     pub missed: u64,

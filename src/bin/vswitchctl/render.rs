@@ -323,13 +323,23 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
 }
 
 fn stats(stats: &Stats, wide: bool) -> String {
-    let columns =
-        ["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">TX", ">TX-PACKETS", ">TX-SUPER", ">DROPS", ">MISSED"];
+    let columns = [
+        "PORT",
+        ">RX",
+        ">RX-PACKETS",
+        ">RX-SUPER",
+        ">RX-CACHED",
+        ">TX",
+        ">TX-PACKETS",
+        ">TX-SUPER",
+        ">DROPS",
+        ">MISSED",
+    ];
     let mut ports = Table::new(&columns);
     for port in &stats.ports {
         let counts = &port.counts;
         let mut cells = vec![port.name.clone(), bytes(counts.rx_bytes, wide)];
-        cells.extend([counts.rx_packets, counts.rx_super].map(|count| count.to_string()));
+        cells.extend([counts.rx_packets, counts.rx_super, counts.rx_cached].map(|count| count.to_string()));
         cells.push(bytes(counts.tx_bytes, wide));
         cells.extend(
             [counts.tx_packets, counts.tx_super, counts.drops, counts.missed].map(|count| count.to_string()),
