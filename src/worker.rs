@@ -2,8 +2,8 @@
 //!
 //! Every worker knows every device and may write to all of them; each device is read by one worker, so
 //! that the frames of a flow keep their order. A turn takes the time once, reads a burst from every port
-//! that is ready, decides each frame, merges and writes what came of it, does what time asks for, and sleeps until a
-//! device or a command wakes it.
+//! that is ready, decides each frame, writes what came of it, merged where it can be, does what time asks
+//! for, and sleeps until a device or a command wakes it.
 //!
 //! [`Worker::turn`] needs neither a thread nor a clock: a test drives a whole switch with it. The threads
 //! and the only reading of the clock are in [`WorkerPool`].

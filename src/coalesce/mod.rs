@@ -7,7 +7,8 @@
 //! one for TSO. It is what the kernel's GRO does on reception, by the same rules (Linux
 //! `net/ipv4/{af_inet,tcp_offload,udp_offload}.c`), with one promise more: **cutting the super-frame again
 //! ([`crate::offload::Segments`], or the kernel's segmentation) gives the packets that came**, bit for bit,
-//! apart from the IPv4 identification of packets with DF, which says nothing (RFC 6864 4.1).
+//! apart from what says nothing: the IPv4 identification of packets with DF (RFC 6864 4.1), and which of the two
+//! zeros of ones' complement a checksum is.
 //!
 //! # Who may join
 //! [`member`] reads a frame's headers and says what it may be part of. A packet continues a run if
@@ -46,8 +47,6 @@ use crate::pipeline::{Outbox, Send};
 use crate::port::Promises;
 
 mod member;
-#[cfg(test)]
-mod tests;
 
 use member::{Member, Part};
 
