@@ -284,6 +284,7 @@ fn counts(totals: &Totals, missed: u64) -> Counts {
         rx_super: totals.rx_super,
         tx_super: totals.tx_super,
         rx_cached: totals.rx_cached,
+        tx_coalesced: totals.tx_coalesced,
         drops: totals.drops,
         missed,
     }

@@ -6,9 +6,10 @@
 //! namespace, no interface, no rule and no file but a temporary directory; when the process ends, in
 //! whatever way, the kernel takes the namespaces away with all that is in them.
 //!
-//! [`rig`], [`traffic`] and [`frames`] serve the integration tests as well.
+//! [`rig`], [`traffic`], [`flood`] and [`frames`] serve the integration tests as well.
 
 mod checks;
+pub mod flood;
 pub mod frames;
 pub mod rig;
 mod switch;

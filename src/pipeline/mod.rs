@@ -411,17 +411,18 @@ impl Pipeline {
         }
     }
 
-    /// Counts a frame that a port did not take. `account` is the port on whose account it was sent.
+    /// Counts a frame that a port did not take, for all that it stands for: at the port, or if that is gone at
+    /// the one on whose account it was sent.
     pub fn not_sent(&self, snapshot: &Snapshot, send: Send, reason: DropReason, frame: &Frame, now: Time) {
         let Some(port) = snapshot.port(send.port).or_else(|| snapshot.port(send.account)) else { return };
-        port.counters.row(self.worker).dropped(reason, now);
+        port.counters.row(self.worker).dropped_many(reason, send.frames, now);
         self.shared.sample_drop(self.worker, reason, port.id, frame.bytes(), now);
     }
 
-    /// Counts a frame that a port took.
+    /// Counts a frame that a port took, for all that it stands for.
     pub fn sent(&self, snapshot: &Snapshot, send: Send, frame: &Frame) {
         let Some(port) = snapshot.port(send.port) else { return };
-        port.counters.row(self.worker).transmitted(frame.len(), frame.offload.is_super());
+        port.counters.row(self.worker).transmitted(send.frames, send.bytes, frame.offload.is_super());
     }
 
     /// Adds frames that the kernel threw away because nobody read them in time.
