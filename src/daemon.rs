@@ -32,7 +32,7 @@ use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, WORKERS_MAX};
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
-use crate::worker::{Event, WorkerPool, now};
+use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
 
 /// External ports for masquerading unless others are said: above the host's own ephemeral ports.
 pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
@@ -57,6 +57,8 @@ pub struct Options {
     pub nat_ports: RangeInclusive<u16>,
     /// Number of workers; `None` for one per core.
     pub workers: Option<usize>,
+    /// What workers do while they have nothing to do.
+    pub poll: PollMode,
     /// Whether devices pass super-frames and unfinished checksums on.
     pub offload: bool,
     /// Where the API listens.
@@ -76,6 +78,7 @@ impl Default for Options {
             networks: Vec::new(),
             nat_ports: NAT_PORTS,
             workers: None,
+            poll: PollMode::default(),
             offload: true,
             socket: crate::control::socket::default_path(),
             group: None,
@@ -109,7 +112,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
             // Nobody listens any more while the daemon stops.
             let _ = reports.send(event);
         });
-        let workers = WorkerPool::start(&shared, on_event)
+        let workers = WorkerPool::start(&shared, WorkerOptions { poll: options.poll }, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
         let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
         let control = Control::new(shared, host);

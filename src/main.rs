@@ -15,6 +15,7 @@ use vswitchd::control::socket;
 use vswitchd::daemon::{self, NetworkSpec, Options};
 use vswitchd::lab;
 use vswitchd::snapshot::UplinkMode;
+use vswitchd::worker::PollMode;
 
 /// A userspace virtual switch and NAT router for Linux containers, namespaces and VMs
 #[derive(Debug, Parser)]
@@ -67,6 +68,9 @@ struct Run {
     /// Number of worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
+    /// adaptive: look for frames for a while, then sleep; busy: never sleep; sleep: at once
+    #[arg(long, value_name = "MODE", default_value = "adaptive", value_parser = poll_mode)]
+    poll: PollMode,
     /// Whether super-frames and unfinished checksums cross the switch
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off,
           action = clap::ArgAction::Set)]
@@ -126,6 +130,7 @@ fn options(run: Run) -> Options {
         networks: run.network,
         nat_ports: run.nat_ports,
         workers: run.workers,
+        poll: run.poll,
         offload: run.offload,
         socket: run.socket.unwrap_or_else(socket::default_path),
         group: run.group,
@@ -176,6 +181,10 @@ fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
         "own" => Ok(UplinkMode::Own),
         _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
     }
+}
+
+fn poll_mode(text: &str) -> Result<PollMode, Error> {
+    text.parse().map_err(|()| Error::usage(text, "no such way to poll", "adaptive, busy or sleep"))
 }
 
 fn on_off(text: &str) -> Result<bool, Error> {
@@ -230,6 +239,7 @@ mod tests {
             "vswitchd --no-uplink --nat-ports 0-9",
             "vswitchd --no-uplink --workers 0",
             "vswitchd --no-uplink --offload maybe",
+            "vswitchd --no-uplink --poll always",
             "vswitchd --no-uplink --uplink-mode bridge",
         ] {
             assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");

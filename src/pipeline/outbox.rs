@@ -11,7 +11,7 @@ pub struct Send {
     /// The port on whose account the frame is.
     pub account: PortId,
     /// The frame's place in the outbox.
-    frame: usize,
+    pub frame: usize,
 }
 
 /// The frames that a worker has decided on and not yet written, in order. One frame may go to many ports.
@@ -57,12 +57,22 @@ impl Outbox {
         self.frames.iter().map(Frame::len).sum()
     }
 
+    /// All frames that are to be written, and in order where each goes.
+    pub fn contents(&mut self) -> (&mut [Frame], &[Send]) {
+        (&mut self.frames, &self.sends)
+    }
+
+    /// Takes all frames back: they have been written.
+    pub fn clear(&mut self) {
+        self.sends.clear();
+        self.pool.give_all(&mut self.frames);
+    }
+
     /// Hands every frame to `write` with each of its ports, in order, and takes the frames back.
     pub fn drain(&mut self, mut write: impl FnMut(Send, &mut Frame)) {
         for &send in &self.sends {
             write(send, &mut self.frames[send.frame]);
         }
-        self.sends.clear();
-        self.pool.give_all(&mut self.frames);
+        self.clear();
     }
 }

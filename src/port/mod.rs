@@ -11,6 +11,7 @@
 //! | [`memory::MemoryPort`] | two queues, for tests and benchmarks | what the test says |
 
 pub mod carrier;
+pub mod exchange;
 pub mod memory;
 pub mod packet;
 pub mod plain;
