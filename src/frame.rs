@@ -169,12 +169,17 @@ impl Frame {
         self.len = self.len.min(len);
     }
 
-    /// The frame with `prefix` bytes before it, for a write of header and frame in one piece. `None` if the
-    /// headroom is used up.
-    pub fn with_prefix(&mut self, prefix: &[u8]) -> Option<&[u8]> {
-        let from = self.start.checked_sub(prefix.len())?;
+    /// Puts `prefix` right before the frame, for a write of both in one piece. `false` if the headroom is
+    /// used up.
+    pub fn put_prefix(&mut self, prefix: &[u8]) -> bool {
+        let Some(from) = self.start.checked_sub(prefix.len()) else { return false };
         self.buffer[from..self.start].copy_from_slice(prefix);
-        Some(&self.buffer[from..self.start + self.len])
+        true
+    }
+
+    /// The frame and the `len` bytes before it.
+    pub fn with_prefix(&self, len: usize) -> &[u8] {
+        &self.buffer[self.start.saturating_sub(len)..self.start + self.len]
     }
 
     /// Puts a VLAN tag (four bytes: TPID and TCI) behind the MAC addresses, as a device asks for that took
@@ -261,8 +266,9 @@ mod tests {
     fn a_prefix_uses_the_headroom_and_leaves_the_frame() {
         let mut frame = Frame::new();
         frame.fill(&[1, 2, 3], Offload::NONE);
-        assert_eq!(frame.with_prefix(&[9; 10]).unwrap(), [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 2, 3]);
-        assert!(frame.with_prefix(&[0; HEADROOM + 1]).is_none());
+        assert!(frame.put_prefix(&[9; 10]));
+        assert_eq!(frame.with_prefix(10), [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 2, 3]);
+        assert!(!frame.put_prefix(&[0; HEADROOM + 1]));
         assert_eq!(frame.bytes(), [1, 2, 3]);
     }
 

@@ -33,7 +33,7 @@ use crate::addr::PortId;
 use crate::clock::Time;
 use crate::frame::{Frame, Offload};
 use crate::pipeline::{Outbox, Pipeline};
-use crate::port::exchange::{Exchange, Lane};
+use crate::port::exchange::{Exchange, Io, Lane};
 use crate::port::{Device, Received};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -71,9 +71,11 @@ pub fn now() -> Time {
 }
 
 /// How workers go about their work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerOptions {
-    /// What they do while they have none.
+    /// How they read and write.
+    pub io: Io,
+    /// What they do while they have nothing to do.
     pub poll: PollMode,
 }
 
@@ -167,7 +169,7 @@ impl Worker {
     /// Worker number `index` of the switch, and the handle to command it.
     ///
     /// # Errors
-    /// If the kernel has no more descriptors for an epoll instance.
+    /// If the kernel has no more descriptors for an epoll instance, or no io_uring where that is asked for.
     pub fn new(
         shared: Arc<Shared>,
         index: usize,
@@ -183,7 +185,7 @@ impl Worker {
             pipeline: Pipeline::new(shared.clone(), index),
             shared,
             outbox: Outbox::new(),
-            exchange: Exchange::new(),
+            exchange: Exchange::new(options.io)?,
             burst: Vec::new(),
             received: Vec::new(),
             poll,

@@ -57,6 +57,7 @@ impl std::fmt::Debug for WorkerHandle {
 /// The threads of all workers.
 #[derive(Debug, Clone)]
 pub struct WorkerPool {
+    options: WorkerOptions,
     handles: Arc<[WorkerHandle]>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -74,7 +75,12 @@ impl WorkerPool {
             let name = format!("worker-{index}");
             threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
         }
-        Ok(WorkerPool { handles: handles.into(), threads: Arc::new(Mutex::new(threads)) })
+        Ok(WorkerPool { options, handles: handles.into(), threads: Arc::new(Mutex::new(threads)) })
+    }
+
+    /// How the workers go about their work.
+    pub fn options(&self) -> WorkerOptions {
+        self.options
     }
 
     /// Makes every worker write to a port's device, and one of them read it. Of several devices, as many as
