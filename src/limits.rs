@@ -23,6 +23,10 @@ pub const BURST_FRAMES: usize = 64;
 /// Bytes that a worker takes from one port before it looks at the next.
 pub const BURST_BYTES: usize = 128 * 1024;
 
+/// Frame buffers that a worker keeps: those of a burst, and as many for what the switch itself answers to it.
+/// It starts with the burst's, [`BURST_FRAMES`] of [`BUFFER_SIZE`], which is 4.25 MiB.
+pub const POOL_FRAMES_MAX: usize = 2 * BURST_FRAMES;
+
 /// Ports of a switch, the uplink included. One more is refused.
 pub const PORTS_MAX: usize = 4096;
 

@@ -28,6 +28,11 @@ impl Outbox {
         Outbox::default()
     }
 
+    /// Has at least `count` frames at hand, so that a burst of so many allocates nothing.
+    pub fn reserve(&mut self, count: usize) {
+        self.pool.reserve(count);
+    }
+
     /// An empty frame.
     pub fn fresh(&mut self) -> Frame {
         self.pool.take()

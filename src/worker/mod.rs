@@ -32,6 +32,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use crate::addr::PortId;
 use crate::clock::Time;
 use crate::frame::{Frame, Offload};
+use crate::limits::BURST_FRAMES;
 use crate::pipeline::{Outbox, Pipeline};
 use crate::port::exchange::{Exchange, Io, Lane};
 use crate::port::{Device, Received};
@@ -180,11 +181,13 @@ impl Worker {
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (sender, commands) = unbounded();
         let load = Arc::new(Load::default());
+        let mut outbox = Outbox::new();
+        outbox.reserve(BURST_FRAMES);
         let worker = Worker {
             snapshot: shared.snapshot_full(),
             pipeline: Pipeline::new(shared.clone(), index),
             shared,
-            outbox: Outbox::new(),
+            outbox,
             exchange: Exchange::new(options.io)?,
             burst: Vec::new(),
             received: Vec::new(),

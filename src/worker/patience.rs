@@ -192,8 +192,8 @@ mod tests {
         now += RESPITE;
         assert_eq!(patience.idle(now), Idle::Sleep, "a respite");
         patience.worked(now);
-        now += Duration::from_micros(40);
-        assert_eq!(patience.idle(now), Idle::Look);
+        now += Duration::from_millis(1);
+        assert_eq!(patience.idle(now), Idle::Look, "it is over");
     }
 
     #[test]
