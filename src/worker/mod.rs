@@ -7,13 +7,10 @@
 //! [`Worker::turn`] needs neither a thread nor a clock: a test drives a whole switch with it. The threads
 //! are in [`WorkerPool`], and the only reading of the clock is [`now`].
 //!
-//! **Readiness.** A port is either *watched*, so that epoll wakes the worker for it, or on the worker's list
-//! of ports to read. What epoll says is edge-triggered: a port joins the list when it becomes readable, and
-//! leaves it when a read has found it empty. While the worker has patience ([`patience`]) an empty port
+//! **Readiness.** Epoll tells, edge-triggered, when a port becomes readable: it then joins the worker's list of
+//! ports to read, and leaves it when a read has found it empty. While the worker has patience ([`patience`]) an empty port
 //! stays a little longer, to be read again without being waited for; at most [`LINGERING_MAX`] do, so that
-//! looking at idle ports is never what a turn spends its time on. A port that is flooded is taken off
-//! epoll for as long as it is on the list: the kernel's note that it is readable would cost every packet a
-//! lock. A device that is gone for good (its namespace died) is dropped at once and reported, so that it
+//! looking at idle ports is never what a turn spends its time on. A device that is gone for good (its namespace died) is dropped at once and reported, so that it
 //! cannot spin.
 //!
 //! **Bursts** are bounded by frames and by bytes, and no frame waits for another one beyond its burst. How much
@@ -120,9 +117,7 @@ pub struct WorkerLoad {
 struct Attached {
     lane: Lane,
     /// The descriptor that can wake this worker, if it reads the device and the device has one.
-    fd: Option<RawFd>,
-    /// Whether epoll knows the descriptor.
-    watched: bool,
+    watched: Option<RawFd>,
     reads: bool,
     /// Whether it is on the list of ports to read.
     listed: bool,
@@ -261,23 +256,17 @@ impl Worker {
         let mut awake_since = now();
         while !self.stopped {
             let start = now();
-            let idle = if self.turn(start) {
+            let mut timeout = Duration::ZERO;
+            if self.turn(start) {
                 self.patience.worked(start);
-                None
+            } else if self.patience.idle(start) == Idle::Look {
+                std::thread::yield_now();
             } else {
-                Some(self.patience.idle(start))
-            };
-            let timeout = match idle {
-                Some(Idle::Sleep) => IDLE,
-                _ if start >= self.next_watch || self.list.is_empty() => Duration::ZERO,
-                Some(Idle::Look) => {
-                    std::thread::yield_now();
-                    continue;
-                }
-                None => continue,
-            };
-            if idle == Some(Idle::Sleep) {
-                self.watch_all();
+                self.unlist();
+                timeout = IDLE;
+            }
+            if timeout.is_zero() && start < self.next_watch && !self.list.is_empty() {
+                continue;
             }
             let busy = u64::try_from(start.since(awake_since).as_micros()).unwrap_or(u64::MAX);
             self.load.busy_micros.fetch_add(busy, Relaxed);
@@ -285,7 +274,7 @@ impl Worker {
                 log::error!("a worker cannot wait for its ports: {error}");
                 std::thread::sleep(IDLE);
             }
-            awake_since = now();
+            awake_since = if timeout.is_zero() { start } else { now() };
             self.next_watch = awake_since + WATCH_INTERVAL;
         }
     }
@@ -311,31 +300,35 @@ impl Worker {
 
     fn attach(&mut self, port: PortId, device: Arc<dyn Device>, reads: bool, now: Time) {
         self.detach(port);
-        let fd = device.fd().filter(|_| reads);
-        let lane = self.exchange.open(device);
-        let attached = Attached {
-            lane,
-            fd,
-            watched: false,
-            reads,
-            listed: reads,
-            last: now,
-            appetite: Appetite::default(),
-        };
+        let watched = device.fd().filter(|_| reads);
+        if let Some(fd) = watched {
+            let token = Token(port.index());
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                log::error!("cannot watch the device of port {}: {error}", port.0);
+                (self.on_event)(Event::PortGone(port));
+                return;
+            }
+        }
         if self.attached.len() <= port.index() {
             self.attached.resize_with(port.index() + 1, || None);
         }
-        self.attached[port.index()] = Some(attached);
-        // What arrived before is read now; watched it is when it leaves the list.
+        let lane = self.exchange.open(device);
+        // What arrived before the device was watched is read now.
+        let (listed, appetite) = (reads, Appetite::default());
+        self.attached[port.index()] = Some(Attached { lane, watched, reads, listed, last: now, appetite });
         if reads {
             self.list.push(port);
         }
     }
 
     fn detach(&mut self, port: PortId) {
-        self.unwatch(port);
         let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::take) else { return };
         self.list.retain(|&listed| listed != port);
+        if let Some(fd) = attached.watched
+            && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
+        {
+            log::debug!("the device of port {} is no longer watched: {error}", port.0);
+        }
         self.exchange.close(attached.lane);
     }
 
@@ -396,60 +389,26 @@ impl Worker {
         }
     }
 
-    /// Whether a port stays on the list after a burst. One that leaves it is watched.
+    /// Whether a port stays on the list after a burst. `lingering` counts those that do although they are empty.
     fn stays(&mut self, port: PortId, burst: Burst, lingering: &mut usize, now: Time) -> bool {
-        let Some(attached) = self.attached.get(port.index()).and_then(Option::as_ref) else { return false };
-        if burst == Burst::More {
-            if attached.appetite.is_flood() {
-                self.unwatch(port);
-            }
-            return true;
-        }
-        // A device that cannot wake us is asked every turn.
-        let lingers = now.since(attached.last) < self.patience.lingers() && *lingering < LINGERING_MAX;
-        if attached.fd.is_none() || lingers {
-            *lingering += usize::from(lingers);
-            return true;
-        }
-        self.watch_port(port);
-        false
-    }
-
-    /// Takes the ports off the list whose devices can wake us: nothing but they will.
-    fn watch_all(&mut self) {
-        let mut list = std::mem::take(&mut self.list);
-        list.retain(|&port| !self.watch_port(port));
-        self.list = list;
-    }
-
-    /// Leaves it to epoll to say when a port is readable. Says whether that can be.
-    fn watch_port(&mut self, port: PortId) -> bool {
         let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else {
-            return true;
+            return false;
         };
-        let Some(fd) = attached.fd else { return false };
-        attached.listed = false;
-        if std::mem::replace(&mut attached.watched, true) {
-            return true;
-        }
-        let token = Token(port.index());
-        // What arrived since the last read is reported, too.
-        if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
-            log::error!("cannot watch the device of port {}: {error}", port.0);
-            attached.watched = false;
-            self.lose(port);
-        }
-        true
+        let lingers = now.since(attached.last) < self.patience.lingers() && *lingering < LINGERING_MAX;
+        // A device that cannot wake us is asked every turn.
+        attached.listed = burst == Burst::More || attached.watched.is_none() || lingers;
+        *lingering += usize::from(burst != Burst::More && lingers);
+        attached.listed
     }
 
-    fn unwatch(&mut self, port: PortId) {
-        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else { return };
-        if let Some(fd) = attached.fd
-            && std::mem::take(&mut attached.watched)
-            && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
-        {
-            log::debug!("the device of port {} is no longer watched: {error}", port.0);
-        }
+    /// Takes the ports off the list whose devices can wake us.
+    fn unlist(&mut self) {
+        let attached = &mut self.attached;
+        self.list.retain(|port| {
+            let Some(Some(attached)) = attached.get_mut(port.index()) else { return false };
+            attached.listed = attached.watched.is_none();
+            attached.listed
+        });
     }
 
     /// Writes everything that was decided.
