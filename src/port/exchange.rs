@@ -12,13 +12,14 @@
 //! goes on by plain calls.
 
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES;
 use crate::offload;
 use crate::port::framing::Framing;
-use crate::port::ring::{BATCH, Ring, Slot};
+use crate::port::ring::{BATCH, Ring};
 use crate::port::{Device, NotSent, Promises, Received};
 
 /// How batches of frames are read and written.
@@ -45,9 +46,10 @@ impl Io {
 pub struct Lane {
     device: Arc<dyn Device>,
     promises: Promises,
-    slot: Option<Slot>,
-    reads: Option<Framing>,
-    writes: Option<Framing>,
+    /// How the ring reads it, if it can.
+    reads: Option<(RawFd, Framing)>,
+    /// How the ring writes it, if it can.
+    writes: Option<(RawFd, Framing)>,
 }
 
 impl Lane {
@@ -60,7 +62,7 @@ impl Lane {
 /// A frame that is to be written by the ring.
 #[derive(Debug, Clone, Copy)]
 struct Queued {
-    slot: Slot,
+    fd: RawFd,
     framing: Framing,
     /// The frame's place.
     index: usize,
@@ -96,36 +98,22 @@ impl Exchange {
     pub fn try_ring(device: &Arc<dyn Device>) -> io::Result<()> {
         let mut exchange = Exchange::new(Io::Uring)?;
         let lane = exchange.open(device.clone());
-        let (Some(slot), Some(framing)) = (lane.slot, lane.reads) else {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, "the device cannot be registered"));
+        let Some((fd, framing)) = lane.reads else {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "the device has no descriptor to read"));
         };
         let mut frame = Frame::new();
         let ring = exchange.ring.as_mut().ok_or(io::ErrorKind::Unsupported)?;
-        match ring.read(slot, std::iter::once(framing.space(&mut frame)))?.first() {
+        match ring.read(fd, std::iter::once(framing.space(&mut frame)))?.first() {
             None | Some(Ok(_) | Err(nix::errno::Errno::EAGAIN)) => Ok(()),
             Some(&Err(errno)) => Err(errno.into()),
         }
     }
 
     /// Makes a lane to a device.
-    pub fn open(&mut self, device: Arc<dyn Device>) -> Lane {
-        let (reads, writes) = (device.read_framing(), device.write_framing());
-        let fd = device.fd().filter(|_| reads.is_some() || writes.is_some());
-        let slot = self.ring.as_mut().zip(fd).and_then(|(ring, fd)| match ring.register(fd) {
-            Ok(slot) => Some(slot),
-            Err(error) => {
-                log::warn!("io_uring does not take {device:?}: {error}");
-                None
-            }
-        });
-        Lane { promises: device.promises(), device, slot, reads, writes }
-    }
-
-    /// Ends a lane, and lets go of its device.
-    pub fn close(&mut self, lane: Lane) {
-        if let (Some(ring), Some(slot)) = (&mut self.ring, lane.slot) {
-            ring.unregister(slot);
-        }
+    pub fn open(&self, device: Arc<dyn Device>) -> Lane {
+        let by_ring = |framing: Option<Framing>| self.ring.as_ref().and(device.fd().zip(framing));
+        let (reads, writes) = (by_ring(device.read_framing()), by_ring(device.write_framing()));
+        Lane { promises: device.promises(), reads, writes, device }
     }
 
     /// Reads into `frames`, in order and without blocking, and appends to `received` what became of each.
@@ -133,9 +121,9 @@ impl Exchange {
     pub fn receive(&mut self, lane: &Lane, frames: &mut [Frame], received: &mut Vec<Received>) {
         debug_assert!(frames.len() <= BURST_FRAMES);
         if frames.len() > 1
-            && let (Some(ring), Some(slot), Some(framing)) = (&mut self.ring, lane.slot, lane.reads)
+            && let (Some(ring), Some((fd, framing))) = (&mut self.ring, lane.reads)
         {
-            match ring.read(slot, frames.iter_mut().map(|frame| framing.space(frame))) {
+            match ring.read(fd, frames.iter_mut().map(|frame| framing.space(frame))) {
                 Ok(outcomes) => {
                     received.extend(frames.iter_mut().zip(outcomes).map(|(frame, outcome)| match *outcome {
                         Ok(got) => framing.received(frame, got),
@@ -175,11 +163,11 @@ impl Exchange {
             };
             if self.ring.is_some()
                 && count > 1
-                && let (Some(slot), Some(framing)) = (lane.slot, lane.writes)
+                && let Some((fd, framing)) = lane.writes
                 && lane.promises.carry(&frame.offload)
                 && framing.seal(frame).is_ok()
             {
-                self.queue.push(Queued { slot, framing, index });
+                self.queue.push(Queued { fd, framing, index });
                 if self.queue.len() == BATCH {
                     self.write_queued(frames, number + 1, &mut done);
                 }
@@ -204,7 +192,7 @@ impl Exchange {
         let Some(ring) = self.ring.as_mut().filter(|_| !self.queue.is_empty()) else { return };
         let first = end - self.queue.len();
         let pieces =
-            self.queue.iter().map(|queued| (queued.slot, queued.framing.sealed(&frames[queued.index])));
+            self.queue.iter().map(|queued| (queued.fd, queued.framing.sealed(&frames[queued.index])));
         let lost = match ring.write(pieces) {
             Ok(outcomes) => {
                 for (number, (queued, outcome)) in (first..).zip(self.queue.iter().zip(outcomes)) {

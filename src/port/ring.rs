@@ -7,8 +7,9 @@
 //! call executes them (no SQPOLL). So frames to one device keep their order, and no buffer is in use any more
 //! when [`Ring::read`] or [`Ring::write`] returns: that is what lets them be safe functions of plain slices.
 //!
-//! Files are registered, which saves taking and dropping a reference for each operation. A registered file
-//! stays open until it is taken out again ([`Ring::unregister`]).
+//! Files are not registered: it would save taking and dropping a reference for each operation, which could not
+//! be measured, but a registered file is closed some time after its process was killed, and not at once.
+//! A TAP without an owner would stay in its container.
 //!
 //! The ring belongs to the one thread that uses it (`SINGLE_ISSUER`), where the kernel knows that: it is made
 //! disabled by whoever starts that thread, and enabled at the first use.
@@ -20,9 +21,8 @@ use std::os::fd::RawFd;
 use io_uring::{IoUring, opcode, squeue, types};
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit};
 
-use crate::limits::{BURST_FRAMES, PORTS_MAX};
+use crate::limits::BURST_FRAMES;
 
 /// Most operations of one batch.
 pub(super) const BATCH: usize = BURST_FRAMES;
@@ -30,16 +30,10 @@ pub(super) const BATCH: usize = BURST_FRAMES;
 /// What became of an operation: bytes read or written.
 pub(super) type Outcome = Result<usize, Errno>;
 
-/// A registered file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slot(u32);
-
 /// An io_uring instance for batches of reads and writes.
 pub(super) struct Ring {
     uring: IoUring,
     enabled: bool,
-    /// Whether a slot is taken.
-    slots: Vec<bool>,
     outcomes: Vec<Outcome>,
 }
 
@@ -51,42 +45,8 @@ impl Ring {
     pub(super) fn new() -> io::Result<Ring> {
         let uring = build(|builder| builder.setup_single_issuer().setup_defer_taskrun())
             .or_else(|_| build(|builder| builder))?;
-        // The kernel allows no larger table than a process may have files.
-        let (files, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        let slots = usize::try_from(files).unwrap_or(PORTS_MAX).min(PORTS_MAX);
-        uring.submitter().register_files_sparse(u32::try_from(slots).unwrap_or(u32::MAX))?;
         let outcomes = Vec::with_capacity(BATCH);
-        Ok(Ring { uring, enabled: false, slots: vec![false; slots], outcomes })
-    }
-
-    /// Registers a file.
-    ///
-    /// # Errors
-    /// EMFILE if there is no slot left, or what the kernel refuses.
-    pub(super) fn register(&mut self, fd: RawFd) -> io::Result<Slot> {
-        if !self.enabled {
-            self.uring.submitter().register_enable_rings()?;
-            self.enabled = true;
-        }
-        let Some(free) = self.slots.iter().position(|taken| !taken) else {
-            return Err(Errno::EMFILE.into());
-        };
-        let slot = Slot(u32::try_from(free).unwrap_or(u32::MAX));
-        self.set(slot, fd)?;
-        self.slots[free] = true;
-        Ok(slot)
-    }
-
-    /// Takes a file out again.
-    pub(super) fn unregister(&mut self, slot: Slot) {
-        match self.set(slot, -1) {
-            Ok(()) => self.slots[slot.0 as usize] = false,
-            Err(error) => log::error!("io_uring does not let go of a file: {error}"),
-        }
-    }
-
-    fn set(&self, slot: Slot, fd: RawFd) -> io::Result<()> {
-        self.uring.submitter().register_files_update(slot.0, &[fd]).map(drop)
+        Ok(Ring { uring, enabled: false, outcomes })
     }
 
     /// Reads once into each of at most [`BATCH`] spaces, and says what became of each.
@@ -95,14 +55,12 @@ impl Ring {
     /// If the ring is of no more use. It is unknown then which of the reads were made.
     pub(super) fn read<'a>(
         &mut self,
-        slot: Slot,
+        fd: RawFd,
         spaces: impl Iterator<Item = &'a mut [u8]>,
     ) -> io::Result<&[Outcome]> {
         let entries = spaces.map(|space| {
             let len = u32::try_from(space.len()).unwrap_or(u32::MAX);
-            opcode::Read::new(types::Fixed(slot.0), space.as_mut_ptr(), len)
-                .rw_flags(libc::RWF_NOWAIT)
-                .build()
+            opcode::Read::new(types::Fd(fd), space.as_mut_ptr(), len).rw_flags(libc::RWF_NOWAIT).build()
         });
         // SAFETY: the iterator's items borrow the spaces, each of them alone, until this returns.
         unsafe { self.run(entries) }
@@ -114,11 +72,11 @@ impl Ring {
     /// If the ring is of no more use. It is unknown then which of the writes were made.
     pub(super) fn write<'a>(
         &mut self,
-        pieces: impl Iterator<Item = (Slot, &'a [u8])>,
+        pieces: impl Iterator<Item = (RawFd, &'a [u8])>,
     ) -> io::Result<&[Outcome]> {
-        let entries = pieces.map(|(slot, piece)| {
+        let entries = pieces.map(|(fd, piece)| {
             let len = u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            opcode::Write::new(types::Fixed(slot.0), piece.as_ptr(), len).rw_flags(libc::RWF_NOWAIT).build()
+            opcode::Write::new(types::Fd(fd), piece.as_ptr(), len).rw_flags(libc::RWF_NOWAIT).build()
         });
         // SAFETY: the iterator's items borrow the pieces until this returns.
         unsafe { self.run(entries) }
@@ -129,6 +87,10 @@ impl Ring {
     /// # Safety
     /// What the entries point to must stay as it is until this returns.
     unsafe fn run(&mut self, entries: impl Iterator<Item = squeue::Entry>) -> io::Result<&[Outcome]> {
+        if !self.enabled {
+            self.uring.submitter().register_enable_rings()?;
+            self.enabled = true;
+        }
         self.outcomes.clear();
         let mut queue = self.uring.submission();
         for entry in entries {

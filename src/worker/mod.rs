@@ -329,7 +329,6 @@ impl Worker {
         {
             log::debug!("the device of port {} is no longer watched: {error}", port.0);
         }
-        self.exchange.close(attached.lane);
     }
 
     fn inject(&mut self, port: PortId, bytes: &[u8], now: Time) {
