@@ -102,10 +102,10 @@ fn every_frame_of_a_batch_has_a_fate_of_its_own() {
 
         // The first frame goes out unfinished, is finished for two that cannot take it so, and goes out again.
         let sends = [
-            (0, Some(&lane), Ok(())),
-            (1, Some(&down), Err(NotSent::Down)),
             (1, None, Err(NotSent::Gone)),
             (2, Some(&lane), Err(NotSent::BadOffload)),
+            (1, Some(&down), Err(NotSent::Down)),
+            (0, Some(&lane), Ok(())),
             (0, Some(&in_memory), Ok(())),
             (0, Some(&plain), Err(NotSent::Down)),
             (0, Some(&lane), Ok(())),
