@@ -30,9 +30,10 @@ use crate::control::uplink::UplinkSettings;
 use crate::host::netlink;
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, WORKERS_MAX};
+use crate::port::exchange::Io;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
-use crate::worker::{Event, WorkerPool, now};
+use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
 
 /// External ports for masquerading unless others are said: above the host's own ephemeral ports.
 pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
@@ -57,6 +58,10 @@ pub struct Options {
     pub nat_ports: RangeInclusive<u16>,
     /// Number of workers; `None` for one per core.
     pub workers: Option<usize>,
+    /// How workers read and write; `None` for io_uring where it works.
+    pub io: Option<Io>,
+    /// What workers do while they have nothing to do.
+    pub poll: PollMode,
     /// Whether devices pass super-frames and unfinished checksums on.
     pub offload: bool,
     /// Where the API listens.
@@ -76,6 +81,8 @@ impl Default for Options {
             networks: Vec::new(),
             nat_ports: NAT_PORTS,
             workers: None,
+            io: None,
+            poll: PollMode::default(),
             offload: true,
             socket: crate::control::socket::default_path(),
             group: None,
@@ -91,8 +98,9 @@ impl Default for Options {
 pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
     let uplink = uplink_settings(&options)?;
     let socket = Socket::bind(&options.socket, options.group.as_deref())?;
-    LinuxHost::probe(options.offload)?;
     raise_descriptor_limit();
+    let io = LinuxHost::probe(options.offload, options.io)?;
+    let how = WorkerOptions { io, poll: options.poll };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::failed("event loop", error, "see ulimit -n"))?;
     runtime.block_on(async {
@@ -109,7 +117,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
             // Nobody listens any more while the daemon stops.
             let _ = reports.send(event);
         });
-        let workers = WorkerPool::start(&shared, on_event)
+        let workers = WorkerPool::start(&shared, how, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
         let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
         let control = Control::new(shared, host);

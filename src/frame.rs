@@ -9,7 +9,7 @@
 //! Buffers come from a [`FramePool`] of the worker and go back to it, so that moving a frame allocates
 //! nothing.
 
-use crate::limits::{BUFFER_SIZE, FRAME_MAX, HEADROOM};
+use crate::limits::{BUFFER_SIZE, FRAME_MAX, HEADROOM, POOL_FRAMES_MAX};
 
 /// What is known of, or still owed to, the transport checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -93,9 +93,13 @@ impl Offload {
 #[error("the offload promises contradict the frame")]
 pub struct BadOffload;
 
+/// A buffer in whole pages, so that a frame touches as few of them as its length allows.
+#[repr(C, align(4096))]
+struct Buffer([u8; BUFFER_SIZE]);
+
 /// A frame in its buffer.
 pub struct Frame {
-    buffer: Box<[u8]>,
+    buffer: Box<Buffer>,
     start: usize,
     len: usize,
     /// What the frame still promises.
@@ -106,7 +110,8 @@ impl Frame {
     /// An empty frame with a buffer of its own that can hold the largest frame.
     pub fn new() -> Self {
         Frame {
-            buffer: vec![0; BUFFER_SIZE].into_boxed_slice(),
+            // Writing the zeros has the kernel back every page now, and not when a frame arrives.
+            buffer: Box::new(Buffer([0; BUFFER_SIZE])),
             start: HEADROOM,
             len: 0,
             offload: Offload::NONE,
@@ -122,12 +127,12 @@ impl Frame {
 
     /// The whole frame, from the destination MAC on.
     pub fn bytes(&self) -> &[u8] {
-        &self.buffer[self.start..self.start + self.len]
+        &self.buffer.0[self.start..self.start + self.len]
     }
 
     /// The whole frame, to be changed.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.start..self.start + self.len]
+        &mut self.buffer.0[self.start..self.start + self.len]
     }
 
     /// Bytes in the frame.
@@ -147,12 +152,12 @@ impl Frame {
     /// If `prefix` is larger than the headroom, which is the caller's constant.
     pub fn space(&mut self, prefix: usize) -> &mut [u8] {
         self.clear();
-        &mut self.buffer[HEADROOM - prefix..HEADROOM + FRAME_MAX]
+        &mut self.buffer.0[HEADROOM - prefix..HEADROOM + FRAME_MAX]
     }
 
     /// Sets the length after bytes were put into [`Frame::space`]. More than the buffer holds is cut.
     pub fn set_len(&mut self, len: usize) {
-        self.len = len.min(self.buffer.len() - self.start);
+        self.len = len.min(BUFFER_SIZE - self.start);
     }
 
     /// Replaces the contents with `bytes`, cut at the largest frame.
@@ -167,7 +172,7 @@ impl Frame {
     /// Puts `bytes` behind the frame's. Says whether there was room; if not, nothing happens.
     pub fn append(&mut self, bytes: &[u8]) -> bool {
         let end = self.start + self.len;
-        let Some(room) = self.buffer.get_mut(end..end + bytes.len()) else { return false };
+        let Some(room) = self.buffer.0.get_mut(end..end + bytes.len()) else { return false };
         room.copy_from_slice(bytes);
         self.len += bytes.len();
         true
@@ -178,12 +183,17 @@ impl Frame {
         self.len = self.len.min(len);
     }
 
-    /// The frame with `prefix` bytes before it, for a write of header and frame in one piece. `None` if the
-    /// headroom is used up.
-    pub fn with_prefix(&mut self, prefix: &[u8]) -> Option<&[u8]> {
-        let from = self.start.checked_sub(prefix.len())?;
-        self.buffer[from..self.start].copy_from_slice(prefix);
-        Some(&self.buffer[from..self.start + self.len])
+    /// Puts `prefix` right before the frame, for a write of both in one piece. `false` if the headroom is
+    /// used up.
+    pub fn put_prefix(&mut self, prefix: &[u8]) -> bool {
+        let Some(from) = self.start.checked_sub(prefix.len()) else { return false };
+        self.buffer.0[from..self.start].copy_from_slice(prefix);
+        true
+    }
+
+    /// The frame and the `len` bytes before it.
+    pub fn with_prefix(&self, len: usize) -> &[u8] {
+        &self.buffer.0[self.start.saturating_sub(len)..self.start + self.len]
     }
 
     /// Puts a VLAN tag (four bytes: TPID and TCI) behind the MAC addresses, as a device asks for that took
@@ -192,7 +202,7 @@ impl Frame {
         if self.len < 14 || self.start < 4 {
             return;
         }
-        self.buffer.copy_within(self.start..self.start + 12, self.start - 4);
+        self.buffer.0.copy_within(self.start..self.start + 12, self.start - 4);
         self.start -= 4;
         self.len += 4;
         self.bytes_mut()[12..16].copy_from_slice(&tag);
@@ -217,7 +227,7 @@ impl std::fmt::Debug for Frame {
     }
 }
 
-/// Frames that are not in use. It grows to what a worker's burst needs and stays there.
+/// Frames that are not in use, at most [`POOL_FRAMES_MAX`]: more than a burst needs are not kept.
 #[derive(Debug, Default)]
 pub struct FramePool {
     free: Vec<Frame>,
@@ -229,6 +239,11 @@ impl FramePool {
         FramePool::default()
     }
 
+    /// Holds at least `count` frames from now on, so that taking so many allocates nothing.
+    pub fn reserve(&mut self, count: usize) {
+        self.free.resize_with(count.min(POOL_FRAMES_MAX).max(self.free.len()), Frame::new);
+    }
+
     /// An empty frame: the one that was given back last, because its buffer is likely in the cache.
     pub fn take(&mut self) -> Frame {
         let mut frame = self.free.pop().unwrap_or_default();
@@ -238,12 +253,15 @@ impl FramePool {
 
     /// Gives a frame's buffer back.
     pub fn give(&mut self, frame: Frame) {
-        self.free.push(frame);
+        if self.free.len() < POOL_FRAMES_MAX {
+            self.free.push(frame);
+        }
     }
 
     /// Gives the buffers of all of `frames` back, and leaves it empty.
     pub fn give_all(&mut self, frames: &mut Vec<Frame>) {
         self.free.append(frames);
+        self.free.truncate(POOL_FRAMES_MAX);
     }
 }
 
@@ -270,8 +288,9 @@ mod tests {
     fn a_prefix_uses_the_headroom_and_leaves_the_frame() {
         let mut frame = Frame::new();
         frame.fill(&[1, 2, 3], Offload::NONE);
-        assert_eq!(frame.with_prefix(&[9; 10]).unwrap(), [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 2, 3]);
-        assert!(frame.with_prefix(&[0; HEADROOM + 1]).is_none());
+        assert!(frame.put_prefix(&[9; 10]));
+        assert_eq!(frame.with_prefix(10), [9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 1, 2, 3]);
+        assert!(!frame.put_prefix(&[0; HEADROOM + 1]));
         assert_eq!(frame.bytes(), [1, 2, 3]);
     }
 
@@ -283,5 +302,22 @@ mod tests {
         assert_eq!(frame.len(), FRAME_MAX);
         pool.give(frame);
         assert!(pool.take().is_empty());
+    }
+
+    #[test]
+    fn a_pool_keeps_no_more_than_its_bound_and_gives_back_what_was_used_last() {
+        let mut pool = FramePool::new();
+        pool.reserve(3);
+        assert_eq!(pool.free.len(), 3);
+        let last = pool.take();
+        let address = last.bytes().as_ptr();
+        assert_eq!((address as usize - HEADROOM) % 4096, 0);
+        pool.give(last);
+        assert_eq!(pool.take().bytes().as_ptr(), address);
+        let mut many: Vec<_> = (0..POOL_FRAMES_MAX + 5).map(|_| Frame::new()).collect();
+        pool.give(many.remove(0));
+        pool.give_all(&mut many);
+        pool.give(Frame::new());
+        assert_eq!((pool.free.len(), many.len()), (POOL_FRAMES_MAX, 0));
     }
 }

@@ -27,6 +27,10 @@ pub const BURST_BYTES: usize = 128 * 1024;
 /// 6.9, and what its own GRO makes, `UDP_GRO_CNT_MAX`). One more begins the next.
 pub const COALESCED_DATAGRAMS_MAX: usize = 64;
 
+/// Frame buffers that a worker keeps: those of a burst, and as many for what the switch itself answers to it.
+/// It starts with the burst's, [`BURST_FRAMES`] of [`BUFFER_SIZE`], which is 4.25 MiB.
+pub const POOL_FRAMES_MAX: usize = 2 * BURST_FRAMES;
+
 /// Ports of a switch, the uplink included. One more is refused.
 pub const PORTS_MAX: usize = 4096;
 

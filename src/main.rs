@@ -14,7 +14,9 @@ use vswitchd::control::request::parse_subnet;
 use vswitchd::control::socket;
 use vswitchd::daemon::{self, NetworkSpec, Options};
 use vswitchd::lab;
+use vswitchd::port::exchange::Io;
 use vswitchd::snapshot::UplinkMode;
+use vswitchd::worker::PollMode;
 
 /// A userspace virtual switch and NAT router for Linux containers, namespaces and VMs
 #[derive(Debug, Parser)]
@@ -67,6 +69,12 @@ struct Run {
     /// Number of worker threads [default: one per core]
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
+    /// uring: io_uring, many frames a call; syscall: a call a frame; auto: io_uring where it works
+    #[arg(long, value_name = "HOW", default_value = "auto", value_parser = io)]
+    io: IoChoice,
+    /// adaptive: look for frames for a while, then sleep; busy: never sleep; sleep: at once
+    #[arg(long, value_name = "MODE", default_value = "adaptive", value_parser = poll_mode)]
+    poll: PollMode,
     /// Whether super-frames and unfinished checksums cross the switch
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off,
           action = clap::ArgAction::Set)]
@@ -126,6 +134,8 @@ fn options(run: Run) -> Options {
         networks: run.network,
         nat_ports: run.nat_ports,
         workers: run.workers,
+        io: run.io.0,
+        poll: run.poll,
         offload: run.offload,
         socket: run.socket.unwrap_or_else(socket::default_path),
         group: run.group,
@@ -176,6 +186,23 @@ fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
         "own" => Ok(UplinkMode::Own),
         _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
     }
+}
+
+/// What `--io` says; `None` leaves the choice to the switch.
+#[derive(Debug, Clone, Copy)]
+struct IoChoice(Option<Io>);
+
+fn io(text: &str) -> Result<IoChoice, Error> {
+    match text {
+        "auto" => Ok(IoChoice(None)),
+        "uring" => Ok(IoChoice(Some(Io::Uring))),
+        "syscall" => Ok(IoChoice(Some(Io::Syscall))),
+        _ => Err(Error::usage(text, "no such way to read and write", "auto, uring or syscall")),
+    }
+}
+
+fn poll_mode(text: &str) -> Result<PollMode, Error> {
+    text.parse().map_err(|()| Error::usage(text, "no such way to poll", "adaptive, busy or sleep"))
 }
 
 fn on_off(text: &str) -> Result<bool, Error> {
@@ -230,6 +257,8 @@ mod tests {
             "vswitchd --no-uplink --nat-ports 0-9",
             "vswitchd --no-uplink --workers 0",
             "vswitchd --no-uplink --offload maybe",
+            "vswitchd --no-uplink --poll always",
+            "vswitchd --no-uplink --io dpdk",
             "vswitchd --no-uplink --uplink-mode bridge",
         ] {
             assert!(Arguments::try_parse_from(wrong.split(' ')).is_err(), "{wrong}");

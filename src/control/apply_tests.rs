@@ -402,7 +402,7 @@ fn every_answer_has_the_fields_of_the_contract() {
         ("fdb show", "network mac port type age_seconds"),
         ("publish ls", "proto ip port_first port_last target_port target_first connections"),
         ("drops", "reason port count last_seconds"),
-        ("status", "version uptime_seconds uplink workers ports networks connections"),
+        ("status", "version uptime_seconds uplink workers io poll ports networks connections"),
     ] {
         let answer = ask(&mut control, what, "").unwrap();
         let json = serde_json::to_value(&answer).unwrap();

@@ -15,6 +15,7 @@ use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
+use crate::worker::WorkerOptions;
 
 /// What a port is attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +175,9 @@ pub trait Host {
 
     /// Gives published ports back.
     fn release(&mut self, listen: &Listen);
+
+    /// How the workers go about their work.
+    fn worker_options(&self) -> WorkerOptions;
 
     /// What the workers have done.
     fn worker_stats(&self) -> Vec<WorkerStats>;

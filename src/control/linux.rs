@@ -22,11 +22,12 @@ use crate::host::netns::Netns;
 use crate::host::{ErrorKind, HostError, netlink};
 use crate::port::Device;
 use crate::port::carrier::tap_is_up;
+use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
 use crate::snapshot::UplinkMode;
-use crate::worker::WorkerPool;
+use crate::worker::{WorkerOptions, WorkerPool};
 
 /// The name of a TAP until it is moved into its namespace; the kernel puts a free number.
 const TAP_PATTERN: &str = "vsw%d";
@@ -89,12 +90,28 @@ impl LinuxHost {
         }
     }
 
-    /// Finds out whether this process may do what a switch does, by making a TAP that vanishes at once.
+    /// Finds out whether this process may do what a switch does, by making a TAP that vanishes at once, and
+    /// how it should read and write: as `io` says, or else by io_uring where that works.
     ///
     /// # Errors
     /// Says which permission or device is missing.
-    pub fn probe(offload: bool) -> Result<(), Error> {
-        create_tap(TAP_PATTERN, offload).map(drop)
+    pub fn probe(offload: bool, io: Option<Io>) -> Result<Io, Error> {
+        let (tap, _) = create_tap(TAP_PATTERN, offload)?;
+        if io == Some(Io::Syscall) {
+            return Ok(Io::Syscall);
+        }
+        match (Exchange::try_ring(&tap), io) {
+            (Ok(()), _) => Ok(Io::Uring),
+            (Err(error), None) => {
+                log::info!("io_uring does not work here, using plain system calls: {error}");
+                Ok(Io::Syscall)
+            }
+            (Err(error), Some(_)) => {
+                let hint =
+                    "use --io auto or --io syscall, or allow it: see /proc/sys/kernel/io_uring_disabled";
+                Err(Error::failed("io_uring", error, hint))
+            }
+        }
     }
 
     fn open_device(&self, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
@@ -310,6 +327,10 @@ impl Host for LinuxHost {
 
     fn release(&mut self, listen: &Listen) {
         self.reserved.retain(|(other, _)| other != listen);
+    }
+
+    fn worker_options(&self) -> WorkerOptions {
+        self.workers.options()
     }
 
     fn worker_stats(&self) -> Vec<WorkerStats> {

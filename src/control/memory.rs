@@ -10,6 +10,8 @@ use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{PortId, Protocol};
 use crate::host::guard::Hidden;
+use crate::port::exchange::Io;
+use crate::worker::{PollMode, WorkerOptions};
 
 /// A host in memory.
 #[derive(Debug, Default)]
@@ -137,6 +139,10 @@ impl Host for MemoryHost {
 
     fn release(&mut self, listen: &Listen) {
         self.reserved.retain(|other| other != listen);
+    }
+
+    fn worker_options(&self) -> WorkerOptions {
+        WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep }
     }
 
     fn worker_stats(&self) -> Vec<WorkerStats> {

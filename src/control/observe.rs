@@ -37,11 +37,14 @@ impl<H: Host> Control<H> {
         let tables = snapshot.networks.iter().flatten().map(|network| &network.neighbors);
         let tables = tables.chain(snapshot.uplink.iter().map(|uplink| &uplink.neighbors));
         let waiting: usize = tables.map(|neighbors| neighbors.lock().waiting()).sum();
+        let options = self.host.worker_options();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.as_secs(),
             uplink: self.uplink_info(),
             workers: self.shared.workers(),
+            io: options.io.as_str().to_owned(),
+            poll: options.poll.as_str().to_owned(),
             ports: self.ports.len(),
             networks: snapshot.networks.iter().flatten().count(),
             connections: Usage { used: conntrack.connections, limit: conntrack.limit },

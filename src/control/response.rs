@@ -59,6 +59,10 @@ pub struct Status {
     /// `null` without an uplink.
     pub uplink: Option<UplinkInfo>,
     pub workers: usize,
+    /// How they read and write: `uring` or `syscall`.
+    pub io: String,
+    /// What they do while they have nothing to do: `adaptive`, `busy` or `sleep`.
+    pub poll: String,
     pub ports: usize,
     pub networks: usize,
     pub connections: Usage,

@@ -33,6 +33,11 @@ impl Outbox {
         Outbox::default()
     }
 
+    /// Has at least `count` frames at hand, so that a burst of so many allocates nothing.
+    pub fn reserve(&mut self, count: usize) {
+        self.pool.reserve(count);
+    }
+
     /// An empty frame.
     pub fn fresh(&mut self) -> Frame {
         self.pool.take()
@@ -68,12 +73,17 @@ impl Outbox {
         (&mut self.frames, &mut self.sends)
     }
 
+    /// Takes all frames back: they have been written.
+    pub fn clear(&mut self) {
+        self.sends.clear();
+        self.pool.give_all(&mut self.frames);
+    }
+
     /// Hands every frame to `write` with each of its ports, in order, and takes the frames back.
     pub fn drain(&mut self, mut write: impl FnMut(Send, &mut Frame)) {
         for &send in &self.sends {
             write(send, &mut self.frames[send.frame]);
         }
-        self.sends.clear();
-        self.pool.give_all(&mut self.frames);
+        self.clear();
     }
 }

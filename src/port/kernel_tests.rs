@@ -31,7 +31,7 @@ use crate::port::{Device, NotSent, Promises, Received};
 use crate::wire::be16;
 
 /// Runs `test` in a thread with a network namespace of its own, which goes away with the thread.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
+pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     if !can_unshare() {
         return;
     }
@@ -45,7 +45,7 @@ fn in_namespace(test: impl FnOnce() + Send + 'static) {
 }
 
 /// Whether network namespaces can be made here.
-fn can_unshare() -> bool {
+pub(super) fn can_unshare() -> bool {
     let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET)).join().unwrap();
     let Err(why) = tried else { return true };
     assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "cannot make a network namespace: {why}");
@@ -66,16 +66,17 @@ fn netlink<T, F: Future<Output = Result<T, rtnetlink::Error>>>(requests: impl Fn
 }
 
 #[derive(Clone, Copy)]
-struct Station {
+pub(super) struct Station {
     ip: Ipv4Addr,
     mac: MacAddr,
 }
 
-const HERE: Station = Station { ip: Ipv4Addr::new(10, 9, 0, 1), mac: MacAddr([2, 0, 0, 0, 0, 1]) };
-const THERE: Station = Station { ip: Ipv4Addr::new(10, 9, 0, 2), mac: MacAddr([2, 0, 0, 0, 0, 2]) };
+pub(super) const HERE: Station = Station { ip: Ipv4Addr::new(10, 9, 0, 1), mac: MacAddr([2, 0, 0, 0, 0, 1]) };
+pub(super) const THERE: Station =
+    Station { ip: Ipv4Addr::new(10, 9, 0, 2), mac: MacAddr([2, 0, 0, 0, 0, 2]) };
 
 /// Brings an interface up, as station number `me` of a network where `other` is the other one.
-fn configure(name: &str, me: Station, other: Station) {
+pub(super) fn configure(name: &str, me: Station, other: Station) {
     let index = if_nametoindex(name).unwrap();
     netlink(|handle| async move {
         let up = LinkUnspec::new_with_index(index).address(me.mac.0.to_vec()).up().build();
@@ -85,7 +86,7 @@ fn configure(name: &str, me: Station, other: Station) {
     });
 }
 
-fn set_up(name: &'static str, up: bool) {
+pub(super) fn set_up(name: &'static str, up: bool) {
     netlink(|handle| async move {
         let link = LinkUnspec::new_with_name(name);
         handle.link().set(if up { link.up() } else { link.down() }.build()).execute().await
@@ -105,7 +106,7 @@ fn next(device: &(impl Device + AsFd), frame: &mut Frame, wanted: impl Fn(&Frame
     panic!("only other frames came");
 }
 
-fn readable(fd: BorrowedFd<'_>, millis: u16) -> bool {
+pub(super) fn readable(fd: BorrowedFd<'_>, millis: u16) -> bool {
     poll(&mut [PollFd::new(fd, PollFlags::POLLIN)], PollTimeout::from(millis)).unwrap() > 0
 }
 
@@ -114,7 +115,7 @@ fn protocol(frame: &Frame) -> Option<u8> {
     (frame.len() > 34 && be16(frame.bytes(), 12) == 0x0800).then(|| frame.bytes()[23])
 }
 
-fn is_udp(frame: &Frame) -> bool {
+pub(super) fn is_udp(frame: &Frame) -> bool {
     protocol(frame) == Some(17)
 }
 
@@ -133,7 +134,7 @@ fn udp_sources(device: &impl Device) -> Vec<u16> {
 
 /// Turns a UDP packet around: an echo server on the other side of the device. Swapping leaves every sum as
 /// it is.
-fn turn_around(frame: &mut Frame) {
+pub(super) fn turn_around(frame: &mut Frame) {
     let bytes = frame.bytes_mut();
     for (a, b, len) in [(0, 6, 6), (26, 30, 4), (34, 36, 2)] {
         for n in 0..len {
@@ -142,7 +143,7 @@ fn turn_around(frame: &mut Frame) {
     }
 }
 
-fn kernel_socket() -> UdpSocket {
+pub(super) fn kernel_socket() -> UdpSocket {
     let socket = UdpSocket::bind((HERE.ip, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     socket.connect((THERE.ip, 7)).unwrap();

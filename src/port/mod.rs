@@ -11,12 +11,17 @@
 //! | [`memory::MemoryPort`] | two queues, for tests and benchmarks | what the test says |
 
 pub mod carrier;
+pub mod exchange;
+pub mod framing;
 pub mod memory;
 pub mod packet;
 pub mod plain;
+mod ring;
 pub mod tap;
 pub mod virtio_net;
 
+#[cfg(test)]
+mod exchange_tests;
 #[cfg(test)]
 mod kernel_tests;
 
@@ -26,6 +31,7 @@ use nix::errno::Errno;
 
 use crate::drops::DropReason;
 use crate::frame::{BadOffload, Checksum, Frame, Offload, Segment};
+use crate::port::framing::Framing;
 
 /// What a device can be asked to do later: the offload promises that it passes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -149,6 +155,16 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`NotSent`], with the frame lost.
     fn transmit(&self, frame: &mut Frame) -> Result<(), NotSent>;
+
+    /// What a `read` of the descriptor brings, if that is all there is to receiving a frame.
+    fn read_framing(&self) -> Option<Framing> {
+        None
+    }
+
+    /// What a `write` to the descriptor takes, if that is all there is to transmitting a frame.
+    fn write_framing(&self) -> Option<Framing> {
+        None
+    }
 
     /// Which promises may be passed on to this device.
     fn promises(&self) -> Promises;

@@ -36,13 +36,17 @@ use nix::unistd::write;
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
 use crate::frame::Frame;
-use crate::port::virtio_net::{self, HEADER_LEN};
+use crate::port::framing::Framing;
+use crate::port::virtio_net::HEADER_LEN;
 use crate::port::{Device, NotSent, Promises, Received, check_interface_name};
 
 /// Size of each socket buffer in bytes, which the kernel doubles. A super-frame of 64 KiB is charged with up
 /// to twice that, and both a burst of the switch and a scheduling delay of some milliseconds at 10 Gbit/s
 /// are about 64 of them. The default holds three.
 const SOCKET_BUFFER: c_int = 4 << 20;
+
+/// What it reads and writes; what it reads has more beside it.
+const FRAMING: Framing = Framing::VirtioNet;
 
 /// TPID of a tag that came without one.
 const TPID_VLAN: u16 = 0x8100;
@@ -133,8 +137,9 @@ impl AsFd for Packet {
 impl Device for Packet {
     fn receive(&self, frame: &mut Frame) -> Received {
         let mut beside = Beside::default();
-        match virtio_net::receive(frame, |space| beside.receive(&self.socket, space)) {
-            Ok(received) => {
+        match beside.receive(&self.socket, FRAMING.space(frame)) {
+            Ok(got) => {
+                let received = FRAMING.received(frame, got);
                 if !self.accepts(beside.packet_type, frame) {
                     return Received::Skipped;
                 }
@@ -151,7 +156,13 @@ impl Device for Packet {
     }
 
     fn transmit(&self, frame: &mut Frame) -> Result<(), NotSent> {
-        virtio_net::transmit(frame, |bytes| write(&self.socket, bytes))
+        FRAMING.seal(frame)?;
+        write(&self.socket, FRAMING.sealed(frame))?;
+        Ok(())
+    }
+
+    fn write_framing(&self) -> Option<Framing> {
+        Some(FRAMING)
     }
 
     fn promises(&self) -> Promises {

@@ -13,7 +13,11 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tun_tap::{Iface, Mode};
 
 use crate::frame::Frame;
+use crate::port::framing::Framing;
 use crate::port::{Device, NotSent, Promises, Received, check_interface_name};
+
+/// What its reads and writes carry.
+const FRAMING: Framing = Framing::Bare;
 
 /// A TAP of finished frames.
 #[derive(Debug)]
@@ -50,11 +54,8 @@ impl AsFd for PlainTap {
 
 impl Device for PlainTap {
     fn receive(&self, frame: &mut Frame) -> Received {
-        match self.iface.recv(frame.space(0)) {
-            Ok(len) => {
-                frame.set_len(len);
-                Received::Frame
-            }
+        match self.iface.recv(FRAMING.space(frame)) {
+            Ok(got) => FRAMING.received(frame, got),
             Err(error) => Received::failed(errno(&error)),
         }
     }
@@ -62,6 +63,14 @@ impl Device for PlainTap {
     fn transmit(&self, frame: &mut Frame) -> Result<(), NotSent> {
         self.iface.send(frame.bytes()).map_err(|error| errno(&error))?;
         Ok(())
+    }
+
+    fn read_framing(&self) -> Option<Framing> {
+        Some(FRAMING)
+    }
+
+    fn write_framing(&self) -> Option<Framing> {
+        Some(FRAMING)
     }
 
     fn promises(&self) -> Promises {

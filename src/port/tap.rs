@@ -21,7 +21,8 @@ use nix::libc::{self, c_int, c_uint};
 use nix::unistd::{read, write};
 
 use crate::frame::Frame;
-use crate::port::virtio_net::{self, HEADER_LEN};
+use crate::port::framing::Framing;
+use crate::port::virtio_net::HEADER_LEN;
 use crate::port::{Device, NotSent, Promises, Received, check_interface_name};
 
 /// What the kernel may leave undone on any kernel that we can run on.
@@ -102,6 +103,9 @@ impl Tap {
     }
 }
 
+/// What its reads and writes carry.
+const FRAMING: Framing = Framing::VirtioNet;
+
 /// A TAP, without the four bytes of packet information, with a virtio-net header.
 #[allow(clippy::cast_possible_truncation)] // flags below 1 << 15
 const TAP_FLAGS: libc::c_short = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
@@ -123,11 +127,24 @@ impl AsFd for Tap {
 
 impl Device for Tap {
     fn receive(&self, frame: &mut Frame) -> Received {
-        virtio_net::receive(frame, |space| read(&self.file, space)).unwrap_or_else(Received::failed)
+        match read(&self.file, FRAMING.space(frame)) {
+            Ok(got) => FRAMING.received(frame, got),
+            Err(errno) => Received::failed(errno),
+        }
     }
 
     fn transmit(&self, frame: &mut Frame) -> Result<(), NotSent> {
-        virtio_net::transmit(frame, |bytes| write(&self.file, bytes))
+        FRAMING.seal(frame)?;
+        write(&self.file, FRAMING.sealed(frame))?;
+        Ok(())
+    }
+
+    fn read_framing(&self) -> Option<Framing> {
+        Some(FRAMING)
+    }
+
+    fn write_framing(&self) -> Option<Framing> {
+        Some(FRAMING)
     }
 
     fn promises(&self) -> Promises {

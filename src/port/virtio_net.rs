@@ -18,10 +18,7 @@
 //! Both directions check the promises against the frame, because a header may have been written by a guest:
 //! what [`decode`] returns and [`encode`] accepts points into the frame.
 
-use crate::drops::DropReason;
-use crate::frame::{BadOffload, Checksum, Frame, Offload, Segment};
-use crate::limits::FRAME_MAX;
-use crate::port::Received;
+use crate::frame::{BadOffload, Checksum, Offload, Segment};
 
 /// Bytes of the header.
 pub const HEADER_LEN: usize = 10;
@@ -130,48 +127,6 @@ pub(crate) fn header_len(offload: &Offload, frame: &[u8]) -> Result<u16, BadOffl
         (Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Udp { .. }, _) => return Err(BadOffload),
     };
     if usize::from(header_len) > frame.len() { Err(BadOffload) } else { Ok(header_len) }
-}
-
-/// Fills `frame` from one `read` of header and frame together.
-pub(super) fn receive<E>(
-    frame: &mut Frame,
-    read: impl FnOnce(&mut [u8]) -> Result<usize, E>,
-) -> Result<Received, E> {
-    let space = frame.space(HEADER_LEN);
-    let got = read(space)?;
-    // A TAP may cut what does not fit without a word, and a packet socket returns the uncut length.
-    let (too_long, got) = (got > space.len(), got.min(space.len()));
-    let Some((header, bytes)) = space[..got].split_first_chunk() else {
-        return Ok(Received::Dropped(DropReason::Runt));
-    };
-    let (offload, len) = (decode(header, bytes), bytes.len());
-    debug_assert!(len <= FRAME_MAX);
-    frame.set_len(len);
-    if too_long {
-        return Ok(Received::Dropped(DropReason::OverMtu));
-    }
-    let Ok(offload) = offload else {
-        return Ok(Received::Dropped(DropReason::BadOffload));
-    };
-    frame.offload = offload;
-    Ok(Received::Frame)
-}
-
-/// Writes `frame` and its header by one call of `write`.
-pub(super) fn transmit<E>(
-    frame: &mut Frame,
-    write: impl FnOnce(&[u8]) -> Result<usize, E>,
-) -> Result<(), crate::port::NotSent>
-where
-    crate::port::NotSent: From<E>,
-{
-    let header = encode(&frame.offload, frame.bytes())?;
-    // The headroom holds this header and every tag that a device may have put in before: see `HEADROOM`.
-    let Some(whole) = frame.with_prefix(&header) else {
-        return Err(crate::port::NotSent::BadOffload);
-    };
-    write(whole)?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -18,11 +18,12 @@ use crate::drops::DropReason;
 use crate::frame::Offload;
 use crate::limits::CONNECTIONS_PER_PORT;
 use crate::port::Promises;
+use crate::port::exchange::Io;
 use crate::port::memory::MemoryPort;
 use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
 use crate::snapshot::{Network, NetworkMode, Port, Publication, Snapshot, Uplink, UplinkMode};
 use crate::table::route_table::{RouteTable, Via};
-use crate::worker::{Worker, WorkerHandle};
+use crate::worker::{PollMode, Worker, WorkerHandle, WorkerOptions};
 
 pub mod packet;
 
@@ -80,8 +81,9 @@ impl Switch {
     pub fn new(connections: usize) -> Self {
         let conntrack = Conntrack::new(connections, NAT_PORTS, 1);
         let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
-        let (worker, handle) =
-            Worker::new(shared.clone(), 0, Arc::new(|_| ())).expect("an epoll instance for the worker");
+        let options = WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep };
+        let (worker, handle) = Worker::new(shared.clone(), 0, options, Arc::new(|_| ()))
+            .expect("an epoll instance for the worker");
         Switch { shared, now: Time::from_secs(1), worker, handle }
     }
 

@@ -1,4 +1,4 @@
-//! A file of 1 GiB crosses the switch in every direction, with and without offloads, and is the same.
+//! A file of 1 GiB crosses the switch in every direction, read and written in every way, and is the same.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -11,21 +11,38 @@ use libtest_mimic::Failed;
 use sha2::{Digest, Sha256};
 use vswitchd::lab::rig::Rig;
 use vswitchd::lab::traffic::{Connection, Pattern, Talk, connect};
+use vswitchd::port::exchange::{Exchange, Io};
 
 use crate::switch::{Switch, across, inwards, outwards};
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
-    ("a_gibibyte_arrives_with_offload", || transfer("on")),
-    ("a_gibibyte_arrives_without_offload", || transfer("off")),
+    ("a_gibibyte_arrives_by_io_uring", a_gibibyte_arrives_by_io_uring),
+    ("a_gibibyte_arrives_by_plain_calls", || transfer("syscall", &["--io", "syscall", "--poll", "sleep"])),
+    ("a_gibibyte_arrives_without_offload", a_gibibyte_arrives_without_offload),
 ];
 
 const FILE: u64 = 1 << 30;
 
-fn transfer(offload: &str) -> Outcome {
+/// What `--io auto` comes to here.
+fn best_io() -> &'static str {
+    if Exchange::new(Io::Uring).is_ok() { "uring" } else { "syscall" }
+}
+
+fn a_gibibyte_arrives_by_io_uring() -> Outcome {
+    if best_io() == "uring" { transfer("uring", &["--io", "uring"]) } else { transfer("syscall", &[]) }
+}
+
+fn a_gibibyte_arrives_without_offload() -> Outcome {
+    transfer(best_io(), &["--offload", "off"])
+}
+
+fn transfer(io: &str, arguments: &[&str]) -> Outcome {
     let rig = Rig::new()?;
-    let switch = Switch::start(&rig, &["--offload", offload])?;
+    let switch = Switch::start(&rig, arguments)?;
+    let status = switch.list("status")?;
+    ensure!(status["io"] == io, "{} instead of {io}", status["io"]);
     let (one, two) = (switch.container(&rig, 11)?, switch.container(&rig, 12)?);
     switch.done("publish add 8080:5003/tcp --to c12")?;
     send_file("container to container", across(&one, &two, 12), FILE)?;

@@ -75,11 +75,16 @@ fn status_text(status: &Status, wide: bool) -> String {
         },
     );
     let connections = &status.connections;
+    let workers = if wide {
+        format!("{}, io {}, poll {}", status.workers, status.io, status.poll)
+    } else {
+        status.workers.to_string()
+    };
     facts(&[
         ("version", status.version.clone()),
         ("uptime", time(status.uptime_seconds, wide)),
         ("uplink", uplink),
-        ("workers", status.workers.to_string()),
+        ("workers", workers),
         ("networks", format!("{}/{}", status.networks, status.limits.networks)),
         ("ports", format!("{}/{}", status.ports, status.limits.ports)),
         ("connections", format!("{}/{}", connections.used, connections.limit)),

@@ -1,0 +1,468 @@
+//! Workers: the threads that move frames, each to completion.
+//!
+//! Every worker knows every device and may write to all of them; each device is read by one worker, so
+//! that the frames of a flow keep their order. A turn takes the time once, reads a burst from every port
+//! that is ready, decides each frame, writes what came of the burst, merged where it can be, and does what
+//! time asks for.
+//!
+//! [`Worker::turn`] needs neither a thread nor a clock: a test drives a whole switch with it. The threads
+//! are in [`WorkerPool`], and the only reading of the clock is [`now`].
+//!
+//! **Readiness.** Epoll tells, edge-triggered, when a port becomes readable: it then joins the worker's list
+//! of ports to read, and leaves it when a read has found it empty. While the worker has patience
+//! ([`patience`]) an empty port stays a little longer, to be read again without being waited for; at most
+//! [`LINGERING_MAX`] do, so that looking at idle ports is never what a turn spends its time on. A device that
+//! is gone for good (its namespace died) is dropped at once and reported, so that it cannot spin.
+//!
+//! **Bursts** are bounded by frames and by bytes, and no frame waits for another one beyond its burst. How much
+//! is asked for at once is what the port had last time ([`burst`]).
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::addr::PortId;
+use crate::clock::Time;
+use crate::coalesce::Coalescer;
+use crate::frame::{Frame, Offload};
+use crate::limits::BURST_FRAMES;
+use crate::pipeline::{Outbox, Pipeline};
+use crate::port::exchange::{Exchange, Io, Lane};
+use crate::port::{Device, Promises, Received};
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+mod burst;
+mod patience;
+mod pool;
+
+use burst::Appetite;
+pub use patience::PollMode;
+use patience::{Idle, Patience};
+pub use pool::{WorkerHandle, WorkerPool};
+
+/// The token of a worker's waker; ports use their numbers.
+const WAKER: Token = Token(usize::MAX);
+
+/// Longest sleep: how late what time asks for may be done when nothing else happens.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// How long a worker with work goes without asking epoll for more ports with work.
+const WATCH_INTERVAL: Duration = Duration::from_micros(20);
+
+/// Ports that are looked at although the last look found nothing.
+const LINGERING_MAX: usize = 8;
+
+/// How often devices are asked what their events do not tell.
+const CARE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Monotonic time since the process first asked.
+pub fn now() -> Time {
+    static START: OnceLock<Instant> = OnceLock::new();
+    #[allow(clippy::disallowed_methods)] // the one place that reads the clock
+    let now = Instant::now();
+    Time::ZERO + now.duration_since(*START.get_or_init(|| now))
+}
+
+/// How workers go about their work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerOptions {
+    /// How they read and write.
+    pub io: Io,
+    /// What they do while they have nothing to do.
+    pub poll: PollMode,
+}
+
+/// What workers tell the control thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The port's device is gone for good.
+    PortGone(PortId),
+}
+
+/// Where a worker's events go.
+pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
+
+enum Command {
+    Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
+    Detach { port: PortId, done: Sender<()> },
+    Inject { port: PortId, bytes: Vec<u8> },
+    Stop,
+}
+
+/// What a worker has done.
+#[derive(Debug, Default)]
+struct Load {
+    turns: AtomicU64,
+    frames: AtomicU64,
+    busy_micros: AtomicU64,
+}
+
+/// What a worker has done, as it is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkerLoad {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Frames read.
+    pub frames: u64,
+    /// Time not asleep, in microseconds.
+    pub busy_micros: u64,
+}
+
+/// A port's device, as the worker has it.
+struct Attached {
+    lane: Lane,
+    /// The descriptor that can wake this worker, if it reads the device and the device has one.
+    watched: Option<RawFd>,
+    reads: bool,
+    /// Whether it is on the list of ports to read.
+    listed: bool,
+    /// When it last brought something.
+    last: Time,
+    appetite: Appetite,
+}
+
+/// What a burst came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Burst {
+    /// There may be more.
+    More,
+    /// The port is empty now. `true` if it brought something before it was.
+    Empty(bool),
+    /// There is no such port any more.
+    Gone,
+}
+
+/// One worker: a loop's state.
+pub struct Worker {
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    pipeline: Pipeline,
+    outbox: Outbox,
+    coalescer: Coalescer,
+    exchange: Exchange,
+    /// The burst that is being read, and what the read said of each of its frames.
+    burst: Vec<Frame>,
+    received: Vec<Received>,
+    poll: Poll,
+    events: Events,
+    commands: Receiver<Command>,
+    attached: Vec<Option<Attached>>,
+    /// Ports to read.
+    list: Vec<PortId>,
+    patience: Patience,
+    next_watch: Time,
+    next_care: Time,
+    on_event: OnEvent,
+    load: Arc<Load>,
+    stopped: bool,
+}
+
+impl Worker {
+    /// Worker number `index` of the switch, and the handle to command it.
+    ///
+    /// # Errors
+    /// If the kernel has no more descriptors for an epoll instance, or no io_uring where that is asked for.
+    pub fn new(
+        shared: Arc<Shared>,
+        index: usize,
+        options: WorkerOptions,
+        on_event: OnEvent,
+    ) -> io::Result<(Worker, WorkerHandle)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let (sender, commands) = unbounded();
+        let load = Arc::new(Load::default());
+        let mut outbox = Outbox::new();
+        outbox.reserve(BURST_FRAMES);
+        let worker = Worker {
+            snapshot: shared.snapshot_full(),
+            pipeline: Pipeline::new(shared.clone(), index),
+            shared,
+            outbox,
+            coalescer: Coalescer::new(),
+            exchange: Exchange::new(options.io)?,
+            burst: Vec::new(),
+            received: Vec::new(),
+            poll,
+            events: Events::with_capacity(256),
+            commands,
+            attached: Vec::new(),
+            list: Vec::new(),
+            patience: Patience::new(options.poll),
+            next_watch: Time::ZERO,
+            next_care: Time::ZERO,
+            on_event,
+            load: load.clone(),
+            stopped: false,
+        };
+        Ok((worker, WorkerHandle::new(sender, waker, load)))
+    }
+
+    /// One turn of the loop. Says whether there was anything to do, or may be at once.
+    pub fn turn(&mut self, now: Time) -> bool {
+        let mut worked = self.obey(now);
+        if self.shared.generation() != self.snapshot.generation {
+            self.snapshot = self.shared.snapshot_full();
+        }
+        let mut list = std::mem::take(&mut self.list);
+        let mut lingering = 0;
+        list.retain(|&port| {
+            let burst = self.read_burst(port, now);
+            self.flush(now);
+            worked |= burst != Burst::Empty(false);
+            self.stays(port, burst, &mut lingering, now)
+        });
+        // What joined meanwhile.
+        list.append(&mut self.list);
+        self.list = list;
+        self.pipeline.poll(&self.snapshot, now, &mut self.outbox);
+        self.flush(now);
+        if now >= self.next_care {
+            self.next_care = now + CARE_INTERVAL;
+            self.care();
+        }
+        self.load.turns.fetch_add(1, Relaxed);
+        worked
+    }
+
+    /// Puts ports that became readable on the list; waits for one, or for a command, at most `timeout`.
+    ///
+    /// # Errors
+    /// If epoll fails.
+    fn watch(&mut self, timeout: Duration) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, Some(timeout)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        for event in &self.events {
+            let Some(attached) = self.attached.get_mut(event.token().0).and_then(Option::as_mut) else {
+                continue;
+            };
+            if !std::mem::replace(&mut attached.listed, true)
+                && let Ok(number) = u16::try_from(event.token().0)
+            {
+                self.list.push(PortId(number));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs until it is told to stop.
+    fn run(mut self) {
+        let mut awake_since = now();
+        while !self.stopped {
+            let start = now();
+            let mut timeout = Duration::ZERO;
+            if self.turn(start) {
+                self.patience.worked(start);
+            } else if self.patience.idle(start) == Idle::Look {
+                std::thread::yield_now();
+            } else {
+                self.unlist();
+                timeout = IDLE;
+            }
+            if timeout.is_zero() && start < self.next_watch && !self.list.is_empty() {
+                continue;
+            }
+            let busy = u64::try_from(start.since(awake_since).as_micros()).unwrap_or(u64::MAX);
+            self.load.busy_micros.fetch_add(busy, Relaxed);
+            if let Err(error) = self.watch(timeout) {
+                log::error!("a worker cannot wait for its ports: {error}");
+                std::thread::sleep(IDLE);
+            }
+            awake_since = if timeout.is_zero() { start } else { now() };
+            self.next_watch = awake_since + WATCH_INTERVAL;
+        }
+    }
+
+    /// Does what control has asked for. Says whether that was anything.
+    fn obey(&mut self, now: Time) -> bool {
+        let mut obeyed = false;
+        while let Ok(command) = self.commands.try_recv() {
+            obeyed = true;
+            match command {
+                Command::Attach { port, device, reads } => self.attach(port, device, reads, now),
+                Command::Detach { port, done } => {
+                    self.detach(port);
+                    // Who asked may have given up waiting.
+                    let _ = done.send(());
+                }
+                Command::Inject { port, bytes } => self.inject(port, &bytes, now),
+                Command::Stop => self.stopped = true,
+            }
+        }
+        obeyed
+    }
+
+    fn attach(&mut self, port: PortId, device: Arc<dyn Device>, reads: bool, now: Time) {
+        self.detach(port);
+        let watched = device.fd().filter(|_| reads);
+        if let Some(fd) = watched {
+            let token = Token(port.index());
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                log::error!("cannot watch the device of port {}: {error}", port.0);
+                (self.on_event)(Event::PortGone(port));
+                return;
+            }
+        }
+        if self.attached.len() <= port.index() {
+            self.attached.resize_with(port.index() + 1, || None);
+        }
+        let lane = self.exchange.open(device);
+        // What arrived before the device was watched is read now.
+        let (listed, appetite) = (reads, Appetite::default());
+        self.attached[port.index()] = Some(Attached { lane, watched, reads, listed, last: now, appetite });
+        if reads {
+            self.list.push(port);
+        }
+    }
+
+    fn detach(&mut self, port: PortId) {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::take) else { return };
+        self.list.retain(|&listed| listed != port);
+        if let Some(fd) = attached.watched
+            && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
+        {
+            log::debug!("the device of port {} is no longer watched: {error}", port.0);
+        }
+    }
+
+    fn inject(&mut self, port: PortId, bytes: &[u8], now: Time) {
+        self.snapshot = self.shared.snapshot_full();
+        let mut frame = self.outbox.fresh();
+        frame.fill(bytes, Offload::NONE);
+        self.pipeline.inject(&self.snapshot, port, frame, now, &mut self.outbox);
+        self.flush(now);
+    }
+
+    /// Reads and decides a burst from one port.
+    fn read_burst(&mut self, port: PortId, now: Time) -> Burst {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else {
+            return Burst::Gone;
+        };
+        let (lane, appetite) = (&attached.lane, &mut attached.appetite);
+        let (burst, received) = (&mut self.burst, &mut self.received);
+        burst.push(self.outbox.fresh());
+        self.exchange.receive(lane, burst, received);
+        if received.last() == Some(&Received::Frame) {
+            let more = appetite.more(burst[0].len());
+            burst.extend((0..more).map(|_| self.outbox.fresh()));
+            self.exchange.receive(lane, &mut burst[1..], received);
+        }
+        let end = received.last().copied();
+        let mut frames = 0;
+        for (frame, received) in burst.drain(..).zip(received.drain(..)) {
+            match received {
+                Received::Frame => {
+                    frames += 1;
+                    self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
+                }
+                Received::Dropped(reason) => {
+                    self.pipeline.refuse(&self.snapshot, port, &frame, reason, now);
+                    self.outbox.discard(frame);
+                }
+                Received::Skipped | Received::Empty | Received::Gone => self.outbox.discard(frame),
+            }
+        }
+        if frames > 0 {
+            attached.last = now;
+            self.load.frames.fetch_add(frames as u64, Relaxed);
+        }
+        match end {
+            Some(Received::Gone) => {
+                self.lose(port);
+                Burst::Gone
+            }
+            Some(Received::Empty) => {
+                appetite.emptied(frames);
+                Burst::Empty(frames > 0)
+            }
+            _ => {
+                appetite.filled();
+                Burst::More
+            }
+        }
+    }
+
+    /// Whether a port stays on the list after a burst. `lingering` counts those that do although they are empty.
+    fn stays(&mut self, port: PortId, burst: Burst, lingering: &mut usize, now: Time) -> bool {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else {
+            return false;
+        };
+        let lingers = now.since(attached.last) < self.patience.lingers() && *lingering < LINGERING_MAX;
+        // A device that cannot wake us is asked every turn.
+        attached.listed = burst == Burst::More || attached.watched.is_none() || lingers;
+        *lingering += usize::from(burst != Burst::More && lingers);
+        attached.listed
+    }
+
+    /// Takes the ports off the list whose devices can wake us.
+    fn unlist(&mut self) {
+        let attached = &mut self.attached;
+        self.list.retain(|port| {
+            let Some(Some(attached)) = attached.get_mut(port.index()) else { return false };
+            attached.listed = attached.watched.is_none();
+            attached.listed
+        });
+    }
+
+    /// Writes everything that was decided, merged where it can be.
+    fn flush(&mut self, now: Time) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        let (pipeline, snapshot, attached) = (&self.pipeline, &*self.snapshot, &self.attached);
+        let lane = |port: PortId| Some(&attached.get(port.index())?.as_ref()?.lane);
+        self.coalescer
+            .coalesce(&mut self.outbox, |port| lane(port).map_or(Promises::NONE, |lane| lane.promises()));
+        let (frames, sends) = self.outbox.contents();
+        let to = sends.iter().map(|send| (send.frame, lane(send.port)));
+        self.exchange.transmit(frames, to, |number, frame, outcome| match outcome {
+            Ok(()) => pipeline.sent(snapshot, sends[number], frame),
+            Err(why) => {
+                log::trace!("port {} did not take a frame: {why:?}", sends[number].port.0);
+                pipeline.not_sent(snapshot, sends[number], why.into(), frame, now);
+            }
+        });
+        self.outbox.clear();
+    }
+
+    /// Asks the devices that this worker reads for what their events do not tell.
+    fn care(&mut self) {
+        let mut lost = Vec::new();
+        for (number, attached) in (0..).zip(&self.attached) {
+            let Some(attached) = attached else { continue };
+            if !attached.reads {
+                continue;
+            }
+            let device = attached.lane.device();
+            let missed = device.missed();
+            if missed > 0 {
+                self.pipeline.missed(&self.snapshot, PortId(number), missed);
+            }
+            if device.is_gone() {
+                lost.push(PortId(number));
+            }
+        }
+        lost.into_iter().for_each(|port| self.lose(port));
+    }
+
+    fn lose(&mut self, port: PortId) {
+        self.detach(port);
+        (self.on_event)(Event::PortGone(port));
+    }
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Worker").field("list", &self.list).field("load", &self.load).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! The threads of all workers, and the control thread's way to them.
+//!
+//! Control never waits for a worker but in [`WorkerPool::detach`] and [`WorkerPool::stop`]: everything else is
+//! a command in a queue, and a nudge for a worker that may sleep.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use mio::Waker;
+
+use super::{Command, Load, OnEvent, Worker, WorkerLoad, WorkerOptions};
+use crate::addr::PortId;
+use crate::port::Device;
+use crate::shared::Shared;
+
+/// How long [`WorkerPool::detach`] waits for a worker.
+const DETACH_WAIT: Duration = Duration::from_secs(1);
+
+/// The control thread's end of a worker.
+#[derive(Clone)]
+pub struct WorkerHandle {
+    commands: Sender<Command>,
+    waker: Arc<Waker>,
+    load: Arc<Load>,
+}
+
+impl WorkerHandle {
+    pub(super) fn new(commands: Sender<Command>, waker: Arc<Waker>, load: Arc<Load>) -> Self {
+        WorkerHandle { commands, waker, load }
+    }
+
+    fn send(&self, command: Command) {
+        // A worker that has stopped needs no commands.
+        if self.commands.send(command).is_ok()
+            && let Err(error) = self.waker.wake()
+        {
+            log::error!("cannot wake a worker: {error}");
+        }
+    }
+
+    /// Gives the worker a device to write to, and to read from if `reads`.
+    pub fn attach(&self, port: PortId, device: Arc<dyn Device>, reads: bool) {
+        self.send(Command::Attach { port, device, reads });
+    }
+}
+
+impl std::fmt::Debug for WorkerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerHandle").field("load", &self.load).finish_non_exhaustive()
+    }
+}
+
+/// The threads of all workers.
+#[derive(Debug, Clone)]
+pub struct WorkerPool {
+    options: WorkerOptions,
+    handles: Arc<[WorkerHandle]>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl WorkerPool {
+    /// Starts a thread for each of the switch's workers.
+    ///
+    /// # Errors
+    /// If a thread or its epoll instance cannot be made.
+    pub fn start(shared: &Arc<Shared>, options: WorkerOptions, on_event: OnEvent) -> io::Result<WorkerPool> {
+        let (mut handles, mut threads) = (Vec::new(), Vec::new());
+        for index in 0..shared.workers() {
+            let (worker, handle) = Worker::new(shared.clone(), index, options, on_event.clone())?;
+            handles.push(handle);
+            let name = format!("worker-{index}");
+            threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+        }
+        Ok(WorkerPool { options, handles: handles.into(), threads: Arc::new(Mutex::new(threads)) })
+    }
+
+    /// How the workers go about their work.
+    pub fn options(&self) -> WorkerOptions {
+        self.options
+    }
+
+    /// Makes every worker write to a port's device, and one of them read it. Of several devices, as many as
+    /// workers, each worker reads and writes its own.
+    pub fn attach(&self, port: PortId, devices: &[Arc<dyn Device>]) {
+        for (index, handle) in self.handles.iter().enumerate() {
+            let Some(device) = devices.get(index % devices.len().max(1)) else { return };
+            let reads = devices.len() > 1 || index == port.index() % self.handles.len();
+            handle.attach(port, device.clone(), reads);
+        }
+    }
+
+    /// Makes every worker let go of a port's device. Returns when all have, or after a second.
+    pub fn detach(&self, port: PortId) {
+        let (done, gone) = bounded(self.handles.len());
+        for handle in self.handles.iter() {
+            handle.send(Command::Detach { port, done: done.clone() });
+        }
+        drop(done);
+        for _ in self.handles.iter() {
+            if gone.recv_timeout(DETACH_WAIT).is_err() {
+                log::warn!("a worker is slow to let go of port {}", port.0);
+                return;
+            }
+        }
+    }
+
+    /// Lets a frame that the switch made go its way as if the port had sent it.
+    pub fn inject(&self, port: PortId, bytes: Vec<u8>) {
+        if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
+            handle.send(Command::Inject { port, bytes });
+        }
+    }
+
+    /// What every worker has done.
+    pub fn loads(&self) -> Vec<WorkerLoad> {
+        let read = |handle: &WorkerHandle| WorkerLoad {
+            turns: handle.load.turns.load(Relaxed),
+            frames: handle.load.frames.load(Relaxed),
+            busy_micros: handle.load.busy_micros.load(Relaxed),
+        };
+        self.handles.iter().map(read).collect()
+    }
+
+    /// Stops the threads, and returns when they have ended.
+    pub fn stop(&self) {
+        self.handles.iter().for_each(|handle| handle.send(Command::Stop));
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                log::error!("a worker ended by a panic");
+            }
+        }
+    }
+}
