@@ -28,6 +28,8 @@ const BUILD: Duration = Duration::from_secs(1);
 pub(crate) struct Plan {
     pub(crate) cases: Vec<&'static Case>,
     pub(crate) peers: Vec<Peer>,
+    /// What every vswitchd is started with, besides its own options.
+    pub(crate) vswitchd_options: Vec<String>,
     /// Peers that cannot take part, and the program that they miss.
     pub(crate) not_installed: Vec<(String, String)>,
     pub(crate) runs: usize,
@@ -44,6 +46,11 @@ impl Plan {
             |peer: &Peer| self.explicit || *peer != Peer::one_worker() || case.load.compares_workers();
         let takes_part = |at: &usize| self.peers[*at].kind.can(case) && useful(&self.peers[*at]);
         (0..self.peers.len()).filter(takes_part).collect()
+    }
+
+    /// The cases that anybody can do.
+    fn cases(&self) -> impl Iterator<Item = &'static Case> {
+        self.cases.iter().copied().filter(|case| !self.peers_of(case).is_empty())
     }
 
     /// How many runs that is.
@@ -68,13 +75,13 @@ pub(crate) fn run(plan: &Plan, interrupt: &Interrupt) -> Result<Report, Error> {
     let mut progress = Progress::new(plan.steps());
     let mut sites = Vec::new();
     for peer in &plan.peers {
-        let site = Site::build(peer)
+        let site = Site::build(peer, &plan.vswitchd_options)
             .map_err(|error| Error { what: format!("{}: {}", peer.label(), error.what), ..error })?;
         site.pause();
         sites.push(site);
     }
     let mut cases = Vec::new();
-    for case in &plan.cases {
+    for case in plan.cases() {
         cases.push(measure(plan, case, &sites, &mut progress, interrupt)?);
     }
     sites.iter().for_each(Site::resume);
@@ -83,6 +90,7 @@ pub(crate) fn run(plan: &Plan, interrupt: &Interrupt) -> Result<Report, Error> {
         runs: plan.runs,
         seconds: plan.window.length.as_secs_f64(),
         congestion_control: CONGESTION.to_owned(),
+        vswitchd_options: plan.vswitchd_options.join(" "),
         not_installed: plan.not_installed.clone(),
         cases,
     })
@@ -154,7 +162,8 @@ mod tests {
     fn plan(explicit: bool) -> Plan {
         let window = Window { warm_up: Duration::ZERO, length: Duration::from_secs(1) };
         let peers = vec![Peer::plain(Kind::Kernel), Peer::plain(Kind::Vswitchd), Peer::one_worker()];
-        Plan { cases: chosen(None), peers, not_installed: Vec::new(), runs: 5, window, explicit }
+        let (cases, none) = (chosen(None), Vec::new());
+        Plan { cases, peers, vswitchd_options: none, not_installed: Vec::new(), runs: 5, window, explicit }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 mod case;
+mod check;
 mod compare;
 mod load;
 mod machine;
@@ -15,6 +16,7 @@ mod peer;
 mod process;
 mod progress;
 mod report;
+mod scale;
 mod site;
 mod stats;
 
@@ -72,6 +74,16 @@ struct Arguments {
     /// Measure nothing; show what was measured before and written to this file with --json
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Check instead that nothing is reordered, doubled, or lost without being counted [peers: vswitchd]
+    #[arg(long, conflicts_with_all = ["only", "runs", "seconds", "json", "svg", "markdown", "from", "list"])]
+    check: bool,
+    /// How many numbered datagrams --check sends in each of its steps [default: 10000000; with --quick 100000]
+    #[arg(long, value_name = "N", requires = "check", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    datagrams: Option<u64>,
+    /// Measure instead what so many ports cost: attaching, memory, idle CPU, floods
+    #[arg(long, value_name = "N", conflicts_with_all = ["check", "only", "runs", "json", "svg", "markdown", "from", "list"],
+          value_parser = clap::value_parser!(u16).range(4..=4000))]
+    ports: Option<u16>,
     /// Show what would be measured, and how long it would take
     #[arg(long)]
     list: bool,
@@ -100,33 +112,58 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => cli::fail(&error),
     }
 }
 
 /// What a child of ours does.
-fn be_inside(inside: Inside) -> Result<(), Error> {
+fn be_inside(inside: Inside) -> Result<bool, Error> {
     let line = process::become_program(inside)?;
     let switch = Switch::try_parse_from(line);
     let usage = |error: clap::Error| Error::usage("vswitchd", error.render(), "");
-    program::run(switch.map_err(usage)?.arguments)
+    program::run(switch.map_err(usage)?.arguments).map(|()| true)
 }
 
-fn run(arguments: &Arguments) -> Result<(), Error> {
+/// Does what is asked for, and tells whether it was as it should be. A missed figure is a result and not a
+/// failure.
+fn run(arguments: &Arguments) -> Result<bool, Error> {
     if let Some(file) = &arguments.from {
-        return show(&read(file)?, arguments);
+        return show(&read(file)?, arguments).map(|()| true);
     }
     let plan = plan(arguments)?;
     if arguments.list {
         list(&plan);
-        return Ok(());
+        return Ok(true);
     }
     user::enter()?;
     raise_descriptor_limit();
     let interrupt = Interrupt::watch()?;
+    if arguments.check {
+        return check(arguments, &plan, &interrupt);
+    }
+    if let Some(ports) = arguments.ports {
+        let ours = plan.peers.iter().find(|peer| peer.kind == Kind::Vswitchd);
+        let ours =
+            ours.ok_or_else(|| Error::usage("--ports", "measures vswitchd only", "add it to --peers"))?;
+        return scale::run(ours, &plan.vswitchd_options, ports, &plan.window, &interrupt);
+    }
     eprintln!("{} runs, about {} s", plan.steps(), plan.duration().as_secs());
-    show(&compare::run(&plan, &interrupt)?, arguments)
+    show(&compare::run(&plan, &interrupt)?, arguments).map(|()| true)
+}
+
+/// Checks our switch, or whoever is named, and says at the end whether all went well.
+fn check(arguments: &Arguments, plan: &Plan, interrupt: &Interrupt) -> Result<bool, Error> {
+    let datagrams = arguments.datagrams.unwrap_or(if arguments.quick { 100_000 } else { 10_000_000 });
+    let wanted =
+        |peer: &&Peer| plan.explicit || (peer.kind == Kind::Vswitchd && **peer != Peer::one_worker());
+    let mut passed = true;
+    for peer in plan.peers.iter().filter(wanted) {
+        passed &= check::run(peer, &plan.vswitchd_options, datagrams, interrupt)?;
+    }
+    println!("{}", if passed { "PASS" } else { "FAIL" });
+    Ok(passed)
 }
 
 /// What is to be measured.
@@ -149,15 +186,13 @@ fn plan(arguments: &Arguments) -> Result<Plan, Error> {
             ));
         }
     }
-    for peer in peers.iter_mut().filter(|peer| peer.kind == Kind::Vswitchd) {
-        let more = arguments.vswitchd_args.iter().flat_map(|more| more.split_whitespace());
-        peer.arguments.extend(more.map(str::to_owned));
-    }
+    let more = arguments.vswitchd_args.iter().flat_map(|more| more.split_whitespace());
+    let vswitchd_options = more.map(str::to_owned).collect();
     let (runs, warm_up, length) = if arguments.quick { (1, 100, 300) } else { (5, 200, 1000) };
     let length = arguments.seconds.unwrap_or(Duration::from_millis(length));
     let window = Window { warm_up: Duration::from_millis(warm_up), length };
     let runs = arguments.runs.map_or(runs, usize::from);
-    Ok(Plan { cases, peers, not_installed, runs, window, explicit })
+    Ok(Plan { cases, peers, vswitchd_options, not_installed, runs, window, explicit })
 }
 
 fn list(plan: &Plan) {
@@ -237,7 +272,8 @@ mod tests {
         assert_eq!((plan.cases.len(), plan.runs, plan.explicit), (2, 1, true));
         assert_eq!(plan.window.length, Duration::from_millis(300));
         let labels: Vec<_> = plan.peers.iter().map(Peer::label).collect();
-        assert_eq!(labels, ["kernel", "vswitchd --poll=busy --workers 1"]);
+        assert_eq!(labels, ["kernel", "vswitchd --poll=busy"]);
+        assert_eq!(plan.vswitchd_options, ["--workers", "1"]);
         let plan = planned("--runs|7|--seconds|0.5").unwrap();
         assert_eq!((plan.runs, plan.window.length), (7, Duration::from_millis(500)));
         for wrong in [

@@ -89,7 +89,8 @@ impl Process {
             .arg(std::process::id().to_string())
             .arg(netns.path())
             .args(program)
-            .stdin(Stdio::null())
+            // Some end at the end of their input, which is to be when we end.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::options().append(true).create(true).open(&log).map_err(failed)?)
             // A Ctrl-C on the terminal is for us; we end the peers.

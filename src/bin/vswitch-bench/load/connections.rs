@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike};
 use vswitchd::lab::traffic::Talk;
 
-use super::{Sample, Stage, inside, joined, window};
+use super::{Sample, Stage, any_address, inside, joined, window};
 use crate::case::Window;
 use crate::site::{REMOTES, Site};
 
@@ -24,7 +24,7 @@ const CLIENTS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) fn run(talk: Talk<'_>, site: &Site, length: Window) -> io::Result<Sample> {
-    let listener = inside(talk.server, || TcpListener::bind(talk.at))?;
+    let listener = inside(talk.server, || TcpListener::bind(any_address(talk.at)))?;
     setsockopt(&listener, ReceiveTimeout, &TimeVal::milliseconds(50))?;
     inside(talk.client, || fs::write("/proc/sys/net/ipv4/ip_local_port_range", "1024 65535"))?;
     let stage = Stage::default();

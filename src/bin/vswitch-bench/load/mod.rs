@@ -8,9 +8,11 @@ mod bulk;
 mod connections;
 mod flood;
 mod new_flows;
-mod ping_pong;
+pub(crate) mod numbered;
+pub(crate) mod ping_pong;
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use vswitchd::control::error::Error;
 use vswitchd::host::netns::Netns;
 
+use self::ping_pong::Rounds;
 use crate::case::{Case, Load, Window};
 use crate::machine::busy_time;
 use crate::site::Site;
@@ -134,8 +137,8 @@ pub(crate) fn run(case: &Case, site: &Site, window: Window) -> Result<Sample, Er
         Load::Flood { payload, flows } => flood::run(talk, payload, flows, site, window),
         Load::Connections => connections::run(talk, site, window),
         Load::NewFlows => new_flows::run(talk, site, window),
-        Load::PingPong { cores } => ping_pong::datagrams(talk, cores, site, window),
-        Load::RequestResponse { cores } => ping_pong::requests(talk, cores, site, window),
+        Load::PingPong { cores } => ping_pong::datagrams(talk, cores, site, window).map(Rounds::sample),
+        Load::RequestResponse { cores } => ping_pong::requests(talk, cores, site, window).map(Rounds::sample),
         Load::Idle => return Ok(idle(site, window)),
     };
     let sample = sample.map_err(|error| failed(&error))?;
@@ -152,12 +155,20 @@ fn idle(site: &Site, window: Window) -> Sample {
     Sample { value: share * 100.0, p99: None, cpu: None, own_cpu: Some(share) }
 }
 
+/// The same port on every address of the server.
+fn any_address(at: SocketAddrV4) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, at.port())
+}
+
 /// Runs `f` in the namespace, on a thread of its own.
-fn inside<T: Send>(netns: &Netns, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+///
+/// # Errors
+/// Those of `f`.
+pub(crate) fn inside<T: Send>(netns: &Netns, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     netns.run(f).map_err(io::Error::other)?
 }
 
 /// What a thread came to; its panic is ours.
-fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+pub(crate) fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 use vswitchd::lab::traffic::Talk;
 
-use super::{Moment, Sample, Stage, flood, inside, joined};
+use super::{Moment, Sample, Stage, any_address, flood, inside, joined};
 use crate::case::Window;
 use crate::site::{REMOTES, Site};
 
@@ -32,10 +32,10 @@ const PORTS: std::ops::RangeInclusive<u16> = 1024..=65_535;
 const ADDRESSES: usize = 125;
 
 /// Bytes in a datagram.
-const PAYLOAD: usize = 18;
+const PAYLOAD: u8 = 18;
 
 pub(super) fn run(talk: Talk<'_>, site: &Site, length: Window) -> io::Result<Sample> {
-    let receiver = flood::receiver(talk.server, talk.at)?;
+    let receiver = flood::receiver(talk.server, any_address(talk.at))?;
     let sender = inside(talk.client, || {
         Ok(socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Udp)?)
     })?;
@@ -43,7 +43,7 @@ pub(super) fn run(talk: Talk<'_>, site: &Site, length: Window) -> io::Result<Sam
     setsockopt(&sender, sockopt::RcvBuf, &0)?;
     let stage = Stage::default();
     let measured = thread::scope(|scope| -> io::Result<_> {
-        let receiving = scope.spawn(|| flood::receive(&receiver, PAYLOAD, &stage));
+        let receiving = scope.spawn(|| flood::receive(&receiver, usize::from(PAYLOAD), &stage));
         // The neighbors get to know each other.
         send(&sender, talk.to.port(), &stage, 8)?;
         thread::sleep(length.warm_up);
@@ -86,11 +86,11 @@ fn flows() -> impl Iterator<Item = (u16, Ipv4Addr)> {
 }
 
 /// A UDP header and its payload, without a checksum (RFC 768 allows that).
-fn datagram(source: u16, destination: u16) -> [u8; 8 + PAYLOAD] {
-    let mut datagram = [0; 8 + PAYLOAD];
+fn datagram(source: u16, destination: u16) -> [u8; 8 + PAYLOAD as usize] {
+    let mut datagram = [0; 8 + PAYLOAD as usize];
     datagram[0..2].copy_from_slice(&source.to_be_bytes());
     datagram[2..4].copy_from_slice(&destination.to_be_bytes());
-    datagram[5] = 8 + PAYLOAD as u8;
+    datagram[5] = 8 + PAYLOAD;
     datagram
 }
 

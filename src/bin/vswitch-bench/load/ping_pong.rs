@@ -19,8 +19,39 @@ use crate::stats::percentile;
 /// How long an answer is waited for before the datagram counts as lost.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// The exchanges of a window.
+#[derive(Debug)]
+pub(crate) struct Rounds {
+    measured: Measured,
+    /// How long each took, in nanoseconds; [`PATIENCE`] if no answer came.
+    times: Vec<u32>,
+    /// How many had no answer.
+    pub(crate) lost: u64,
+}
+
+impl Rounds {
+    /// How many there were.
+    pub(crate) fn count(&self) -> usize {
+        self.times.len()
+    }
+
+    /// The time that `share` of them did not exceed, in microseconds.
+    pub(crate) fn micros(&mut self, share: f64) -> f64 {
+        f64::from(percentile(&mut self.times, share).unwrap_or(0)) / 1e3
+    }
+
+    /// The median, and the 99th percentile with it.
+    pub(super) fn sample(mut self) -> Sample {
+        let (p50, p99) = (self.micros(0.5), self.micros(0.99));
+        Sample { p99: Some(p99), ..self.measured.sample(p50, 1e6) }
+    }
+}
+
 /// UDP datagrams of 18 bytes.
-pub(super) fn datagrams(talk: Talk<'_>, cores: Cores, site: &Site, length: Window) -> io::Result<Sample> {
+///
+/// # Errors
+/// If the ends have no sockets.
+pub(crate) fn datagrams(talk: Talk<'_>, cores: Cores, site: &Site, length: Window) -> io::Result<Rounds> {
     let server = flood::receiver(talk.server, talk.at)?;
     let client = inside(talk.client, || UdpSocket::bind(("0.0.0.0", 0)))?;
     client.connect(talk.to)?;
@@ -42,12 +73,11 @@ pub(super) fn datagrams(talk: Talk<'_>, cores: Cores, site: &Site, length: Windo
         client.send(&datagram)?;
         answered(client.recv(&mut datagram))
     };
-    let (measured, times) = play(serve, exchange, &stage, cores, site, length)?;
-    Ok(sample(measured, times))
+    play(serve, exchange, &stage, cores, site, length)
 }
 
 /// Single bytes over a TCP connection.
-pub(super) fn requests(talk: Talk<'_>, cores: Cores, site: &Site, length: Window) -> io::Result<Sample> {
+pub(super) fn requests(talk: Talk<'_>, cores: Cores, site: &Site, length: Window) -> io::Result<Rounds> {
     let Connection { client, server, .. } = connect(talk)?;
     for end in [&client, &server] {
         setsockopt(end, TcpCongestion, &OsString::from(CONGESTION))?;
@@ -71,8 +101,7 @@ pub(super) fn requests(talk: Talk<'_>, cores: Cores, site: &Site, length: Window
         client.write_all(&byte)?;
         answered(client.read_exact(&mut byte))
     };
-    let (measured, times) = play(serve, exchange, &stage, cores, site, length)?;
-    Ok(sample(measured, times))
+    play(serve, exchange, &stage, cores, site, length)
 }
 
 /// Whether the answer came in time.
@@ -84,7 +113,7 @@ fn answered<T>(received: io::Result<T>) -> io::Result<bool> {
     }
 }
 
-/// Runs both ends on their cores, and returns how long each exchange in the window took, in nanoseconds.
+/// Runs both ends on their cores.
 fn play(
     serve: impl FnOnce() -> io::Result<()> + Send,
     mut exchange: impl FnMut() -> io::Result<bool> + Send,
@@ -92,30 +121,32 @@ fn play(
     cores: Cores,
     site: &Site,
     length: Window,
-) -> io::Result<(Measured, Vec<u32>)> {
+) -> io::Result<Rounds> {
     let (client_core, server_core) = places(cores)?;
     thread::scope(|scope| {
         let serving = scope.spawn(move || {
             sched_setaffinity(Pid::from_raw(0), &server_core)?;
             serve()
         });
-        let asking = scope.spawn(move || -> io::Result<Vec<u32>> {
+        let asking = scope.spawn(move || -> io::Result<(Vec<u32>, u64)> {
             sched_setaffinity(Pid::from_raw(0), &client_core)?;
-            let mut times = Vec::with_capacity(1 << 16);
+            let (mut times, mut lost) = (Vec::with_capacity(1 << 16), 0);
             let begun = Instant::now();
             while !stage.over() {
                 let sent = Instant::now();
-                if exchange()? && begun.elapsed() > length.warm_up {
+                let answered = exchange()?;
+                if begun.elapsed() > length.warm_up {
                     times.push(u32::try_from(sent.elapsed().as_nanos()).unwrap_or(u32::MAX));
+                    lost += u64::from(!answered);
                 }
                 stage.add(1);
             }
-            Ok(times)
+            Ok((times, lost))
         });
         let measured = window(stage, site, length);
-        let times = joined(asking)?;
+        let (times, lost) = joined(asking)?;
         joined(serving)?;
-        Ok((measured, times))
+        Ok(Rounds { measured, times, lost })
     })
 }
 
@@ -133,10 +164,4 @@ fn places(cores: Cores) -> io::Result<(CpuSet, CpuSet)> {
         set.set(core).map(|()| set)
     };
     Ok((only(first)?, only(second)?))
-}
-
-fn sample(measured: Measured, mut times: Vec<u32>) -> Sample {
-    let mut micros = |share| f64::from(percentile(&mut times, share).unwrap_or(0)) / 1e3;
-    let (p50, p99) = (micros(0.5), micros(0.99));
-    Sample { p99: Some(p99), ..measured.sample(p50, 1e6) }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Report {
     pub(crate) seconds: f64,
     /// The congestion control of TCP.
     pub(crate) congestion_control: String,
+    /// What every vswitchd was started with, besides its own options.
+    pub(crate) vswitchd_options: String,
     /// Peers that could not take part, and the program that is missing.
     pub(crate) not_installed: Vec<(String, String)>,
     pub(crate) cases: Vec<CaseReport>,
@@ -50,7 +52,7 @@ pub(crate) struct PeerReport {
 pub(crate) struct Verdict {
     /// What was found.
     pub(crate) value: f64,
-    /// What it is a ratio to.
+    /// A ratio to what, or the unit.
     pub(crate) of: String,
     pub(crate) bound: Bound,
 }
@@ -117,15 +119,15 @@ impl CaseReport {
     fn verdict(&self, peer: &PeerReport, target: &Target) -> Option<Verdict> {
         let value = peer.value()?;
         let (value, of) = match target.against {
-            Against::Peer(kind) => (value / self.value_of(kind.name())?, kind.name().to_owned()),
+            Against::Peer(kind) => (value / self.value_of(kind.name())?, format!("of {}", kind.name())),
             Against::OneWorker => {
                 let one = Peer::one_worker().label();
                 if peer.peer == one {
                     return None;
                 }
-                (value / self.value_of(&one)?, "1 worker".to_owned())
+                (value / self.value_of(&one)?, "of 1 worker".to_owned())
             }
-            Against::P50 => (peer.median(|sample| sample.p99)? / value, "p50".to_owned()),
+            Against::P50 => (peer.median(|sample| sample.p99)? / value, "of p50".to_owned()),
             Against::Nothing => (value, self.unit.clone()),
         };
         Some(Verdict { value, of, bound: target.bound })
@@ -157,6 +159,7 @@ pub(crate) mod tests {
             runs: 3,
             seconds: 1.0,
             congestion_control: "cubic".into(),
+            vswitchd_options: "--poll busy".into(),
             not_installed: vec![("vde".into(), "vde_switch".into())],
             cases: vec![
                 case(
@@ -185,7 +188,7 @@ pub(crate) mod tests {
         let case = &report.cases[0];
         let verdicts = case.verdicts(&case.peers[1]);
         let found: Vec<_> = verdicts.iter().map(|v| (v.value, v.of.as_str(), v.met())).collect();
-        assert_eq!(found, [(2.5, "kernel", true), (500.0 / 520.0, "1 worker", false)]);
+        assert_eq!(found, [(2.5, "of kernel", true), (500.0 / 520.0, "of 1 worker", false)]);
         assert_eq!(case.verdicts(&case.peers[0]), []);
         assert_eq!(case.verdicts(&case.peers[2]).len(), 1);
     }
@@ -196,7 +199,7 @@ pub(crate) mod tests {
         let case = &report.cases[1];
         let verdicts = case.verdicts(&case.peers[1]);
         let found: Vec<_> = verdicts.iter().map(|v| (v.value, v.of.as_str(), v.met())).collect();
-        assert_eq!(found, [(2.0, "kernel", false), (3.0, "p50", false)]);
+        assert_eq!(found, [(2.0, "of kernel", false), (3.0, "of p50", false)]);
         assert_eq!(case.better_than_kernel(&case.peers[1]), Some(0.5));
         assert_eq!(case.better_than_kernel(&case.peers[2]), None);
     }

@@ -87,7 +87,7 @@ fn verdict(verdict: &Verdict) -> String {
         Bound::AtLeast(least) => format!("≥ {least}"),
         Bound::AtMost(most) => format!("≤ {most}"),
     };
-    format!("{value:.2} of {of}, {bound}: {}", if verdict.met() { "met" } else { "MISSED" })
+    format!("{value:.2} {of}, {bound}: {}", if verdict.met() { "met" } else { "MISSED" })
 }
 
 /// What the figures depend on.
@@ -101,6 +101,9 @@ fn facts(report: &Report) -> Vec<String> {
             report.runs, report.seconds, report.congestion_control
         ),
     ];
+    if !report.vswitchd_options.is_empty() {
+        facts.push(format!("every vswitchd with {}", report.vswitchd_options));
+    }
     facts.extend(
         report.not_installed.iter().map(|(peer, program)| format!("{peer}: {program} is not installed")),
     );

@@ -5,9 +5,7 @@
 //! the bridge.
 
 use std::fs;
-use std::io::Write;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
 
 use ipnet::Ipv4Net;
 use netlink_sys::protocols::NETLINK_NETFILTER;
@@ -16,7 +14,7 @@ use vswitchd::control::error::Error;
 use vswitchd::host::netlink;
 use vswitchd::lab::rig::{Rig, UPLINK};
 
-use super::{End, Forget, PORT, Site, give, on_network};
+use super::{End, Memory, PORT, Site, give, nft, on_network};
 use crate::peer::Kind;
 
 /// The router's end of the wire to the container, and the container's.
@@ -47,11 +45,11 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
     })?;
     let inside = if Kind::Kernel.missing().is_none() { Some(routed(&rig)?) } else { None };
     let switched = Some((one, two));
-    Ok(Site { processes: Vec::new(), forget: Forget::Kernel, switched, inside, public: UPLINK, rig })
+    Ok(Site { processes: Vec::new(), memory: Memory::Kernel, switched, inside, public: UPLINK, rig })
 }
 
 /// A container on the bridge.
-fn bridged(rig: &Rig, name: &str, host: u8) -> Result<End, Error> {
+fn bridged(rig: &Rig, name: &str, host: u16) -> Result<End, Error> {
     let port = format!("{name}-port");
     rig.switch.run(|| {
         netlink::create_veth(&port, name)?;
@@ -75,7 +73,7 @@ fn routed(rig: &Rig) -> Result<End, Error> {
         .map_err(|error| Error::failed("ip_forward", error, ""))?;
     let ip = end.ip;
     nft(
-        rig,
+        &rig.switch,
         &format!(
             "table ip nat {{
                 chain out {{ type nat hook postrouting priority 100; oifname \"eth0\" masquerade; }}
@@ -86,20 +84,6 @@ fn routed(rig: &Rig) -> Result<End, Error> {
         ),
     )?;
     Ok(end)
-}
-
-/// Feeds rules to the kernel.
-fn nft(rig: &Rig, rules: &str) -> Result<(), Error> {
-    let failed = |why: &dyn std::fmt::Display| Error::failed("nft", why, "");
-    let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = rig.switch.spawn(&mut command)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(rules.as_bytes()).map_err(|error| failed(&error))?;
-    }
-    let output = child.wait_with_output().map_err(|error| failed(&error))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() { Ok(()) } else { Err(failed(&said.lines().next().unwrap_or_default())) }
 }
 
 pub(super) fn forget_connections(rig: &Rig) -> Result<(), Error> {

@@ -15,7 +15,9 @@ mod slirp4netns;
 mod vde;
 mod vswitchd;
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use ::vswitchd::control::client::Client;
@@ -33,7 +35,7 @@ use crate::process::Process;
 /// The port that servers listen on, and that is published.
 pub(crate) const PORT: u16 = 5001;
 
-/// More addresses of the internet's host, so that many flows differ by their destination.
+/// More addresses of the internet's host, for flows that differ by their destination.
 pub(crate) const REMOTES: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 128), 25);
 
 /// A container.
@@ -43,9 +45,9 @@ pub(crate) struct End {
     pub(crate) ip: Ipv4Addr,
 }
 
-/// How the connections that a switch remembers are made to be forgotten.
+/// Where the connections that a switch remembers are, to be forgotten.
 #[derive(Debug)]
-enum Forget {
+enum Memory {
     /// It remembers none.
     Nothing,
     /// The kernel's table in this namespace.
@@ -59,7 +61,7 @@ enum Forget {
 pub(crate) struct Site {
     /// Before the namespaces: they are in them.
     processes: Vec<Process>,
-    forget: Forget,
+    memory: Memory,
     /// Two containers on one network.
     switched: Option<(End, End)>,
     /// A container behind NAT; `None` if it is the first of the two.
@@ -70,16 +72,16 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Builds the place of a peer and starts it. To be called on the main thread, see [`Process`].
+    /// Builds the place of a peer and starts it, our own with these options besides the peer's. To be called on the main thread, see [`Process`].
     ///
     /// # Errors
     /// What could not be made or started.
-    pub(crate) fn build(peer: &Peer) -> Result<Site, Error> {
+    pub(crate) fn build(peer: &Peer, options: &[String]) -> Result<Site, Error> {
         let rig = Rig::new()?;
         rig.internet.run(|| netlink::add_address("lo", REMOTES))??;
         match peer.kind {
             Kind::Kernel => kernel::build(rig),
-            Kind::Vswitchd => vswitchd::build(rig, &peer.arguments),
+            Kind::Vswitchd => vswitchd::build(rig, &[options, &peer.arguments].concat()),
             Kind::OpenVswitch => openvswitch::build(rig),
             Kind::Vde => vde::build(rig),
             Kind::Slirp4netns => slirp4netns::build(rig),
@@ -97,9 +99,7 @@ impl Site {
             }
             Plane::Outwards => {
                 let client = &inside?.netns;
-                // On every address: flows may differ by it.
-                let server = at(Ipv4Addr::UNSPECIFIED);
-                Some(Talk { client, to: at(INTERNET), server: &self.rig.internet, at: server })
+                Some(Talk { client, to: at(INTERNET), server: &self.rig.internet, at: at(INTERNET) })
             }
             Plane::Inwards => {
                 let (client, server) = (&self.rig.internet, inside?);
@@ -108,16 +108,50 @@ impl Site {
         }
     }
 
+    /// Attaches a namespace as one more container of our switch, with this number.
+    ///
+    /// # Errors
+    /// If it is not our switch, or that refuses.
+    pub(crate) fn attach(&self, netns: &Netns, host: u16) -> Result<(), Error> {
+        match &self.memory {
+            Memory::Daemon(client) => vswitchd::attach(client, netns, host),
+            Memory::Nothing | Memory::Kernel => Err(Error::failed("attach", "not our switch", "")),
+        }
+    }
+
+    /// Resident memory of the switch's own processes, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        self.processes.iter().map(Process::memory).sum()
+    }
+
     /// Forgets every tracked connection.
     ///
     /// # Errors
     /// If the switch does not.
     pub(crate) fn forget_connections(&self) -> Result<(), Error> {
-        match &self.forget {
-            Forget::Nothing => Ok(()),
-            Forget::Kernel => kernel::forget_connections(&self.rig),
-            Forget::Daemon(client) => vswitchd::forget_connections(client),
+        match &self.memory {
+            Memory::Nothing => Ok(()),
+            Memory::Kernel => kernel::forget_connections(&self.rig),
+            Memory::Daemon(client) => vswitchd::forget_connections(client),
         }
+    }
+
+    /// Frames that the switch itself says it lost; none if it does not count.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub(crate) fn lost(&self) -> Result<u64, Error> {
+        match &self.memory {
+            Memory::Daemon(client) => vswitchd::lost(client),
+            Memory::Nothing | Memory::Kernel => Ok(0),
+        }
+    }
+
+    /// The namespaces in which frames are on their way.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Netns> {
+        let switched = self.switched.iter().flat_map(|(one, two)| [one, two]);
+        let ends = switched.chain(&self.inside).map(|end| &end.netns);
+        ends.chain([&self.rig.switch, &self.rig.internet])
     }
 
     /// The CPU time of the switch's own processes; `None` if it has none.
@@ -140,12 +174,30 @@ impl Site {
     }
 }
 
-/// The network of the two switched containers.
-const NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 99, 0, 0), 24);
+/// Feeds rules to the packet filter of a namespace.
+///
+/// # Errors
+/// If there is no `nft`, or it refuses.
+pub(crate) fn nft(netns: &Netns, rules: &str) -> Result<(), Error> {
+    let failed = |why: &dyn std::fmt::Display| Error::failed("nft", why, "");
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = netns.spawn(&mut command)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(rules.as_bytes()).map_err(|error| failed(&error))?;
+    }
+    let output = child.wait_with_output().map_err(|error| failed(&error))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() { Ok(()) } else { Err(failed(&said.lines().next().unwrap_or_default())) }
+}
+
+/// The network of the two switched containers, with room for thousands.
+pub(crate) const NETWORK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 99, 0, 0), 16);
 
 /// Address number `host` of it.
-const fn inside(host: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 99, 0, host)
+const fn inside(host: u16) -> Ipv4Addr {
+    let [high, low] = host.to_be_bytes();
+    Ipv4Addr::new(10, 99, high, low)
 }
 
 /// Moves the interface `name` from the switch's namespace into a new container as its `eth0`, with this
@@ -163,6 +215,6 @@ fn give(rig: &Rig, name: &str, address: Ipv4Net) -> Result<End, Error> {
 }
 
 /// The address number `host` of the switched network, with its prefix.
-fn on_network(host: u8) -> Ipv4Net {
+fn on_network(host: u16) -> Ipv4Net {
     Ipv4Net::new_assert(inside(host), NETWORK.prefix_len())
 }

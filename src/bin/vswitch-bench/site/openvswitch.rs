@@ -7,7 +7,7 @@ use vswitchd::control::error::Error;
 use vswitchd::host::netlink;
 use vswitchd::lab::rig::{Rig, UPLINK};
 
-use super::{Forget, Site, give, on_network};
+use super::{Memory, Site, give, on_network};
 use crate::peer::find;
 use crate::process::Process;
 
@@ -46,7 +46,7 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
     let two = give(&rig, "c2", on_network(12))?;
     Ok(Site {
         processes: vec![switch, server],
-        forget: Forget::Nothing,
+        memory: Memory::Nothing,
         switched: Some((one, two)),
         inside: None,
         public: UPLINK,

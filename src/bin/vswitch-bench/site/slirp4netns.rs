@@ -11,7 +11,7 @@ use vswitchd::control::error::Error;
 use vswitchd::host::netlink;
 use vswitchd::lab::rig::{Rig, UPLINK, UPLINK_MTU};
 
-use super::{End, Forget, PORT, Site};
+use super::{End, Memory, PORT, Site};
 use crate::process::Process;
 
 /// The address that it gives to the namespace.
@@ -36,7 +36,7 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
     let inside = Some(End { netns, ip: INSIDE });
     Ok(Site {
         processes: vec![process],
-        forget: Forget::Nothing,
+        memory: Memory::Nothing,
         switched: None,
         inside,
         public: UPLINK,

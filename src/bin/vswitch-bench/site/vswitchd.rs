@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::Request;
-use vswitchd::control::response::{Done, PortInfo, PublicationInfo};
+use vswitchd::control::response::{Done, PortInfo, PublicationInfo, Stats};
 use vswitchd::host::guard::Guard;
+use vswitchd::host::netns::Netns;
 use vswitchd::lab::rig::{GATEWAY, Rig, UPLINK, UPLINK_OWN, on_uplink};
 
-use super::{End, Forget, NETWORK, PORT, Site, inside};
+use super::{End, Memory, NETWORK, PORT, Site, inside};
 use crate::process::{Process, VSWITCHD};
 
 pub(super) fn build(rig: Rig, more: &[String]) -> Result<Site, Error> {
@@ -22,15 +23,19 @@ pub(super) fn build(rig: Rig, more: &[String]) -> Result<Site, Error> {
     let mut process = start(&rig, shared, more)?;
     process.says("ready")?;
     let client = Client::new(&rig.socket())?;
-    let one = attach(&rig, &client, "c1", 11)?;
-    let two = attach(&rig, &client, "c2", 12)?;
+    let container = |host: u16| -> Result<End, Error> {
+        let netns = rig.container("container")?;
+        attach(&client, &netns, host)?;
+        Ok(End { netns, ip: inside(host) })
+    };
+    let (one, two) = (container(11)?, container(12)?);
     for protocol in ["tcp", "udp"] {
-        let publication = json!({ "spec": format!("{PORT}:{PORT}/{protocol}"), "to": "c1" });
+        let publication = json!({ "spec": format!("{PORT}:{PORT}/{protocol}"), "to": "c11" });
         ask::<PublicationInfo>(&client, "publish", "add", &publication)?;
     }
     Ok(Site {
         processes: vec![process],
-        forget: Forget::Daemon(client),
+        memory: Memory::Daemon(client),
         switched: Some((one, two)),
         inside: None,
         public: if shared { UPLINK } else { UPLINK_OWN },
@@ -39,7 +44,7 @@ pub(super) fn build(rig: Rig, more: &[String]) -> Result<Site, Error> {
 }
 
 /// Starts the daemon on the uplink's own address where a guard can be set, else on an address beside it.
-pub(super) fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
+fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
     let mut program = vec![OsString::from(VSWITCHD)];
     let network = format!("default={NETWORK}");
     program.extend(["--uplink", "eth0", "--log", "error", "--network", &network].map(OsString::from));
@@ -54,24 +59,23 @@ pub(super) fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process,
     Process::start(&rig.switch, rig.directory(), &program)
 }
 
-/// Attaches a new container with this address.
-fn attach(rig: &Rig, client: &Client, name: &str, host: u8) -> Result<End, Error> {
-    let netns = rig.container(name)?;
-    let port = json!({ "name": name, "netns": netns.path(), "ip": inside(host) });
-    ask::<PortInfo>(client, "port", "add", &port)?;
-    Ok(End { netns, ip: inside(host) })
+/// Attaches a namespace as container number `host`, with that address.
+pub(super) fn attach(client: &Client, netns: &Netns, host: u16) -> Result<(), Error> {
+    let port = json!({ "name": format!("c{host}"), "netns": netns.path(), "ip": inside(host) });
+    ask::<PortInfo>(client, "port", "add", &port).map(drop)
 }
 
 /// Asks the daemon as `vswitchctl NOUN VERB` does.
-pub(super) fn ask<T: DeserializeOwned>(
-    client: &Client,
-    noun: &str,
-    verb: &str,
-    arguments: &Value,
-) -> Result<T, Error> {
+fn ask<T: DeserializeOwned>(client: &Client, noun: &str, verb: &str, arguments: &Value) -> Result<T, Error> {
     client.call(&Request::parse(noun, verb, arguments.to_string().as_bytes())?)
 }
 
 pub(super) fn forget_connections(client: &Client) -> Result<(), Error> {
     ask::<Done>(client, "ct", "flush", &json!({})).map(drop)
+}
+
+/// Frames that it dropped, and that it did not read in time.
+pub(super) fn lost(client: &Client) -> Result<u64, Error> {
+    let stats: Stats = ask(client, "stats", "", &json!({}))?;
+    Ok(stats.ports.iter().map(|port| port.counts.drops + port.counts.missed).sum())
 }
