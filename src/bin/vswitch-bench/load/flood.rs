@@ -27,7 +27,8 @@ const RECEIVE: usize = 64;
 /// Bytes that wait for the receiver: it must not lose what the switch delivered because it slept a while.
 const RECEIVE_BUFFER: usize = 8 << 20;
 
-/// How long the receiver sleeps before it looks whether the run is over.
+/// How long nothing must arrive, once the run is over, until nothing more is on its way: the queue of a slow
+/// switch must not be left for the next run.
 const GLANCE: Duration = Duration::from_millis(50);
 
 impl Flows {
@@ -109,18 +110,18 @@ fn send(sockets: &[UdpSocket], payload: usize, burst: usize, stage: &Stage) -> i
     Ok(())
 }
 
-/// Counts what arrives until the stage is over.
+/// Counts what arrives until the stage is over and nothing more is on its way.
 pub(super) fn receive(socket: &UdpSocket, payload: usize, stage: &Stage) -> io::Result<()> {
     let mut datagrams = vec![vec![0; payload]; RECEIVE];
     let mut headers = MultiHeaders::<()>::preallocate(RECEIVE, None);
-    while !stage.over() {
+    loop {
         let mut places: Vec<_> = datagrams.iter_mut().map(|datagram| [IoSliceMut::new(datagram)]).collect();
         let flags = MsgFlags::MSG_WAITFORONE;
         match recvmmsg(socket.as_raw_fd(), &mut headers, &mut places, flags, None) {
             Ok(received) => stage.add(received.count() as u64),
+            Err(Errno::EAGAIN | Errno::EINTR) if stage.over() => return Ok(()),
             Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Err(errno.into()),
         }
     }
-    Ok(())
 }
