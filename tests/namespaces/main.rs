@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod bench;
 mod guard;
 mod host;
 mod lab;
@@ -43,7 +44,15 @@ fn main() -> ExitCode {
     if let Some(missing) = &missing {
         eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
     }
-    let tests = [host::TESTS, lab::TESTS, refusals::TESTS, guard::TESTS, lifecycle::TESTS, transfer::TESTS];
+    let tests = [
+        host::TESTS,
+        lab::TESTS,
+        refusals::TESTS,
+        guard::TESTS,
+        lifecycle::TESTS,
+        transfer::TESTS,
+        bench::TESTS,
+    ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();
         let skip = missing.is_some() && !must_run;
