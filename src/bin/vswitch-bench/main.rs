@@ -68,7 +68,7 @@ struct Arguments {
     /// Draw a plot into this file
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// Write the table to this file as Markdown
+    /// Write the table to this file as Markdown; into its place, if the file marks one
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
     /// Measure nothing; show what was measured before and written to this file with --json
@@ -218,7 +218,8 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Error> {
         write(file, &svg::draw(report))?;
     }
     if let Some(file) = &arguments.markdown {
-        write(file, &table::markdown(report))?;
+        let document = fs::read_to_string(file).unwrap_or_default();
+        write(file, &table::placed(&document, &table::markdown(report)))?;
     }
     Ok(())
 }

@@ -60,6 +60,17 @@ pub(crate) fn markdown(report: &Report) -> String {
     text
 }
 
+/// What stands around the table in a document with more in it.
+const BEGIN: &str = "<!-- vswitch-bench -->\n";
+const END: &str = "<!-- /vswitch-bench -->";
+
+/// A document with the table in its place: between two comments, if it has them; else it is the whole document.
+pub(crate) fn placed(document: &str, table: &str) -> String {
+    let around =
+        document.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+    around.map_or_else(|| table.to_owned(), |(before, after)| format!("{before}{BEGIN}{table}{END}{after}"))
+}
+
 /// What stands in the columns.
 fn cells(case: &CaseReport, peer: &PeerReport) -> [String; COLUMNS.len()] {
     let values: Vec<f64> = peer.samples.iter().map(|sample| sample.value).collect();
@@ -170,6 +181,14 @@ mod tests {
         assert!(line.contains("2.50 of kernel, ≥ 2.2: met; 0.96 of 1 worker, ≥ 0.97: MISSED"), "{line}");
         assert!(text.contains("it <broke>") && text.contains("vde_switch is not installed"));
         assert!(text.contains("2 of 5 promises held"), "{text}");
+    }
+
+    #[test]
+    fn a_document_keeps_what_is_around_the_table() {
+        let document = format!("# Title\n{BEGIN}old\n{END}\nrest\n");
+        assert_eq!(placed(&document, "new\n"), format!("# Title\n{BEGIN}new\n{END}\nrest\n"));
+        assert_eq!(placed("other", "new\n"), "new\n");
+        assert_eq!(placed("", "new\n"), "new\n");
     }
 
     #[test]
