@@ -1,6 +1,6 @@
 //! `--check`: speed must not cost correctness.
 //!
-//! Numbered datagrams ([`numbered`]) go through the switch, once as fast as they arrive, once as a flood in
+//! Numbered datagrams ([`crate::load::numbered`]) go through the switch, once as fast as they arrive, once as a flood in
 //! which most of them are lost: none may be overtaken within its flow, none may come twice, and what was lost
 //! must be the sum of what counters say. Then TCP transfers, whose every byte is compared, while the packet
 //! filter loses packets on one leg or the other.
@@ -13,7 +13,7 @@ use vswitchd::lab::interrupt::Interrupt;
 use vswitchd::lab::traffic;
 
 use crate::case::Plane;
-use crate::load::numbered::{self, Pace, Tally};
+use crate::load::numbered::{Pace, Series, Tally};
 use crate::peer::{Kind, Peer};
 use crate::site::{self, Site};
 
@@ -39,17 +39,18 @@ pub(crate) fn run(
     for (plane, name) in [(Plane::Switched, "l2"), (Plane::Outwards, "nat")] {
         for flows in [1, 64] {
             for (pace, how) in [(Pace::AsTheyArrive, "as they arrive"), (Pace::Flood, "flooded")] {
-                if interrupt.came() {
-                    return Err(Error::failed("check", "interrupted", ""));
-                }
                 let what = format!("{name}: {datagrams} datagrams, {flows} flows, {how}");
-                passed &= tell(&what, numbers(&site, plane, datagrams, flows, pace)?);
+                let series = Series { total: datagrams, flows, pace };
+                passed &= tell(&what, numbers(&site, plane, series, interrupt)?);
             }
         }
         for (leg, whose) in [(Leg::Client, "the client"), (Leg::Server, "the server")] {
             if Kind::Kernel.missing().is_some() {
                 println!("skip  {name}: TCP under loss: nft is not installed");
                 continue;
+            }
+            if interrupt.came() {
+                return Err(Error::failed("check", "interrupted", ""));
             }
             let what = format!("{name}: {} MiB of TCP, {LOSS} % lost on the way to {whose}", TRANSFER >> 20);
             passed &= tell(&what, transfer(&site, plane, leg)?);
@@ -66,20 +67,21 @@ fn tell(what: &str, (passed, found): Finding) -> bool {
     passed
 }
 
-fn numbers(site: &Site, plane: Plane, datagrams: u64, flows: u32, pace: Pace) -> Result<Finding, Error> {
+fn numbers(site: &Site, plane: Plane, series: Series, interrupt: &Interrupt) -> Result<Finding, Error> {
     let talk = site.talk(plane).ok_or_else(|| Error::failed("check", "the switch has no such plane", ""))?;
     let failed = |error: std::io::Error| Error::failed("numbered datagrams", error, "");
     // The neighbors get to know each other, whose queues are short.
-    numbered::run(talk, 1, 1, pace).map_err(failed)?;
+    let first = Series { total: 1, flows: 1, pace: Pace::Flood };
+    first.run(talk, interrupt).map_err(failed)?;
     let before = Losses::take(site)?;
-    let tally = numbered::run(talk, datagrams, flows, pace).map_err(failed)?;
+    let tally = series.run(talk, interrupt).map_err(failed)?;
     let losses = Losses::take(site)?.since(before);
     Ok(judge(tally, losses))
 }
 
 fn judge(tally: Tally, losses: Losses) -> Finding {
     let Tally { sent, received, reordered, duplicated } = tally;
-    let lost = sent - received;
+    let lost = sent.saturating_sub(received);
     let passed = reordered == 0 && duplicated == 0 && lost == losses.sum() && received > 0;
     let Losses { devices, sockets, switch } = losses;
     let found = format!(

@@ -8,7 +8,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 /// The facts to state beside every figure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// The processor, as it calls itself.
     pub(crate) cpu: String,
@@ -18,17 +18,27 @@ pub(crate) struct Machine {
     pub(crate) kernel: String,
     /// Seconds since 1970, when the measurement began.
     pub(crate) at: u64,
+    /// How busy its cores were with something else just before, in percent.
+    pub(crate) busy_before: f64,
 }
 
+/// How long it is looked whether somebody else uses the machine.
+const LOOK: Duration = Duration::from_millis(300);
+
 impl Machine {
-    /// This machine, now.
+    /// This machine, now. Takes [`LOOK`].
     pub(crate) fn here() -> Machine {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let before = busy_time();
+        thread::sleep(LOOK);
+        let busy = busy_time().saturating_sub(before).as_secs_f64() / LOOK.as_secs_f64() / cores as f64;
         Machine {
             cpu: cpu_model(&info).unwrap_or("unknown").to_owned(),
-            cores: thread::available_parallelism().map_or(1, usize::from),
+            cores,
+            busy_before: busy * 100.0,
             kernel: kernel.trim_end().to_owned(),
             at: since.map_or(0, |since| since.as_secs()),
         }

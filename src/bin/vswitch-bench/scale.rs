@@ -72,7 +72,7 @@ pub(crate) fn run(
     for pause in [STORM, Duration::ZERO] {
         let (mut loud, shouted) = shout(&crowd, pause, || talk(&site, window))?;
         let undisturbed = loud.lost == 0 && loud.micros(0.99) < STALL_MICROS;
-        let what = format!("while a third sends {shouted} broadcasts, to {ports} ports each");
+        let what = format!("while a third sends {shouted} broadcasts to {ports} ports");
         passed &= tell(undisturbed, &format!("{what}: {}", describe(&mut loud)));
     }
     Ok(passed)
@@ -118,6 +118,7 @@ fn talk(site: &Site, window: &Window) -> Result<Rounds, Error> {
     ping_pong::datagrams(talk, Cores::Two, site, *window).map_err(|error| failed(&error))
 }
 
+/// In words, how a conversation went.
 fn describe(rounds: &mut Rounds) -> String {
     let (p50, p99, lost) = (rounds.micros(0.5), rounds.micros(0.99), rounds.lost);
     format!("{} round trips, {lost} lost, p50 {p50:.0} us, p99 {p99:.0} us", rounds.count())

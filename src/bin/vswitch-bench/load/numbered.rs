@@ -4,7 +4,7 @@
 //! number of each flow.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, sendmmsg};
+use vswitchd::lab::interrupt::Interrupt;
 use vswitchd::lab::traffic::Talk;
 
-use super::{Stage, flood, inside, joined};
+use super::{Stage, flood, joined};
 
 /// Bytes in a datagram; the first twelve are the flow and the number.
 const PAYLOAD: usize = 18;
@@ -49,29 +50,74 @@ pub(crate) enum Pace {
     Flood,
 }
 
-/// Sends `total` datagrams in `flows` flows.
-///
-/// # Errors
-/// If the ends have no sockets.
-pub(crate) fn run(talk: Talk<'_>, total: u64, flows: u32, pace: Pace) -> io::Result<Tally> {
-    let receiver = flood::receiver(talk.server, talk.at)?;
-    let senders = inside(talk.client, || {
-        let sender = |_| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.connect(talk.to)?;
-            Ok(socket)
-        };
-        (0..flows).map(sender).collect::<io::Result<Vec<_>>>()
-    })?;
-    let stage = Stage::default();
-    thread::scope(|scope| {
-        let receiving = scope.spawn(|| receive(&receiver, Ledger::new(total, flows), &stage));
-        let sent = send(&senders, total, pace, &stage);
-        settle(&stage);
-        stage.end();
-        let tally = joined(receiving)?;
-        Ok(Tally { sent: sent?, ..tally })
-    })
+/// What is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Series {
+    /// Datagrams.
+    pub(crate) total: u64,
+    /// Flows that they are of, in turn.
+    pub(crate) flows: u32,
+    pub(crate) pace: Pace,
+}
+
+impl Series {
+    /// Sends it, and says what became of it.
+    ///
+    /// # Errors
+    /// If the ends have no sockets, or we are interrupted.
+    pub(crate) fn run(self, talk: Talk<'_>, interrupt: &Interrupt) -> io::Result<Tally> {
+        let receiver = flood::receiver(talk.server, talk.at)?;
+        let senders = flood::senders(talk.client, talk.to, self.flows as usize)?;
+        let stage = Stage::default();
+        thread::scope(|scope| {
+            let ledger = Ledger::new(self.total, self.flows);
+            let receiving = scope.spawn(|| receive(&receiver, ledger, &stage));
+            let sent = self.send(&senders, &stage, interrupt);
+            settle(&stage);
+            stage.end();
+            let tally = joined(receiving)?;
+            Ok(Tally { sent: sent?, ..tally })
+        })
+    }
+
+    /// Sends them, and returns how many the kernel took.
+    fn send(self, sockets: &[UdpSocket], stage: &Stage, interrupt: &Interrupt) -> io::Result<u64> {
+        let mut headers = MultiHeaders::<()>::preallocate(BURST, None);
+        let to_whom_connected = [None::<()>; BURST];
+        let mut next = vec![0_u64; sockets.len()];
+        let mut datagrams = [[0; PAYLOAD]; BURST];
+        let mut window = SendWindow::default();
+        let mut sent = 0;
+        for (flow, socket) in (0_u32..).zip(sockets).cycle() {
+            if sent >= self.total {
+                break;
+            }
+            if interrupt.came() {
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted"));
+            }
+            if self.pace == Pace::AsTheyArrive {
+                window.wait(sent, stage);
+            }
+            let number = &mut next[flow as usize];
+            for (at, datagram) in (0..).zip(&mut datagrams) {
+                datagram[..4].copy_from_slice(&flow.to_be_bytes());
+                datagram[4..12].copy_from_slice(&(*number + at).to_be_bytes());
+            }
+            let count = usize::try_from(self.total - sent).unwrap_or(BURST).min(BURST);
+            let messages = datagrams.each_ref().map(|datagram| [IoSlice::new(datagram)]);
+            let (messages, fd) = (&messages[..count], socket.as_raw_fd());
+            match sendmmsg(fd, &mut headers, messages, to_whom_connected, [], MsgFlags::empty()) {
+                Ok(taken) => {
+                    let taken = taken.count() as u64;
+                    *number += taken;
+                    sent += taken;
+                }
+                Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(sent)
+    }
 }
 
 /// Waits until nothing arrives any more.
@@ -84,42 +130,6 @@ fn settle(stage: &Stage) {
             (arrived, since) = (now, Instant::now());
         }
     }
-}
-
-/// Sends them, and returns how many the kernel took.
-fn send(sockets: &[UdpSocket], total: u64, pace: Pace, stage: &Stage) -> io::Result<u64> {
-    let mut headers = MultiHeaders::<()>::preallocate(BURST, None);
-    let to_whom_connected = [None::<()>; BURST];
-    let mut next = vec![0_u64; sockets.len()];
-    let mut datagrams = [[0; PAYLOAD]; BURST];
-    let mut window = SendWindow::default();
-    let mut sent = 0;
-    for (flow, socket) in (0_u32..).zip(sockets).cycle() {
-        if sent >= total {
-            break;
-        }
-        if pace == Pace::AsTheyArrive {
-            window.wait(sent, stage);
-        }
-        let number = &mut next[flow as usize];
-        for (at, datagram) in (0..).zip(&mut datagrams) {
-            datagram[..4].copy_from_slice(&flow.to_be_bytes());
-            datagram[4..12].copy_from_slice(&(*number + at).to_be_bytes());
-        }
-        let count = usize::try_from(total - sent).unwrap_or(BURST).min(BURST);
-        let messages = datagrams.each_ref().map(|datagram| [IoSlice::new(datagram)]);
-        let (messages, fd) = (&messages[..count], socket.as_raw_fd());
-        match sendmmsg(fd, &mut headers, messages, to_whom_connected, [], MsgFlags::empty()) {
-            Ok(taken) => {
-                let taken = taken.count() as u64;
-                *number += taken;
-                sent += taken;
-            }
-            Err(Errno::ENOBUFS | Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(sent)
 }
 
 /// Keeps the number of datagrams on their way small.

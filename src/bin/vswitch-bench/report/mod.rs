@@ -155,7 +155,13 @@ pub(crate) mod tests {
             CaseReport { peers, ..CaseReport::of(case) }
         };
         Report {
-            machine: Machine { cpu: "Some CPU".into(), cores: 2, kernel: "6.18.0".into(), at: 1_800_000_000 },
+            machine: Machine {
+                cpu: "Some CPU".into(),
+                cores: 2,
+                kernel: "6.18.0".into(),
+                at: 1_800_000_000,
+                busy_before: 80.0,
+            },
             runs: 3,
             seconds: 1.0,
             congestion_control: "cubic".into(),

@@ -10,6 +10,9 @@ use crate::stats::spread;
 /// The columns that every case has, after its name.
 const COLUMNS: [&str; 7] = ["switch", "median", "spread", "of kernel", "p99", "CPU-s", "own"];
 
+/// Others may use so much of a machine that counts as quiet.
+const QUIET_PERCENT: f64 = 10.0;
+
 /// The report for a terminal.
 pub(crate) fn text(report: &Report) -> String {
     let mut text = String::new();
@@ -112,6 +115,12 @@ fn facts(report: &Report) -> Vec<String> {
             report.runs, report.seconds, report.congestion_control
         ),
     ];
+    if machine.busy_before > QUIET_PERCENT {
+        facts.push(format!(
+            "not to be relied on: something else used {:.0} % of the machine",
+            machine.busy_before
+        ));
+    }
     if !report.vswitchd_options.is_empty() {
         facts.push(format!("every vswitchd with {}", report.vswitchd_options));
     }
@@ -179,7 +188,11 @@ mod tests {
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[..6], ["vswitchd", "500", "±20", "%", "2.50", "1500"]);
         assert!(line.contains("2.50 of kernel, ≥ 2.2: met; 0.96 of 1 worker, ≥ 0.97: MISSED"), "{line}");
-        assert!(text.contains("it <broke>") && text.contains("vde_switch is not installed"));
+        assert!(
+            text.contains("it <broke>")
+                && text.contains("used 80 % of the machine")
+                && text.contains("vde_switch is not installed")
+        );
         assert!(text.contains("2 of 5 promises held"), "{text}");
     }
 
