@@ -145,6 +145,8 @@ impl SendWindow {
         let mut since = (Instant::now(), 0);
         loop {
             let arrived = stage.count.load(Ordering::Relaxed);
+            // What was given up may come after all.
+            self.lost = self.lost.min(sent.saturating_sub(arrived));
             if sent.saturating_sub(arrived + self.lost) < WINDOW {
                 return;
             }
