@@ -1,4 +1,6 @@
 //! Latency: one message there and back, then the next. Both ends sleep while they wait, as servers do.
+//!
+//! Messages are numbered, so that an answer that comes too late is not taken for the next one.
 
 use std::ffi::OsString;
 use std::io::{self, Read, Write};
@@ -61,17 +63,19 @@ pub(crate) fn datagrams(talk: Talk<'_>, cores: Cores, site: &Site, length: Windo
         let mut datagram = [0; 18];
         while !stage.over() {
             match server.recv_from(&mut datagram) {
-                Ok((_, client)) => drop(server.send_to(&datagram, client)?),
+                Ok((_, client)) => server.send_to(&datagram, client).map(drop)?,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     };
-    let exchange = || {
+    let exchange = |number: u64| {
         let mut datagram = [0; 18];
+        let number = number.to_be_bytes();
+        datagram[..8].copy_from_slice(&number);
         client.send(&datagram)?;
-        answered(client.recv(&mut datagram))
+        answered(|| client.recv(&mut datagram).map(|_| datagram[..8] == number))
     };
     play(serve, exchange, &stage, cores, site, length)
 }
@@ -96,27 +100,31 @@ pub(super) fn requests(talk: Talk<'_>, cores: Cores, site: &Site, length: Window
         }
         Ok(())
     };
-    let exchange = || {
-        let (mut client, mut byte): (&TcpStream, _) = (&client, [0]);
+    let exchange = |number: u64| {
+        let (mut client, [.., number]): (&TcpStream, _) = (&client, number.to_be_bytes());
+        let mut byte = [number];
         client.write_all(&byte)?;
-        answered(client.read_exact(&mut byte))
+        answered(|| client.read_exact(&mut byte).map(|()| byte == [number]))
     };
     play(serve, exchange, &stage, cores, site, length)
 }
 
-/// Whether the answer came in time.
-fn answered<T>(received: io::Result<T>) -> io::Result<bool> {
-    match received {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
+/// Receives until it is the answer; whether that came in time.
+fn answered(mut receive: impl FnMut() -> io::Result<bool>) -> io::Result<bool> {
+    loop {
+        match receive() {
+            Ok(false) => {}
+            Ok(true) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
     }
 }
 
 /// Runs both ends on their cores.
 fn play(
     serve: impl FnOnce() -> io::Result<()> + Send,
-    mut exchange: impl FnMut() -> io::Result<bool> + Send,
+    mut exchange: impl FnMut(u64) -> io::Result<bool> + Send,
     stage: &Stage,
     cores: Cores,
     site: &Site,
@@ -132,9 +140,12 @@ fn play(
             sched_setaffinity(Pid::from_raw(0), &client_core)?;
             let (mut times, mut lost) = (Vec::with_capacity(1 << 16), 0);
             let begun = Instant::now();
-            while !stage.over() {
+            for number in 0.. {
+                if stage.over() {
+                    break;
+                }
                 let sent = Instant::now();
-                let answered = exchange()?;
+                let answered = exchange(number)?;
                 if begun.elapsed() > length.warm_up {
                     times.push(u32::try_from(sent.elapsed().as_nanos()).unwrap_or(u32::MAX));
                     lost += u64::from(!answered);
