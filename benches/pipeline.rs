@@ -19,7 +19,7 @@ use vswitchd::sim::{EXTERNAL, SERVER, Station, Switch};
 use vswitchd::snapshot::Snapshot;
 use vswitchd::wire::edit::{self, Endpoints};
 use vswitchd::wire::ethernet;
-use vswitchd::wire::transport::{ACK, SYN};
+use vswitchd::wire::transport::{ACK, FIN, SYN};
 
 /// The container's port and what masquerading makes of it: the same, as it is in the external range.
 const PORT: u16 = 61_000;
@@ -109,10 +109,18 @@ fn snat_hit(c: &mut Criterion) {
     let (inside, router) = (bench.container.clone(), bench.router.clone());
     let (macs, src) = (to_gateway(&inside), inside.at(PORT));
     let tcp = |flags, payload: &[u8]| packet::tcp(macs, src, REMOTE, Tcp { seq: 1, ack: 1, flags }, payload);
-    assert_eq!(bench.process(&inside, &tcp(SYN, &[]), Offload::NONE), 1);
+    let outside = Endpoint::new(EXTERNAL, PORT);
+    let accept = Tcp { seq: 1, ack: 2, flags: SYN | ACK };
+    for (from, frame) in [
+        (&inside, tcp(SYN, &[])),
+        (&router, packet::tcp(to_gateway(&router), REMOTE, outside, accept, &[])),
+        (&inside, tcp(ACK, &[])),
+    ] {
+        assert_eq!(bench.process(from, &frame, Offload::NONE), 1);
+    }
     let partial = Offload { checksum: Checksum::Partial { start: 34, offset: 16 }, ..Offload::NONE };
     let tso = Offload { segment: Segment::Tcp4 { size: 1_448, ecn: false }, header_len: 54, ..partial };
-    let answer = packet::udp(to_gateway(&router), REMOTE, Endpoint::new(EXTERNAL, PORT), &[0; 18]);
+    let answer = packet::udp(to_gateway(&router), REMOTE, outside, &[0; 18]);
     for (name, case) in [
         ("udp out, 60 bytes", Case(&inside, packet::udp(macs, src, REMOTE, &[0; 18]), Offload::NONE)),
         ("udp in, 60 bytes", Case(&router, answer, Offload::NONE)),
@@ -121,6 +129,7 @@ fn snat_hit(c: &mut Criterion) {
         ("tcp out, 1514 bytes", Case(&inside, tcp(ACK, &[0; 1_460]), Offload::NONE)),
         ("tcp out, 64 KiB super-frame", Case(&inside, tcp(ACK, &[0; 65_160]), tso)),
         ("echo out", Case(&inside, packet::echo(macs, src.ip, REMOTE.ip, true, 1, &[0; 18]), Offload::NONE)),
+        ("tcp out, 60 bytes, not cached", Case(&inside, tcp(ACK | FIN, &[0; 6]), Offload::NONE)),
     ] {
         bench.measure(&mut group, name, &case, 1);
     }

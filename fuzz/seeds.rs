@@ -12,6 +12,7 @@ use vswitchd::wire::icmpv4::Error;
 use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
 use vswitchd::wire::{checksum, ethernet, ipv4};
 
+use crate::bodies::coalesce::RAW;
 use crate::bodies::switch::{REPAIR, TIME, World};
 
 /// A seed: its name and what is in it.
@@ -19,7 +20,13 @@ pub type Seed = (&'static str, Vec<u8>);
 
 /// The seeds of each target.
 pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
-    vec![("wire", wire()), ("switch", switch()), ("conntrack", conntrack()), ("control", control())]
+    vec![
+        ("wire", wire()),
+        ("switch", switch()),
+        ("conntrack", conntrack()),
+        ("control", control()),
+        ("coalesce", coalesce()),
+    ]
 }
 
 /// Where a packet comes from and goes to.
@@ -385,5 +392,44 @@ fn control() -> Vec<Seed> {
         ("life", life.join("\n").into_bytes()),
         ("mistakes", mistakes.join("\n").into_bytes()),
         ("every-request", every.into_bytes()),
+    ]
+}
+
+/// Bursts: flows of every kind alone and interleaved, every oddity between two packets that would join, and
+/// frames of any bytes between such.
+fn coalesce() -> Vec<Seed> {
+    /// Checksums in place, verified and partial, as a record's second byte says them.
+    const SUMS: [u8; 3] = [0, 1, 2];
+    let record = |flow: u8, length: u8, how: u8| [length << 4 | flow, how];
+    let odd = |what: u8, sum: u8| 0x80 | sum << 5 | what;
+    let flows = 0..16u8;
+    let alone: Vec<_> = flows.clone().flat_map(|flow| SUMS.map(|sum| record(flow, 0, sum))).collect();
+    let interleaved: Vec<_> =
+        SUMS.iter().flat_map(|&sum| flows.clone().map(move |f| record(f, 0, sum))).collect();
+    let lengths: Vec<_> = (0..4u8)
+        .flat_map(|flow| [0, 0, 13, 0, 14, 0, 15, 12, 0, 0, 12, 0, 13].map(|length| record(flow, length, 2)))
+        .collect();
+    let oddities: Vec<_> = (0..4u8)
+        .flat_map(|flow| (0..32).map(move |what| (flow, what)))
+        .flat_map(|(flow, what)| {
+            [record(flow, 0, 2), record(flow, 0, odd(what, what % 3)), record(flow, 0, 2)]
+        })
+        .collect();
+    let many = |flow, length| -> Vec<u8> { [record(flow, length, 2); 70].concat() };
+    let raw = [
+        record(0, 0, 2).to_vec(),
+        vec![RAW, 0, 0, 3, 1, 2, 3],
+        record(0, 0, 2).to_vec(),
+        vec![RAW, 2, 0, 20, 2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 20, 0, 0],
+        record(0, 0, 2).to_vec(),
+    ];
+    vec![
+        ("alone", alone.concat()),
+        ("interleaved", interleaved.concat()),
+        ("lengths", lengths.concat()),
+        ("oddities", oddities.concat()),
+        ("many-datagrams", many(0, 0)),
+        ("many-segments", many(3, 0)),
+        ("raw-frames-between", raw.concat()),
     ]
 }

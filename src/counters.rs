@@ -27,7 +27,8 @@ impl Counter {
         self.0.load(Relaxed)
     }
 
-    fn set(&self, value: u64) {
+    /// Sets the value. Only the one writer of this counter may call it.
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Relaxed);
     }
 }
@@ -40,14 +41,19 @@ pub struct Row {
     pub rx_packets: Counter,
     /// Their bytes.
     pub rx_bytes: Counter,
-    /// Frames written to the port. A super-frame is one frame.
+    /// Frames written to the port. A super-frame is one frame, unless it was made here by coalescing: then it is
+    /// as many as went into it.
     pub tx_packets: Counter,
     /// Their bytes.
     pub tx_bytes: Counter,
     /// Of the frames read, those that carry several segments (TSO, USO).
     pub rx_super: Counter,
-    /// Of the frames written, those that carry several segments.
+    /// Super-frames written, those made by coalescing included.
     pub tx_super: Counter,
+    /// Of the frames read, those whose flow a worker's flow cache knew.
+    pub rx_cached: Counter,
+    /// Of the frames written, those that left within another one's super-frame.
+    pub tx_coalesced: Counter,
     /// Frames that the switch itself made because of this port: ARP, ICMP, announcements.
     pub originated: Counter,
     /// Extra copies of frames from this port, made by flooding.
@@ -69,6 +75,8 @@ impl Row {
             tx_bytes: Counter::default(),
             rx_super: Counter::default(),
             tx_super: Counter::default(),
+            rx_cached: Counter::default(),
+            tx_coalesced: Counter::default(),
             originated: Counter::default(),
             copies: Counter::default(),
             consumed: Counter::default(),
@@ -85,16 +93,22 @@ impl Row {
         self.rx_super.add(u64::from(is_super));
     }
 
-    /// Counts a frame written.
-    pub fn transmitted(&self, bytes: usize, is_super: bool) {
-        self.tx_packets.add(1);
+    /// Counts a frame written, which stands for `frames` frames that had `bytes` bytes.
+    pub fn transmitted(&self, frames: u32, bytes: usize, is_super: bool) {
+        self.tx_packets.add(u64::from(frames));
         self.tx_bytes.add(bytes as u64);
         self.tx_super.add(u64::from(is_super));
+        self.tx_coalesced.add(u64::from(frames.saturating_sub(1)));
     }
 
     /// Counts a drop.
     pub fn dropped(&self, reason: DropReason, now: Time) {
-        self.drops[reason as usize].add(1);
+        self.dropped_many(reason, 1, now);
+    }
+
+    /// Counts the drop of a frame that stands for `frames`.
+    pub fn dropped_many(&self, reason: DropReason, frames: u32, now: Time) {
+        self.drops[reason as usize].add(u64::from(frames));
         self.last_drop[reason as usize].set(now.as_micros());
     }
 }
@@ -127,6 +141,8 @@ impl PortCounters {
             sum.tx_bytes += row.tx_bytes.value();
             sum.rx_super += row.rx_super.value();
             sum.tx_super += row.tx_super.value();
+            sum.rx_cached += row.rx_cached.value();
+            sum.tx_coalesced += row.tx_coalesced.value();
             sum.originated += row.originated.value();
             sum.copies += row.copies.value();
             sum.consumed += row.consumed.value();
@@ -161,6 +177,8 @@ pub struct Totals {
     pub tx_bytes: u64,
     pub rx_super: u64,
     pub tx_super: u64,
+    pub rx_cached: u64,
+    pub tx_coalesced: u64,
     pub originated: u64,
     pub copies: u64,
     pub consumed: u64,
@@ -186,6 +204,8 @@ impl std::ops::AddAssign for Totals {
         self.tx_bytes += other.tx_bytes;
         self.rx_super += other.rx_super;
         self.tx_super += other.tx_super;
+        self.rx_cached += other.rx_cached;
+        self.tx_coalesced += other.tx_coalesced;
         self.originated += other.originated;
         self.copies += other.copies;
         self.consumed += other.consumed;
@@ -204,7 +224,7 @@ mod tests {
         counters.row(0).received(100, false);
         counters.row(1).received(60_000, true);
         counters.row(1).dropped(DropReason::Runt, Time::from_secs(3));
-        counters.row(0).transmitted(100, false);
+        counters.row(0).transmitted(1, 100, false);
         let totals = counters.totals();
         assert_eq!((totals.rx_packets, totals.rx_bytes, totals.rx_super, totals.drops), (2, 60_100, 1, 1));
         assert_eq!(totals.imbalance(0), 0);

@@ -164,6 +164,15 @@ impl Frame {
         self.offload = offload;
     }
 
+    /// Puts `bytes` behind the frame's. Says whether there was room; if not, nothing happens.
+    pub fn append(&mut self, bytes: &[u8]) -> bool {
+        let end = self.start + self.len;
+        let Some(room) = self.buffer.get_mut(end..end + bytes.len()) else { return false };
+        room.copy_from_slice(bytes);
+        self.len += bytes.len();
+        true
+    }
+
     /// Cuts the frame at `len` bytes.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);

@@ -10,12 +10,13 @@
 //! | bytes | [`frame`] [`wire`] | checked views of frames, checksums, offload promises |
 //! | tables | [`table`] | FDB, neighbors, routes, conntrack; no clock, no lock, no I/O |
 //! | decision | [`snapshot`] [`shared`] [`pipeline`] | what becomes of a frame |
-//! | edge | [`port`] [`offload`] [`worker`] | devices, and the loop that moves frames |
+//! | edge | [`port`] [`coalesce`] [`offload`] [`worker`] | devices, and the loop that moves frames |
 //! | control | [`control`] [`host`] | requests, the API, netlink, namespaces, the uplink guard |
 //! | composition | [`daemon`] [`lab`] [`sim`] | the program, its laboratory, a switch in memory |
 
 pub mod addr;
 pub mod clock;
+pub mod coalesce;
 pub mod control;
 pub mod counters;
 pub mod daemon;

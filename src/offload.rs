@@ -27,7 +27,7 @@ use crate::limits::SEGMENTS_MAX;
 use crate::port::virtio_net::{self, TCP_CHECKSUM, UDP_CHECKSUM};
 use crate::port::{Device, NotSent};
 use crate::wire::ethernet::{self, Ethernet};
-use crate::wire::transport::FIN;
+use crate::wire::transport::{FIN, PSH};
 use crate::wire::{be16, be32, checksum, ipv4, put16};
 
 /// Sends `frame` by `device`, after redeeming what the device does not pass on, and returns how many packets
@@ -231,14 +231,12 @@ fn behind_ipv6(frame: &[u8], ip: usize) -> Result<(u8, usize), BadOffload> {
 }
 
 /// Bytes of an IPv6 header (RFC 8200 section 3).
-const IPV6_HEADER_LEN: usize = 40;
+pub(crate) const IPV6_HEADER_LEN: usize = 40;
 /// Extension headers (RFC 8200 sections 4.3, 4.4, 4.6).
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const DESTINATION_OPTIONS: u8 = 60;
 
-/// TCP flag PSH (RFC 9293 3.1).
-const PSH: u8 = 0x08;
 /// TCP flag CWR (RFC 3168 6.1).
 const CWR: u8 = 0x80;
 

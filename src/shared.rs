@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
+use std::ops::{Deref, DerefMut, RangeInclusive};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ use crate::limits::{
     DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
-use crate::table::conntrack::{self, NewConnection, Seen, Timeouts};
+use crate::table::conntrack::{self, Activities, Activity, NewConnection, Seen, Timeouts, Track};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
 
@@ -32,6 +32,28 @@ use crate::table::neighbor_table::NeighborTable;
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A count of the changes after which what was once found out about a flow may be wrong: a station has moved,
+/// a neighbor has another MAC address, an entry was removed. The tables that can change so share it.
+///
+/// An entry that is forgotten because of its age or for want of room is no such change: what it said stays
+/// true until it is learned otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Epoch(Arc<AtomicU64>);
+
+impl Epoch {
+    /// The count now. To be taken before the first lookup that it shall vouch for.
+    #[inline(always)]
+    pub fn now(&self) -> u64 {
+        self.0.load(Acquire)
+    }
+
+    /// Counts a change that was made. Called while the table is still locked, so that whoever sees the old
+    /// count afterwards has seen the old table.
+    fn advance(&self) {
+        self.0.fetch_add(1, Release);
+    }
 }
 
 /// Shards of a network's MAC table; a power of two.
@@ -44,18 +66,20 @@ pub struct Fdb {
     /// An odd number that nobody else knows, to deal the addresses to the shards.
     factor: u64,
     limit: usize,
+    epoch: Epoch,
 }
 
 impl Fdb {
-    /// An empty table for [`MAC_TABLE_SIZE`] addresses.
-    pub fn new() -> Self {
-        Fdb::with_limit(MAC_TABLE_SIZE)
-    }
-
-    /// An empty table for `limit` addresses.
-    pub fn with_limit(limit: usize) -> Self {
+    /// An empty table for [`MAC_TABLE_SIZE`] addresses, whose changes advance `epoch`.
+    pub fn new(epoch: &Epoch) -> Self {
+        let limit = MAC_TABLE_SIZE;
         let shard = |_| Mutex::new(MacTable::new(limit.div_ceil(FDB_SHARDS)));
-        Fdb { shards: std::array::from_fn(shard), factor: RandomState::new().hash_one(limit) | 1, limit }
+        Fdb {
+            shards: std::array::from_fn(shard),
+            factor: RandomState::new().hash_one(limit) | 1,
+            limit,
+            epoch: epoch.clone(),
+        }
     }
 
     fn shard(&self, mac: MacAddr) -> MutexGuard<'_, MacTable> {
@@ -67,7 +91,12 @@ impl Fdb {
 
     /// Notes that `mac` was seen as a source on `port`.
     pub fn learn(&self, mac: MacAddr, port: PortId, now: Time) -> Learned {
-        self.shard(mac).learn(mac, port, now)
+        let mut shard = self.shard(mac);
+        let learned = shard.learn(mac, port, now);
+        if matches!(learned, Learned::Moved { .. }) {
+            self.epoch.advance();
+        }
+        learned
     }
 
     /// Where `mac` is, if it was seen within `ageing`.
@@ -77,27 +106,45 @@ impl Fdb {
 
     /// Adds or replaces a static entry: never aged, never moved by learning. Says whether there was room.
     pub fn add_static(&self, mac: MacAddr, port: PortId, now: Time) -> bool {
-        self.shard(mac).add_static(mac, port, now)
+        let mut shard = self.shard(mac);
+        let added = shard.add_static(mac, port, now);
+        self.epoch.advance();
+        added
     }
 
     /// Adds an entry for an address of the switch itself.
     pub fn add_local(&self, mac: MacAddr, now: Time) {
-        self.shard(mac).add_local(mac, now);
+        let mut shard = self.shard(mac);
+        shard.add_local(mac, now);
+        self.epoch.advance();
     }
 
     /// Removes an entry; local ones stay. Says whether there was one.
     pub fn remove(&self, mac: MacAddr) -> bool {
-        self.shard(mac).remove(mac)
+        let mut shard = self.shard(mac);
+        let removed = shard.remove(mac);
+        self.epoch.advance();
+        removed
     }
 
     /// Removes every entry of a port, static ones too: the port is gone.
     pub fn remove_port(&self, port: PortId) {
-        self.shards.iter().for_each(|shard| lock(shard).remove_port(port));
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.remove_port(port);
+            self.epoch.advance();
+        }
     }
 
     /// Removes the learned entries, of one port or of all. Returns how many.
     pub fn flush(&self, port: Option<PortId>) -> usize {
-        self.shards.iter().map(|shard| lock(shard).flush(port)).sum()
+        let flush = |shard: &Mutex<MacTable>| {
+            let mut shard = lock(shard);
+            let count = shard.flush(port);
+            self.epoch.advance();
+            count
+        };
+        self.shards.iter().map(flush).sum()
     }
 
     /// Forgets what was not seen within `ageing`. Called now and then; looking up never returns such entries.
@@ -113,12 +160,6 @@ impl Fdb {
     /// Most entries that it holds.
     pub fn limit(&self) -> usize {
         self.limit
-    }
-}
-
-impl Default for Fdb {
-    fn default() -> Self {
-        Fdb::new()
     }
 }
 
@@ -142,23 +183,51 @@ impl Waiting {
 
 /// The neighbor table of a network or of the uplink.
 #[derive(Debug)]
-pub struct Neighbors(Mutex<NeighborTable<Ipv4Addr, Waiting>>);
+pub struct Neighbors {
+    table: Mutex<NeighborTable<Ipv4Addr, Waiting>>,
+    epoch: Epoch,
+}
 
 impl Neighbors {
-    /// An empty table.
-    pub fn new() -> Self {
-        Neighbors(Mutex::new(NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL)))
+    /// An empty table, whose changes advance `epoch`.
+    pub fn new(epoch: &Epoch) -> Self {
+        let table = NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL);
+        Neighbors { table: Mutex::new(table), epoch: epoch.clone() }
     }
 
     /// The table, locked.
-    pub fn lock(&self) -> MutexGuard<'_, NeighborTable<Ipv4Addr, Waiting>> {
-        lock(&self.0)
+    pub fn lock(&self) -> LockedNeighbors<'_> {
+        let table = lock(&self.table);
+        LockedNeighbors { changes: table.changes(), table, epoch: &self.epoch }
     }
 }
 
-impl Default for Neighbors {
-    fn default() -> Self {
-        Neighbors::new()
+/// A locked neighbor table. When it is unlocked, what has changed advances the epoch.
+#[derive(Debug)]
+pub struct LockedNeighbors<'a> {
+    table: MutexGuard<'a, NeighborTable<Ipv4Addr, Waiting>>,
+    changes: u64,
+    epoch: &'a Epoch,
+}
+
+impl Deref for LockedNeighbors<'_> {
+    type Target = NeighborTable<Ipv4Addr, Waiting>;
+    fn deref(&self) -> &Self::Target {
+        &self.table
+    }
+}
+
+impl DerefMut for LockedNeighbors<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.table
+    }
+}
+
+impl Drop for LockedNeighbors<'_> {
+    fn drop(&mut self) {
+        if self.table.changes() != self.changes {
+            self.epoch.advance();
+        }
     }
 }
 
@@ -174,6 +243,8 @@ const PORT_BLOCK: u16 = 8;
 #[derive(Debug)]
 pub struct Conntrack {
     shards: Box<[Mutex<conntrack::Table>]>,
+    /// By shard.
+    activities: Box<[Arc<Activities>]>,
     hasher: RandomState,
     nat_ports: RangeInclusive<u16>,
     /// Connections of each port of the switch.
@@ -195,6 +266,23 @@ pub struct Ask<'a> {
     pub hairpin: bool,
 }
 
+/// What becomes of a packet's own endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Translated {
+    /// The endpoint on the other side of the translation.
+    pub endpoint: Endpoint,
+    /// How further packets like it are noted without a lock, if they may be.
+    pub tracked: Option<Tracked>,
+}
+
+/// How packets of one direction of a connection are noted without a lock ([`Conntrack::activity`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tracked {
+    shard: u16,
+    /// What to note, and where in the shard.
+    pub track: Track,
+}
+
 impl Conntrack {
     /// A table for `limit` connections that masquerades with `nat_ports`, for `workers` workers.
     pub fn new(limit: usize, nat_ports: RangeInclusive<u16>, workers: usize) -> Self {
@@ -205,8 +293,10 @@ impl Conntrack {
             let ports = (first..=last).filter(|port| block_shard(port - first, count) == shard);
             Mutex::new(conntrack::Table::new(limit.div_ceil(count), ports))
         });
+        let shards: Box<[_]> = shards.collect();
         Conntrack {
-            shards: shards.collect(),
+            activities: shards.iter().map(|shard| lock(shard).activities()).collect(),
+            shards,
             hasher: RandomState::new(),
             nat_ports,
             per_port: (0..PORTS_MAX).map(|_| AtomicU32::new(0)).collect(),
@@ -228,12 +318,13 @@ impl Conntrack {
         remote: Endpoint,
         external: Ipv4Addr,
         ask: &Ask<'_>,
-    ) -> Result<Endpoint, DropReason> {
+    ) -> Result<Translated, DropReason> {
         let admitted = Cell::new(false);
-        let mut shard = self.shard_inside(ask.seen.protocol, inside);
+        let index = self.index_inside(ask.seen.protocol, inside);
+        let mut shard = lock(&self.shards[index]);
         let new = || self.admit(ask, &admitted);
         let answer = shard.outward(inside, remote, external, &ask.seen, new, ask.timeouts);
-        self.dismiss_on_error(answer, ask, &admitted)
+        self.translated(index, answer, ask, &admitted)
     }
 
     /// As [`conntrack::Table::inward`].
@@ -246,14 +337,21 @@ impl Conntrack {
         remote: Endpoint,
         target: Option<Endpoint>,
         ask: &Ask<'_>,
-    ) -> Result<Endpoint, DropReason> {
+    ) -> Result<Translated, DropReason> {
         let admitted = Cell::new(false);
-        let Some(mut shard) = self.shard_outside(ask.seen.protocol, outside, target) else {
-            return Err(DropReason::Unsolicited);
-        };
+        let index = self.index_outside(ask.seen.protocol, outside, target).ok_or(DropReason::Unsolicited)?;
+        let mut shard = lock(&self.shards[index]);
         let new = || self.admit(ask, &admitted);
         let answer = shard.inward(outside, remote, target, &ask.seen, new, ask.timeouts);
-        self.dismiss_on_error(answer, ask, &admitted)
+        self.translated(index, answer, ask, &admitted)
+    }
+
+    /// Where to note a packet of a connection that was [`Translated`] before, without a lock; `None` if the
+    /// connection has ended or begun anew since.
+    #[inline(always)]
+    pub fn activity(&self, tracked: &Tracked) -> Option<&Activity> {
+        let Tracked { shard, track: Track { number, life, .. } } = *tracked;
+        self.activities.get(usize::from(shard))?.alive(number, life)
     }
 
     /// As [`conntrack::Table::peek_inward`]; `target` is the publication's for `outside`, if there is one.
@@ -264,7 +362,8 @@ impl Conntrack {
         remote: Endpoint,
         target: Option<Endpoint>,
     ) -> Option<Endpoint> {
-        self.shard_outside(protocol, outside, target)?.peek_inward(protocol, outside, remote)
+        let shard = &self.shards[self.index_outside(protocol, outside, target)?];
+        lock(shard).peek_inward(protocol, outside, remote)
     }
 
     /// As [`conntrack::Table::peek_outward`].
@@ -321,25 +420,33 @@ impl Conntrack {
     }
 
     fn shard_of_port(&self, port: u16) -> Option<MutexGuard<'_, conntrack::Table>> {
-        let offset = self.nat_ports.contains(&port).then(|| port - self.nat_ports.start())?;
-        Some(lock(&self.shards[block_shard(offset, self.shards.len())]))
+        Some(lock(&self.shards[self.index_of_port(port)?]))
     }
 
     fn shard_inside(&self, protocol: Protocol, inside: Endpoint) -> MutexGuard<'_, conntrack::Table> {
-        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
-        let by_hash = || self.hasher.hash_one((protocol, inside)) as usize & (self.shards.len() - 1);
-        self.shard_of_port(inside.port).unwrap_or_else(|| lock(&self.shards[by_hash()]))
+        lock(&self.shards[self.index_inside(protocol, inside)])
     }
 
-    fn shard_outside(
+    fn index_of_port(&self, port: u16) -> Option<usize> {
+        let offset = self.nat_ports.contains(&port).then(|| port - self.nat_ports.start())?;
+        Some(block_shard(offset, self.shards.len()))
+    }
+
+    fn index_inside(&self, protocol: Protocol, inside: Endpoint) -> usize {
+        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
+        let by_hash = || self.hasher.hash_one((protocol, inside)) as usize & (self.shards.len() - 1);
+        self.index_of_port(inside.port).unwrap_or_else(by_hash)
+    }
+
+    fn index_outside(
         &self,
         protocol: Protocol,
         outside: Endpoint,
         target: Option<Endpoint>,
-    ) -> Option<MutexGuard<'_, conntrack::Table>> {
+    ) -> Option<usize> {
         match target {
-            Some(target) => Some(self.shard_inside(protocol, target)),
-            None => self.shard_of_port(outside.port),
+            Some(target) => Some(self.index_inside(protocol, target)),
+            None => self.index_of_port(outside.port),
         }
     }
 
@@ -360,16 +467,21 @@ impl Conntrack {
         }
     }
 
-    fn dismiss_on_error(
+    /// A shard's answer. An asking port is not charged for a connection that was not made.
+    #[inline(always)]
+    fn translated(
         &self,
-        answer: Result<Endpoint, DropReason>,
+        shard: usize,
+        answer: Result<conntrack::Answer, DropReason>,
         ask: &Ask<'_>,
         admitted: &Cell<bool>,
-    ) -> Result<Endpoint, DropReason> {
+    ) -> Result<Translated, DropReason> {
         if answer.is_err() && admitted.get() {
             self.dismiss(ask.owner);
         }
-        answer
+        let conntrack::Answer { endpoint, track } = answer?;
+        let tracked = track.and_then(|track| Some(Tracked { shard: u16::try_from(shard).ok()?, track }));
+        Ok(Translated { endpoint, tracked })
     }
 }
 
@@ -407,6 +519,7 @@ pub struct Shared {
     pub conntrack: Conntrack,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
+    epoch: Epoch,
     workers: usize,
 }
 
@@ -416,6 +529,7 @@ impl Shared {
         let ring = || Mutex::new(DropRing { samples: Vec::new(), next: 0, last: None });
         Shared {
             generation: AtomicU64::new(snapshot.generation),
+            epoch: Epoch::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             conntrack,
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
@@ -441,6 +555,11 @@ impl Shared {
     /// The generation of the configuration, to see cheaply whether it changed.
     pub fn generation(&self) -> u64 {
         self.generation.load(Acquire)
+    }
+
+    /// What the tables of networks and of the uplink count their changes with.
+    pub fn epoch(&self) -> &Epoch {
+        &self.epoch
     }
 
     /// Makes a changed configuration the valid one. `change` works on a copy of the current one.

@@ -323,6 +323,7 @@ fn set_slot<T>(slots: &mut Vec<Option<T>>, index: usize, value: Option<T>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shared::Epoch;
 
     fn network(id: u16, subnet: &str) -> Network {
         let subnet: Ipv4Net = subnet.parse().unwrap();
@@ -335,8 +336,8 @@ mod tests {
             mtu: 1500,
             mode: NetworkMode::Nat,
             ports: Vec::new(),
-            fdb: Arc::default(),
-            neighbors: Arc::default(),
+            fdb: Arc::new(Fdb::new(&Epoch::default())),
+            neighbors: Arc::new(Neighbors::new(&Epoch::default())),
             last_defence: Arc::default(),
         }
     }

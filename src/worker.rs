@@ -2,8 +2,8 @@
 //!
 //! Every worker knows every device and may write to all of them; each device is read by one worker, so
 //! that the frames of a flow keep their order. A turn takes the time once, reads a burst from every port
-//! that is ready, decides each frame, writes what came of it, does what time asks for, and sleeps until a
-//! device or a command wakes it.
+//! that is ready, decides each frame, writes what came of it, merged where it can be, does what time asks
+//! for, and sleeps until a device or a command wakes it.
 //!
 //! [`Worker::turn`] needs neither a thread nor a clock: a test drives a whole switch with it. The threads
 //! and the only reading of the clock are in [`WorkerPool`].
@@ -25,12 +25,13 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::addr::PortId;
 use crate::clock::Time;
+use crate::coalesce::Coalescer;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::limits::{BURST_BYTES, BURST_FRAMES};
 use crate::offload;
 use crate::pipeline::{Outbox, Pipeline};
-use crate::port::{Device, Received};
+use crate::port::{Device, Promises, Received};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -104,6 +105,7 @@ pub struct Worker {
     snapshot: Arc<Snapshot>,
     pipeline: Pipeline,
     outbox: Outbox,
+    coalescer: Coalescer,
     scratch: Frame,
     poll: Poll,
     events: Events,
@@ -156,6 +158,7 @@ impl Worker {
             pipeline: Pipeline::new(shared.clone(), index),
             shared,
             outbox: Outbox::new(),
+            coalescer: Coalescer::new(),
             scratch: Frame::new(),
             poll,
             events: Events::with_capacity(256),
@@ -328,10 +331,14 @@ impl Worker {
         true
     }
 
-    /// Writes everything that was decided.
+    /// Writes everything that was decided, merged where it can be.
     fn flush(&mut self, now: Time) {
         let (pipeline, snapshot, scratch) = (&self.pipeline, &*self.snapshot, &mut self.scratch);
         let attached = &self.attached;
+        self.coalescer.coalesce(&mut self.outbox, |port| match attached.get(port.index()) {
+            Some(Some(to)) => to.device.promises(),
+            _ => Promises::NONE,
+        });
         self.outbox.drain(|send, frame| {
             let Some(Some(to)) = attached.get(send.port.index()) else {
                 return pipeline.not_sent(snapshot, send, DropReason::PortGone, frame, now);

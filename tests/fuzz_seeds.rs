@@ -35,6 +35,11 @@ fn control() {
 }
 
 #[test]
+fn coalesce() {
+    replay("coalesce", bodies::coalesce::run);
+}
+
+#[test]
 fn the_committed_seeds_are_those_of_the_source() {
     let update = std::env::var_os("UPDATE_SEEDS").is_some();
     for (target, seeds) in seeds::all() {

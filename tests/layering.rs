@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bytes", &["frame", "wire"]),
     ("tables", &["table"]),
     ("decision", &["snapshot", "shared", "pipeline"]),
-    ("edge", &["port", "offload", "worker"]),
+    ("edge", &["port", "coalesce", "offload", "worker"]),
     ("control", &["control", "host"]),
     ("composition", &["daemon", "lab", "sim", "main", "bin"]),
 ];

@@ -285,6 +285,43 @@ fn a_port_that_takes_nothing_costs_a_counted_drop() {
     }
 }
 
+/// Datagrams, pushed together so that they are one burst.
+fn burst(switch: &mut Switch, from: &Station, to: &Station, count: u8) -> u64 {
+    let datagrams = (0..count).map(|n| packet::udp(between(from, to), from.at(1), to.at(2), &[n; 100]));
+    let lengths = datagrams.map(|datagram| {
+        from.device.push(&datagram, Offload { checksum: Checksum::Valid, ..Offload::NONE });
+        datagram.len() as u64
+    });
+    let bytes = lengths.sum();
+    switch.run();
+    bytes
+}
+
+#[test]
+fn merged_frames_are_counted_as_the_frames_that_they_were() {
+    let (mut switch, c) = lan(2);
+    let bytes = burst(&mut switch, &c[0], &c[1], 10);
+    let (frame, offload) = c[1].device.pop().unwrap();
+    assert_eq!((frame.len(), offload.segment), (42 + 10 * 100, Segment::Udp { size: 100 }));
+    nothing(&c[1]);
+    let sent = switch.shared.snapshot().port(c[1].id).unwrap().counters.totals();
+    assert_eq!((sent.tx_packets, sent.tx_bytes, sent.tx_super, sent.tx_coalesced), (10, bytes, 1, 9));
+    settle(&switch);
+}
+
+#[test]
+fn a_merged_frame_that_is_not_taken_is_as_many_drops_as_went_into_it() {
+    let (mut switch, c) = lan(2);
+    for (condition, reason) in
+        [(Condition::Full, DropReason::EgressFull), (Condition::Gone, DropReason::PortGone)]
+    {
+        c[1].device.set_condition(condition);
+        burst(&mut switch, &c[0], &c[1], 10);
+        assert_eq!(switch.drops(reason), 10, "{reason}");
+        settle(&switch);
+    }
+}
+
 // ---- the gateway ----
 
 #[test]

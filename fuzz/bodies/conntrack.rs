@@ -7,7 +7,7 @@ use std::time::Duration;
 use vswitchd::addr::{Endpoint, PortId, Protocol};
 use vswitchd::clock::Time;
 use vswitchd::drops::DropReason;
-use vswitchd::table::conntrack::{NewConnection, Seen, Table, Timeouts};
+use vswitchd::table::conntrack::{Answer, NewConnection, Seen, Table, Timeouts, Track};
 use vswitchd::wire::transport::TcpSegment;
 
 use super::Input;
@@ -23,6 +23,7 @@ pub fn run(input: &[u8]) {
         table: Table::new(LIMIT, PORTS),
         now: Time::from_secs(1),
         live: HashMap::new(),
+        tracks: Vec::new(),
         timeouts: Timeouts::default(),
     };
     let mut input = Input(input);
@@ -46,6 +47,8 @@ struct World {
     now: Time,
     /// Connections of each port of the switch, as the caller of the table counts them.
     live: HashMap<PortId, u64>,
+    /// What a flow cache remembers, with the connection that it is about.
+    tracks: Vec<(Track, Protocol, [Endpoint; 3])>,
     timeouts: Timeouts,
 }
 
@@ -100,12 +103,13 @@ impl World {
             Ok(NewConnection { port, hairpin: false })
         };
         let answer = self.table.outward(inside, remote, EXTERNAL, seen, allow, &self.timeouts);
-        let Ok(outside) = answer else {
+        let Ok(Answer { endpoint: outside, track }) = answer else {
             assert_eq!(known, None, "a connection refused its own packet");
             return;
         };
         assert!(PORTS.contains(&outside.port) && outside.ip == EXTERNAL);
         assert_eq!(self.table.peek_inward(seen.protocol, outside, remote), Some(inside));
+        self.tracks.extend(track.map(|track| (track, seen.protocol, [inside, outside, remote])));
         match known {
             Some(known) => assert_eq!(outside, known, "a connection changed its translation"),
             None => {
@@ -129,7 +133,7 @@ impl World {
         let known = self.table.peek_inward(seen.protocol, outside, remote);
         let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false });
         let answer = self.table.inward(outside, remote, target, seen, allow, &self.timeouts);
-        match (answer, known) {
+        match (answer.map(|answer| answer.endpoint), known) {
             (Ok(inside), Some(known)) => assert_eq!(inside, known),
             (Ok(inside), None) => {
                 assert_eq!(Some(inside), target, "an unpublished port let something in");
@@ -156,6 +160,13 @@ impl World {
         assert!(stats.connections <= LIMIT as u64);
         assert_eq!(stats.connections, self.live.values().sum::<u64>(), "callers and table count alike");
         assert_eq!(stats.created, stats.connections + stats.expired + stats.flushed);
+        let activities = self.table.activities();
+        for (track, protocol, [inside, outside, remote]) in &self.tracks {
+            let Some(activity) = activities.alive(track.number, track.life) else { continue };
+            activity.count(track.direction, 60);
+            let known = self.table.peek_outward(*protocol, *inside, *remote);
+            assert_eq!(known, Some(*outside), "what is remembered outlives its connection");
+        }
         let mut inside = HashSet::new();
         let mut outside = HashSet::new();
         for info in self.table.entries(self.now) {

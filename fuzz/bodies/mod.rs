@@ -7,8 +7,10 @@
 // Each target uses one of them.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod coalesce;
 pub mod conntrack;
 pub mod control;
+pub mod flows;
 pub mod switch;
 pub mod wire;
 

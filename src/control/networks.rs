@@ -103,8 +103,8 @@ impl<H: Host> Control<H> {
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
             ports: Vec::new(),
-            fdb: Arc::new(Fdb::new()),
-            neighbors: Arc::new(Neighbors::new()),
+            fdb: Arc::new(Fdb::new(self.shared.epoch())),
+            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
             last_defence: Arc::default(),
         })
     }

@@ -283,6 +283,8 @@ fn counts(totals: &Totals, missed: u64) -> Counts {
         tx_bytes: totals.tx_bytes,
         rx_super: totals.rx_super,
         tx_super: totals.tx_super,
+        rx_cached: totals.rx_cached,
+        tx_coalesced: totals.tx_coalesced,
         drops: totals.drops,
         missed,
     }

@@ -70,6 +70,7 @@ impl<H: Host> Control<H> {
             },
             rx_super: totals.rx_super,
             tx_super: totals.tx_super,
+            tx_coalesced: totals.tx_coalesced,
             missed: port.missed.load(Relaxed),
             drop_reasons: self.drops_of(port, now),
             published,

@@ -96,7 +96,8 @@ pub struct Limits {
     pub macs_per_network: usize,
 }
 
-/// Counters of a port or of several. A super-frame (TSO, USO) counts as one.
+/// Counters of a port or of several. A super-frame (TSO, USO) counts as one, unless the switch made it by
+/// coalescing: then each frame in it counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Counts {
@@ -106,8 +107,12 @@ pub struct Counts {
     pub tx_bytes: u64,
     /// Of the frames read, those that carry several segments.
     pub rx_super: u64,
-    /// Of the frames written, those that carry several segments.
+    /// Super-frames written, those made by coalescing included.
     pub tx_super: u64,
+    /// Of the frames read, those whose flow a worker's flow cache knew.
+    pub rx_cached: u64,
+    /// Of the frames written, those that left within another one's super-frame.
+    pub tx_coalesced: u64,
     pub drops: u64,
     /// Frames that the kernel dropped because they were not read in time.
     pub missed: u64,
@@ -194,6 +199,7 @@ pub struct PortDetail {
     pub connections: Usage,
     pub rx_super: u64,
     pub tx_super: u64,
+    pub tx_coalesced: u64,
     pub missed: u64,
     pub drop_reasons: Vec<DropInfo>,
     pub published: Vec<PublicationInfo>,

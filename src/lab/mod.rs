@@ -6,9 +6,11 @@
 //! namespace, no interface, no rule and no file but a temporary directory; when the process ends, in
 //! whatever way, the kernel takes the namespaces away with all that is in them.
 //!
-//! [`rig`], [`traffic`], [`frames`] and [`interrupt`] serve the integration tests and the benchmark as well.
+//! [`rig`], [`traffic`], [`flood`], [`frames`] and [`interrupt`] serve the integration tests and the benchmark as
+//! well.
 
 mod checks;
+pub mod flood;
 pub mod frames;
 pub mod interrupt;
 pub mod rig;

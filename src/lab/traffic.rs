@@ -199,7 +199,7 @@ pub fn tcp_answers(netns: &Netns, to: SocketAddrV4) -> io::Result<bool> {
 }
 
 /// Runs `f` in the namespace.
-fn inside<T: Send>(netns: &Netns, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(super) fn inside<T: Send>(netns: &Netns, f: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     netns.run(f).map_err(io::Error::other)?
 }
 

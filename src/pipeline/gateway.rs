@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
+use super::flow_cache::Repeats;
 use super::packet::{View, is_martian_source};
 use super::switch::Admitted;
 use super::{Context, Verdict, icmp_error, neighbor};
@@ -90,7 +91,7 @@ pub(super) fn arp(
     match (for_us, arp.is_request) {
         (true, true) => {
             write_arp(frame, ArpOperation::Reply, (network.gateway_mac, network.gateway), (mac, ip), mac);
-            Ok(Verdict::Forward(cx.ingress.id))
+            Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
         }
         (true, false) => Ok(Verdict::Consumed),
         (false, _) if admitted.packet.eth.dst == network.gateway_mac => Err(DropReason::NotForGateway),
@@ -120,7 +121,7 @@ pub(super) fn uplink_arp(
     match own {
         Some(own) if for_us && arp.is_request => {
             write_arp(frame, ArpOperation::Reply, (uplink.mac, own), (mac, ip), mac);
-            Ok(Verdict::Forward(cx.ingress.id))
+            Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
         }
         Some(_) if for_us => Ok(Verdict::Consumed),
         _ => Ok(Verdict::LeaveToHost),
@@ -218,5 +219,5 @@ pub(super) fn echo(cx: &Context<'_>, frame: &mut Frame, view: &View) -> Result<V
     edit::set_ttl(header, TTL);
     neighbor::turn_around(bytes);
     frame.offload = Offload::NONE;
-    Ok(Verdict::Forward(cx.ingress.id))
+    Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
 }

@@ -16,6 +16,9 @@
 //! its sender as it was. The core is pure: time is an argument, frames come from and go to an [`Outbox`],
 //! and the tables are in [`Shared`]. A drop is a [`DropReason`], returned by `?` and counted in one place.
 //!
+//! A frame whose flow has just been told the story of does not hear it again: the [`flow_cache`] repeats how
+//! it ended. It decides nothing itself, so whoever wants to know what becomes of a frame reads only this.
+//!
 //! The steps that a translated packet takes are always inlined into the story: what one proves for the next
 //! then needs no copy, which saves a tenth of all instructions.
 
@@ -33,6 +36,7 @@ use crate::table::neighbor_table::Event;
 use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
 
+mod flow_cache;
 mod gateway;
 mod icmp_error;
 mod nat;
@@ -43,6 +47,7 @@ mod rewrite;
 mod route;
 mod switch;
 
+use flow_cache::{FlowCache, Key, Repeats};
 use icmp_error::Limiter;
 use nat::FromUplink;
 pub use outbox::{Outbox, Send};
@@ -65,8 +70,8 @@ const FDB_EXPIRE_POLLS: u32 = 64;
 /// Where a frame goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// To one port.
-    Forward(PortId),
+    /// To one port, as may the next ones of its flow.
+    Forward(PortId, Repeats),
     /// To every port of a network but one.
     Flood { network: NetworkId, except: Option<PortId> },
     /// Nowhere: the gateway was its destination.
@@ -207,6 +212,7 @@ fn classify(cx: &Context<'_>, frame: &Frame, admitted: &Admitted<'_>) -> Result<
 pub struct Pipeline {
     shared: Arc<Shared>,
     worker: usize,
+    flows: FlowCache,
     limiter: Limiter,
     released: Vec<Waiting>,
     next_poll: Time,
@@ -217,7 +223,8 @@ impl Pipeline {
     /// The pipeline of worker number `worker`.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
         let limiter = Limiter::new(shared.workers());
-        Pipeline { shared, worker, limiter, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
+        let flows = FlowCache::new();
+        Pipeline { shared, worker, flows, limiter, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
     }
 
     /// Takes in a frame that was read from `ingress`, and puts what comes of it into `out`.
@@ -225,13 +232,22 @@ impl Pipeline {
         &mut self,
         snapshot: &Snapshot,
         ingress: PortId,
-        frame: Frame,
+        mut frame: Frame,
         now: Time,
         out: &mut Outbox,
     ) {
         let Some(port) = snapshot.port(ingress) else { return out.discard(frame) };
-        port.counters.row(self.worker).received(frame.len(), frame.offload.is_super());
-        self.run(snapshot, port, frame, now, out);
+        let row = port.counters.row(self.worker);
+        row.received(frame.len(), frame.offload.is_super());
+        let key = Key::of(ingress, &frame);
+        if let Some(key) = &key {
+            self.flows.keep_up(snapshot.generation, self.shared.epoch().now());
+            if let Some(egress) = self.flows.repeat(key, &mut frame, &self.shared.conntrack, now) {
+                row.rx_cached.add(1);
+                return out.send(frame, [egress], ingress);
+            }
+        }
+        self.run(snapshot, port, key, frame, now, out);
         self.resume(snapshot, now, out);
     }
 
@@ -262,7 +278,7 @@ impl Pipeline {
     ) {
         let Some(port) = snapshot.port(ingress) else { return out.discard(frame) };
         port.counters.row(self.worker).originated.add(1);
-        self.run(snapshot, port, frame, now, out);
+        self.run(snapshot, port, None, frame, now, out);
         self.resume(snapshot, now, out);
     }
 
@@ -277,16 +293,30 @@ impl Pipeline {
             let Some(port) = snapshot.port(waiting.ingress) else { continue };
             let mut frame = out.fresh();
             frame.fill(&waiting.bytes, waiting.offload);
-            self.run(snapshot, port, frame, now, out);
+            self.run(snapshot, port, None, frame, now, out);
         }
     }
 
-    fn run(&mut self, snapshot: &Snapshot, ingress: &Port, mut frame: Frame, now: Time, out: &mut Outbox) {
+    /// Tells the story of a frame, and does as it ends. If the frame has a `key`, the flow cache learns.
+    fn run(
+        &mut self,
+        snapshot: &Snapshot,
+        ingress: &Port,
+        key: Option<Key>,
+        mut frame: Frame,
+        now: Time,
+        out: &mut Outbox,
+    ) {
         let row = ingress.counters.row(self.worker);
+        let verdict = story(&mut self.context(snapshot, ingress, now, out), &mut frame);
+        if let (Some(key), Ok(Verdict::Forward(egress, repeats))) = (key, verdict)
+            && let Some(mtu) = way_mtu(snapshot, ingress, egress)
+        {
+            self.flows.learn(&key, &frame, egress, mtu, repeats, now);
+        }
         let mut cx = self.context(snapshot, ingress, now, out);
-        let verdict = story(&mut cx, &mut frame);
         match verdict {
-            Ok(Verdict::Forward(port)) => emit(&mut cx, frame, [port]),
+            Ok(Verdict::Forward(port, _)) => emit(&mut cx, frame, [port]),
             Ok(Verdict::Flood { network, except }) => match snapshot.network(network) {
                 Some(network) => {
                     emit(&mut cx, frame, network.ports.iter().copied().filter(|&port| Some(port) != except));
@@ -381,17 +411,18 @@ impl Pipeline {
         }
     }
 
-    /// Counts a frame that a port did not take. `account` is the port on whose account it was sent.
+    /// Counts a frame that a port did not take, for all that it stands for: at the port, or if that is gone at
+    /// the one on whose account it was sent.
     pub fn not_sent(&self, snapshot: &Snapshot, send: Send, reason: DropReason, frame: &Frame, now: Time) {
         let Some(port) = snapshot.port(send.port).or_else(|| snapshot.port(send.account)) else { return };
-        port.counters.row(self.worker).dropped(reason, now);
+        port.counters.row(self.worker).dropped_many(reason, send.frames, now);
         self.shared.sample_drop(self.worker, reason, port.id, frame.bytes(), now);
     }
 
-    /// Counts a frame that a port took.
+    /// Counts a frame that a port took, for all that it stands for.
     pub fn sent(&self, snapshot: &Snapshot, send: Send, frame: &Frame) {
         let Some(port) = snapshot.port(send.port) else { return };
-        port.counters.row(self.worker).transmitted(frame.len(), frame.offload.is_super());
+        port.counters.row(self.worker).transmitted(send.frames, send.bytes, frame.offload.is_super());
     }
 
     /// Adds frames that the kernel threw away because nobody read them in time.
@@ -400,6 +431,16 @@ impl Pipeline {
             port.missed.fetch_add(count, Relaxed);
         }
     }
+}
+
+/// The largest IP packet that can go all the way from `ingress` to `egress`.
+fn way_mtu(snapshot: &Snapshot, ingress: &Port, egress: PortId) -> Option<u16> {
+    let egress = snapshot.port(egress)?;
+    let link = match egress.network {
+        Some(id) => snapshot.network(id)?.mtu,
+        None => snapshot.uplink.as_ref()?.mtu,
+    };
+    Some(link.min(ingress.mtu).min(egress.mtu))
 }
 
 /// A port that is on the link, to count what is sent there without a frame as its cause.

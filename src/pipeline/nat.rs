@@ -7,6 +7,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::flow_cache::Repeats;
 use super::neighbor::Resolved;
 use super::packet::{Flow, Packet, Quoted, View, is_martian_destination, is_martian_source};
 use super::route::Link;
@@ -255,6 +256,7 @@ pub(super) struct Leaving<'a> {
     pub(super) link: &'a Link<'a>,
     pub(super) mac: MacAddr,
     pub(super) change: Change,
+    pub(super) repeats: Repeats,
 }
 
 /// Makes or refreshes the packet's connection, and says what it becomes.
@@ -267,11 +269,11 @@ pub(super) fn outbound<'a>(
     let &Resolved { routed, mac } = resolved;
     let arrived = routed.arrived;
     let change = match &arrived.subject {
-        Subject::Nothing => Ok(Change::Nothing),
+        Subject::Nothing => Ok((Change::Nothing, Repeats::Always)),
         Subject::Flow(flow) => flow_change(cx, arrived, flow),
-        Subject::Error(quoted) => error_change(cx, arrived, *quoted),
+        Subject::Error(quoted) => Ok((error_change(cx, arrived, *quoted)?, Repeats::Never)),
     };
-    let change = change.inspect_err(|&reason| {
+    let (change, repeats) = change.inspect_err(|&reason| {
         let out_of_resources = matches!(
             reason,
             DropReason::ConntrackFull | DropReason::ConntrackQuota | DropReason::NatPortsExhausted
@@ -280,11 +282,15 @@ pub(super) fn outbound<'a>(
             icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
         }
     })?;
-    Ok(Leaving { view: &arrived.view, link: &routed.link, mac, change })
+    Ok(Leaving { view: &arrived.view, link: &routed.link, mac, change, repeats })
 }
 
 #[inline(always)]
-fn flow_change(cx: &Context<'_>, arrived: &Arrived<'_>, flow: &Flow) -> Result<Change, DropReason> {
+fn flow_change(
+    cx: &Context<'_>,
+    arrived: &Arrived<'_>,
+    flow: &Flow,
+) -> Result<(Change, Repeats), DropReason> {
     let &Flow { kind, src, dst } = flow;
     let conntrack = &cx.shared.conntrack;
     let seen = Seen {
@@ -301,24 +307,25 @@ fn flow_change(cx: &Context<'_>, arrived: &Arrived<'_>, flow: &Flow) -> Result<C
         let quota = cx.snapshot.port(owner).map_or(0, |port| port.quota);
         Ask { seen, timeouts, owner, quota, hairpin }
     };
-    let endpoints = match arrived.way {
-        Way::Along(_) => return Ok(Change::Nothing),
+    let (endpoints, tracked) = match arrived.way {
+        Way::Along(_) => return Ok((Change::Nothing, Repeats::Always)),
         Way::Out { external, .. } => {
-            Endpoints { src: Some(conntrack.outward(src, dst, external, &outward(false))?), dst: None }
+            let shown = conntrack.outward(src, dst, external, &outward(false))?;
+            (Endpoints { src: Some(shown.endpoint), dst: None }, shown.tracked)
         }
         Way::In { publication, .. } => {
             let target = publication.map(|p| p.target);
             let inside = conntrack.inward(dst, src, target, &inward(publication, false))?;
-            Endpoints { src: None, dst: Some(inside) }
+            (Endpoints { src: None, dst: Some(inside.endpoint) }, inside.tracked)
         }
         Way::Around { external, publication, .. } => {
             let target = publication.map(|p| p.target);
-            let shown = conntrack.outward(src, dst, external, &outward(true))?;
-            let inside = conntrack.inward(dst, shown, target, &inward(publication, true))?;
-            Endpoints { src: Some(shown), dst: Some(inside) }
+            let shown = conntrack.outward(src, dst, external, &outward(true))?.endpoint;
+            let inside = conntrack.inward(dst, shown, target, &inward(publication, true))?.endpoint;
+            (Endpoints { src: Some(shown), dst: Some(inside) }, None)
         }
     };
-    Ok(Change::Flow(kind, endpoints))
+    Ok((Change::Flow(kind, endpoints), tracked.map_or(Repeats::Never, Repeats::Tracked)))
 }
 
 /// Errors use connections as they are: they make none, refresh none and end none (RFC 5508 REQ-6).

@@ -11,7 +11,12 @@ pub struct Send {
     /// The port on whose account the frame is.
     pub account: PortId,
     /// The frame's place in the outbox.
-    frame: usize,
+    pub frame: usize,
+    /// Frames as they were decided that this one stands for: more than one if others were merged into
+    /// it. Whoever sends or loses it has sent or lost that many.
+    pub frames: u32,
+    /// Their bytes.
+    pub bytes: usize,
 }
 
 /// The frames that a worker has decided on and not yet written, in order. One frame may go to many ports.
@@ -40,9 +45,9 @@ impl Outbox {
 
     /// Sends `frame` to every port of `ports`, on the account of `account`.
     pub fn send(&mut self, frame: Frame, ports: impl IntoIterator<Item = PortId>, account: PortId) {
-        let index = self.frames.len();
+        let (index, bytes) = (self.frames.len(), frame.len());
         for port in ports {
-            self.sends.push(Send { port, account, frame: index });
+            self.sends.push(Send { port, account, frame: index, frames: 1, bytes });
         }
         self.frames.push(frame);
     }
@@ -55,6 +60,12 @@ impl Outbox {
     /// Bytes of all frames that are to be written.
     pub fn bytes(&self) -> usize {
         self.frames.iter().map(Frame::len).sum()
+    }
+
+    /// The frames, and what is to be done with them in order, to be merged. The sends of one frame stand side by
+    /// side.
+    pub fn contents(&mut self) -> (&mut [Frame], &mut Vec<Send>) {
+        (&mut self.frames, &mut self.sends)
     }
 
     /// Hands every frame to `write` with each of its ports, in order, and takes the frames back.

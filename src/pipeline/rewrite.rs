@@ -16,7 +16,7 @@ pub(super) fn rewrite(
     frame: &mut Frame,
     leaving: &Leaving<'_>,
 ) -> Result<Verdict, DropReason> {
-    let &Leaving { view, link, mac, ref change } = leaving;
+    let &Leaving { view, link, mac, ref change, repeats } = leaving;
     frame.truncate(ethernet::HEADER_LEN + view.ip.total_len);
     let partial = view.partial;
     let bytes = frame.bytes_mut();
@@ -40,9 +40,9 @@ pub(super) fn rewrite(
         }
     }
     match link {
-        Link::Uplink(..) => Ok(Verdict::Forward(PortId::UPLINK)),
+        Link::Uplink(..) => Ok(Verdict::Forward(PortId::UPLINK, repeats)),
         Link::Network(network) => Ok(match neighbor::port_of(cx, network, mac) {
-            Some(port) => Verdict::Forward(port),
+            Some(port) => Verdict::Forward(port, repeats),
             None => Verdict::Flood { network: network.id, except: None },
         }),
     }

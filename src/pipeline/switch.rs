@@ -1,5 +1,6 @@
 //! Switching within a network: admit, learn, forward (IEEE 802.1D-2004 7.5 to 7.9).
 
+use super::flow_cache::Repeats;
 use super::packet::Packet;
 use super::{Context, Verdict};
 use crate::drops::DropReason;
@@ -47,7 +48,7 @@ pub(super) fn forward(cx: &Context<'_>, admitted: &Admitted<'_>) -> Result<Verdi
     }
     match network.fdb.lookup(admitted.packet.eth.dst, cx.now, cx.snapshot.mac_ageing) {
         Station::Port(port) if port == cx.ingress.id => Err(DropReason::SamePort),
-        Station::Port(port) => Ok(Verdict::Forward(port)),
+        Station::Port(port) => Ok(Verdict::Forward(port, Repeats::Always)),
         Station::Local => Err(DropReason::NotForGateway),
         Station::Unknown => Ok(Verdict::Flood { network: network.id, except: Some(cx.ingress.id) }),
     }

@@ -16,7 +16,7 @@ use crate::clock::Time;
 use crate::counters::{PortCounters, Totals};
 use crate::drops::DropReason;
 use crate::frame::Offload;
-use crate::limits::{CONNECTIONS_PER_PORT, MAC_TABLE_SIZE};
+use crate::limits::CONNECTIONS_PER_PORT;
 use crate::port::Promises;
 use crate::port::memory::MemoryPort;
 use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
@@ -101,7 +101,7 @@ impl Switch {
         let id = self.shared.snapshot().free_network().expect("a free network number");
         let gateway = subnet.hosts().next().expect("a host address");
         let gateway_mac = MacAddr::from_ipv4(gateway);
-        let fdb = Fdb::with_limit(MAC_TABLE_SIZE);
+        let fdb = Fdb::new(self.shared.epoch());
         fdb.add_local(gateway_mac, self.now);
         let network = Network {
             id,
@@ -113,7 +113,7 @@ impl Switch {
             mode,
             ports: Vec::new(),
             fdb: Arc::new(fdb),
-            neighbors: Arc::new(Neighbors::new()),
+            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
             last_defence: Arc::new(AtomicU64::new(0)),
         };
         self.shared.publish(|snapshot| snapshot.set_network(network));
@@ -151,7 +151,7 @@ impl Switch {
             up: true,
             routes: Arc::new(routes),
             nat_ports: NAT_PORTS,
-            neighbors: Arc::new(Neighbors::new()),
+            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
         };
         self.shared.publish(|snapshot| snapshot.uplink = Some(Arc::new(uplink)));
         let device = Arc::new(MemoryPort::new(Promises::ALL));

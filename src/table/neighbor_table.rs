@@ -148,6 +148,7 @@ pub struct NeighborTable<A: Address, W> {
     /// Items of removed entries, until the next poll hands them back.
     orphans: VecDeque<(A, VecDeque<W>)>,
     waiting: usize,
+    changes: u64,
 }
 
 impl<A: Address, W> NeighborTable<A, W> {
@@ -161,6 +162,7 @@ impl<A: Address, W> NeighborTable<A, W> {
             deadlines: BTreeSet::new(),
             orphans: VecDeque::new(),
             waiting: 0,
+            changes: 0,
         }
     }
 
@@ -229,7 +231,9 @@ impl<A: Address, W> NeighborTable<A, W> {
             return VecDeque::new();
         }
         if let Some(known) = self.known.peek_mut(&ip) {
-            known.mac = mac;
+            if std::mem::replace(&mut known.mac, mac) != mac {
+                self.changes += 1;
+            }
             known.confirmed = now;
             if let Some(probe) = known.probe.take() {
                 self.deadlines.remove(&(probe.next, ip));
@@ -299,6 +303,7 @@ impl<A: Address, W> NeighborTable<A, W> {
     /// Forgets a neighbor. Says whether there was one.
     pub fn remove(&mut self, ip: A) -> bool {
         if let Some(known) = self.known.pop(&ip) {
+            self.changes += 1;
             if let Some(probe) = known.probe {
                 self.deadlines.remove(&(probe.next, ip));
             }
@@ -328,6 +333,12 @@ impl<A: Address, W> NeighborTable<A, W> {
         self.waiting
     }
 
+    /// How often an answer that was given with a MAC address became wrong: the neighbor changed it, fell silent
+    /// or was removed.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
     /// Neighbors in the table.
     pub fn len(&self) -> usize {
         self.known.len() + self.unresolved.len()
@@ -347,6 +358,7 @@ impl<A: Address, W> NeighborTable<A, W> {
                 return Some(Event::Solicit(ip, None));
             }
             self.known.pop(&ip);
+            self.changes += 1;
             self.put_unresolved(ip, Phase::Failed { until: now + NEIGHBOR_HOLD }, VecDeque::new(), now);
             return Some(Event::Failed(ip, VecDeque::new()));
         }

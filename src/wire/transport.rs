@@ -10,8 +10,12 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const RST: u8 = 0x04;
+/// TCP flag PSH.
+pub const PSH: u8 = 0x08;
 /// TCP flag ACK.
 pub const ACK: u8 = 0x10;
+/// TCP flag ECE (RFC 3168 6.1).
+pub const ECE: u8 = 0x40;
 
 /// What connection tracking needs of a TCP segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
+mod coalesce;
 mod guard;
 mod host;
 mod lab;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        coalesce::TESTS,
         transfer::TESTS,
         bench::TESTS,
     ];

@@ -1,8 +1,9 @@
 //! A file of 1 GiB crosses the switch in every direction, with and without offloads, and is the same.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -27,16 +28,16 @@ fn transfer(offload: &str) -> Outcome {
     let switch = Switch::start(&rig, &["--offload", offload])?;
     let (one, two) = (switch.container(&rig, 11)?, switch.container(&rig, 12)?);
     switch.done("publish add 8080:5003/tcp --to c12")?;
-    send_file("container to container", across(&one, &two, 12))?;
-    send_file("container to internet", outwards(&one, &rig))?;
-    send_file("internet to published port", inwards(&rig, &two, 12))?;
+    send_file("container to container", across(&one, &two, 12), FILE)?;
+    send_file("container to internet", outwards(&one, &rig), FILE)?;
+    send_file("internet to published port", inwards(&rig, &two, 12), FILE)?;
     Ok(())
 }
 
-/// Sends the file, and compares what arrives by its SHA-256.
-fn send_file(what: &str, talk: Talk<'_>) -> Outcome {
+/// Sends a file of so many bytes, and compares what arrives by its SHA-256.
+pub(crate) fn send_file(what: &str, talk: Talk<'_>, bytes: u64) -> Outcome {
     let Connection { mut client, mut server, .. } = connect(talk)?;
-    let expected = file_digest();
+    let expected = digest(bytes);
     let begun = Instant::now();
     let arrived = thread::scope(|scope| {
         let server = scope.spawn(move || -> Result<(u64, Vec<u8>), Failed> {
@@ -51,7 +52,7 @@ fn send_file(what: &str, talk: Talk<'_>) -> Outcome {
                 }
             }
         });
-        let mut file = Pattern::new(FILE);
+        let mut file = Pattern::new(bytes);
         while let Some(block) = file.next_block() {
             client.write_all(block)?;
         }
@@ -59,19 +60,22 @@ fn send_file(what: &str, talk: Talk<'_>) -> Outcome {
         server.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     let took = begun.elapsed();
-    println!("{what}: {:.2} Gbit/s", FILE as f64 * 8e-9 / took.as_secs_f64());
-    ensure!(arrived.0 == FILE, "{what}: {} bytes arrived", arrived.0);
+    println!("{what}: {:.2} Gbit/s", bytes as f64 * 8e-9 / took.as_secs_f64());
+    ensure!(arrived.0 == bytes, "{what}: {} bytes arrived", arrived.0);
     ensure!(arrived.1 == expected, "{what}: another file arrived");
     Ok(())
 }
 
-fn file_digest() -> &'static [u8] {
-    static DIGEST: OnceLock<Vec<u8>> = OnceLock::new();
-    DIGEST.get_or_init(|| {
-        let (mut file, mut digest) = (Pattern::new(FILE), Sha256::new());
+/// The digest of the file of so many bytes.
+fn digest(bytes: u64) -> Vec<u8> {
+    static DIGESTS: Mutex<BTreeMap<u64, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let digest = digests.entry(bytes).or_insert_with(|| {
+        let (mut file, mut digest) = (Pattern::new(bytes), Sha256::new());
         while let Some(block) = file.next_block() {
             digest.update(block);
         }
         digest.finalize().to_vec()
-    })
+    });
+    digest.clone()
 }

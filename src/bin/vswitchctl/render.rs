@@ -164,6 +164,7 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
         ("received", traffic(port.rx_packets, port.rx_bytes, wide)),
         ("sent", traffic(port.tx_packets, port.tx_bytes, wide)),
         ("super-frames", format!("{} received, {} sent", detail.rx_super, detail.tx_super)),
+        ("coalesced", format!("{} sent", detail.tx_coalesced)),
         ("missed", detail.missed.to_string()),
         ("published", published.join(", ")),
     ]);
@@ -323,17 +324,17 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
 }
 
 fn stats(stats: &Stats, wide: bool) -> String {
-    let columns =
-        ["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">TX", ">TX-PACKETS", ">TX-SUPER", ">DROPS", ">MISSED"];
+    let mut columns = vec!["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">RX-CACHED"];
+    columns.extend([">TX", ">TX-PACKETS", ">TX-SUPER", ">TX-COALESCED", ">DROPS", ">MISSED"]);
     let mut ports = Table::new(&columns);
     for port in &stats.ports {
         let counts = &port.counts;
         let mut cells = vec![port.name.clone(), bytes(counts.rx_bytes, wide)];
-        cells.extend([counts.rx_packets, counts.rx_super].map(|count| count.to_string()));
+        cells.extend([counts.rx_packets, counts.rx_super, counts.rx_cached].map(|count| count.to_string()));
         cells.push(bytes(counts.tx_bytes, wide));
-        cells.extend(
-            [counts.tx_packets, counts.tx_super, counts.drops, counts.missed].map(|count| count.to_string()),
-        );
+        cells
+            .extend([counts.tx_packets, counts.tx_super, counts.tx_coalesced].map(|count| count.to_string()));
+        cells.extend([counts.drops, counts.missed].map(|count| count.to_string()));
         ports.row(cells);
     }
     let mut workers = Table::new(&[">WORKER", ">TURNS", ">FRAMES", ">BUSY"]);

@@ -30,6 +30,7 @@
 //! None. The table is one shard; [`crate::shared::Conntrack`] owns the locks and picks the shard.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -42,6 +43,7 @@ use crate::limits::NAT_OVERLOAD_TRIES;
 use crate::table::port_pool::PortPool;
 use crate::wire::transport::TcpSegment;
 
+mod activity;
 mod info;
 pub mod tcp;
 #[cfg(test)]
@@ -49,6 +51,7 @@ mod tests;
 mod timeouts;
 mod wheel;
 
+pub use activity::{Activities, Activity};
 pub use info::{Info, Nat, Stats};
 use tcp::Tcp;
 pub use timeouts::Timeouts;
@@ -99,6 +102,29 @@ pub struct NewConnection {
     pub hairpin: bool,
 }
 
+/// What a table answers about a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer<A: Address = Ipv4Addr> {
+    /// What the packet's own endpoint becomes on the other side of the translation.
+    pub endpoint: Endpoint<A>,
+    /// How further packets like it may be noted without the table; `None` if they may change more of the
+    /// connection than its [`Activity`].
+    pub track: Option<Track>,
+}
+
+/// How to note further packets of a direction of a connection in its [`Activity`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Track {
+    /// The connection's place.
+    pub number: u32,
+    /// The life that it leads there.
+    pub life: u32,
+    /// The direction.
+    pub direction: Direction,
+    /// Whether its packets push the deadline.
+    pub refreshes: bool,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum State {
     Tcp(Tcp),
@@ -120,10 +146,8 @@ struct Connection<A> {
     outside: Endpoint<A>,
     remote: Endpoint<A>,
     state: State,
-    deadline: Time,
-    /// By [`Direction`].
-    packets: [u64; 2],
-    bytes: [u64; 2],
+    /// How long it lives after it was last refreshed, in milliseconds.
+    timeout: u32,
 }
 
 impl<A: Address> Connection<A> {
@@ -135,23 +159,36 @@ impl<A: Address> Connection<A> {
         self.outside == outside && self.remote == remote && self.protocol == protocol
     }
 
-    fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts) {
-        self.packets[direction as usize] += 1;
-        self.bytes[direction as usize] += seen.bytes as u64;
-        let refreshes = match &mut self.state {
+    fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts, activity: &Activity) {
+        activity.count(direction, seen.bytes);
+        match &mut self.state {
             State::Tcp(tcp) => {
                 if let Some(segment) = &seen.segment {
-                    tcp.segment(direction, segment);
+                    tcp.segment(direction, segment, activity);
                 }
-                true
             }
-            State::Query { replied } => {
-                *replied |= direction != self.opener;
-                direction == Direction::Outward || self.opener == Direction::Inward
-            }
-        };
-        if refreshes {
-            self.deadline = seen.now + self.timeout(timeouts);
+            State::Query { replied } => *replied |= direction != self.opener,
+        }
+        if self.is_refreshed_by(direction) {
+            activity.refresh(seen.now);
+            self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Whether a packet of this direction pushes the deadline. From outside it does not, unless the outside
+    /// spoke first (RFC 4787 REQ-6); TCP says itself when it is over.
+    fn is_refreshed_by(&self, direction: Direction) -> bool {
+        matches!(self.state, State::Tcp(_))
+            || direction == Direction::Outward
+            || self.opener == Direction::Inward
+    }
+
+    /// Whether further packets of this direction, those with SYN, FIN or RST apart, change nothing but the
+    /// connection's activity.
+    fn is_settled(&self, direction: Direction) -> bool {
+        match self.state {
+            State::Tcp(tcp) => tcp.is_settled(),
+            State::Query { replied } => replied || direction == self.opener,
         }
     }
 
@@ -164,7 +201,11 @@ impl<A: Address> Connection<A> {
         }
     }
 
-    fn info(&self, now: Time) -> Info<A> {
+    fn deadline(&self, activity: &Activity) -> Time {
+        activity.refreshed() + Duration::from_millis(u64::from(self.timeout))
+    }
+
+    fn info(&self, activity: &Activity, now: Time) -> Info<A> {
         let ordered = |by_direction: [u64; 2]| {
             [by_direction[self.opener as usize], by_direction[self.opener.other() as usize]]
         };
@@ -181,11 +222,41 @@ impl<A: Address> Connection<A> {
             inside: self.inside,
             outside: self.outside,
             remote: self.remote,
-            expires: self.deadline.since(now),
-            packets: ordered(self.packets),
-            bytes: ordered(self.bytes),
+            expires: self.deadline(activity).since(now),
+            packets: ordered(activity.packets()),
+            bytes: ordered(activity.bytes()),
         }
     }
+}
+
+/// A place for a connection.
+#[derive(Debug)]
+enum Slot<A> {
+    Used(Connection<A>),
+    /// Free, as is the next one, until [`NIL`].
+    Free {
+        next: u32,
+    },
+}
+
+impl<A> Slot<A> {
+    fn used(&self) -> Option<&Connection<A>> {
+        if let Slot::Used(connection) = self { Some(connection) } else { None }
+    }
+}
+
+/// No place.
+const NIL: u32 = u32::MAX;
+
+/// What is settled about a connection before its first packet is noted.
+struct New<A> {
+    opener: Direction,
+    nat: Nat,
+    mapped: bool,
+    port: PortId,
+    inside: Endpoint<A>,
+    outside: Endpoint<A>,
+    remote: Endpoint<A>,
 }
 
 /// The external port that all connections of one inside endpoint share.
@@ -200,8 +271,10 @@ struct Mapping<A> {
 /// One shard of the connection table.
 #[derive(Debug)]
 pub struct Table<A: Address = Ipv4Addr> {
-    slots: Vec<Option<Connection<A>>>,
-    vacant: Vec<u32>,
+    slots: Vec<Slot<A>>,
+    /// The place that became free last.
+    free: u32,
+    activities: Arc<Activities>,
     by_inside: HashTable<u32>,
     by_outside: HashTable<u32>,
     mappings: HashTable<Mapping<A>>,
@@ -213,20 +286,27 @@ pub struct Table<A: Address = Ipv4Addr> {
 }
 
 impl<A: Address> Table<A> {
-    /// A table for `limit` connections that masquerades with these external ports.
+    /// A table for `limit` connections that masquerades with these external ports. Its memory is reserved
+    /// now, so that it never has to grow in the way of a packet, and used as connections need it.
     pub fn new(limit: usize, ports: impl Iterator<Item = u16> + Clone) -> Self {
         Table {
-            slots: Vec::new(),
-            vacant: Vec::new(),
-            by_inside: HashTable::new(),
-            by_outside: HashTable::new(),
+            slots: Vec::with_capacity(limit),
+            free: NIL,
+            activities: Arc::new(Activities::new(limit)),
+            by_inside: HashTable::with_capacity(limit),
+            by_outside: HashTable::with_capacity(limit),
             mappings: HashTable::new(),
             pools: std::array::from_fn(|_| PortPool::new(ports.clone())),
-            wheel: Wheel::new(),
+            wheel: Wheel::new(limit),
             hasher: RandomState::new(),
             dice: 0,
             stats: Stats { limit: limit as u64, ..Stats::default() },
         }
+    }
+
+    /// Where to note what packets of known connections change.
+    pub fn activities(&self) -> Arc<Activities> {
+        self.activities.clone()
     }
 
     /// A packet from `inside` to `remote`: the outside endpoint that the world shall see instead. Makes the
@@ -242,38 +322,18 @@ impl<A: Address> Table<A> {
         seen: &Seen,
         new: impl FnOnce() -> Result<NewConnection, DropReason>,
         timeouts: &Timeouts,
-    ) -> Result<Endpoint<A>, DropReason> {
+    ) -> Result<Answer<A>, DropReason> {
         if let Some(number) = self.find_inside(seen.protocol, inside, remote) {
-            let connection = self.connection(number);
-            connection.note(Direction::Outward, seen, timeouts);
-            return Ok(connection.outside);
+            return self.note(number, Direction::Outward, seen, timeouts);
         }
-        let state = opening(seen, Direction::Outward)?;
+        opens(seen)?;
         self.refuse_if_full()?;
         let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
         let (outside_port, mapped) = self.outside_port(seen.protocol, inside, external, remote, seen.now)?;
         let outside = Endpoint::new(external, outside_port);
         let nat = if hairpin { Nat::Hairpin } else { Nat::Snat };
         let opener = Direction::Outward;
-        self.insert(
-            Connection {
-                protocol: seen.protocol,
-                nat,
-                opener,
-                mapped,
-                port,
-                inside,
-                outside,
-                remote,
-                state,
-                deadline: Time::ZERO,
-                packets: [0; 2],
-                bytes: [0; 2],
-            },
-            seen,
-            timeouts,
-        );
-        Ok(outside)
+        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
     }
 
     /// A packet from `remote` to `outside`: the container's endpoint. Makes the connection to `target`, the
@@ -289,14 +349,12 @@ impl<A: Address> Table<A> {
         seen: &Seen,
         new: impl FnOnce() -> Result<NewConnection, DropReason>,
         timeouts: &Timeouts,
-    ) -> Result<Endpoint<A>, DropReason> {
+    ) -> Result<Answer<A>, DropReason> {
         if let Some(number) = self.find_outside(seen.protocol, outside, remote) {
-            let connection = self.connection(number);
-            connection.note(Direction::Inward, seen, timeouts);
-            return Ok(connection.inside);
+            return self.note(number, Direction::Inward, seen, timeouts);
         }
         let inside = target.ok_or(DropReason::Unsolicited)?;
-        let state = opening(seen, Direction::Inward)?;
+        opens(seen)?;
         // A connection of the container's own to this very remote would make the inside tuple ambiguous.
         if self.find_inside(seen.protocol, inside, remote).is_some() {
             return Err(DropReason::NatPortsExhausted);
@@ -304,25 +362,8 @@ impl<A: Address> Table<A> {
         self.refuse_if_full()?;
         let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Dnat };
-        self.insert(
-            Connection {
-                protocol: seen.protocol,
-                nat,
-                opener: Direction::Inward,
-                mapped: false,
-                port,
-                inside,
-                outside,
-                remote,
-                state,
-                deadline: Time::ZERO,
-                packets: [0; 2],
-                bytes: [0; 2],
-            },
-            seen,
-            timeouts,
-        );
-        Ok(inside)
+        let opener = Direction::Inward;
+        self.insert(New { opener, nat, mapped: false, port, inside, outside, remote }, seen, timeouts)
     }
 
     /// The container's endpoint behind `outside` towards `remote`, without taking note of a packet.
@@ -333,7 +374,7 @@ impl<A: Address> Table<A> {
         remote: Endpoint<A>,
     ) -> Option<Endpoint<A>> {
         let number = self.find_outside(protocol, outside, remote)?;
-        self.slots[number as usize].as_ref().map(|connection| connection.inside)
+        self.slots[number as usize].used().map(|connection| connection.inside)
     }
 
     /// What the world sees instead of `inside` towards `remote`, without taking note of a packet.
@@ -344,7 +385,7 @@ impl<A: Address> Table<A> {
         remote: Endpoint<A>,
     ) -> Option<Endpoint<A>> {
         let number = self.find_inside(protocol, inside, remote)?;
-        self.slots[number as usize].as_ref().map(|connection| connection.outside)
+        self.slots[number as usize].used().map(|connection| connection.outside)
     }
 
     /// The external port that a new connection of `inside` will have, if it has one already.
@@ -359,9 +400,9 @@ impl<A: Address> Table<A> {
     pub fn expire(&mut self, now: Time, budget: usize, mut ended: impl FnMut(PortId)) {
         for _ in 0..budget {
             let Some(number) = self.wheel.pop_due(now) else { return };
-            let Some(connection) = &self.slots[number as usize] else { continue };
-            if connection.deadline > now {
-                let deadline = connection.deadline;
+            let Slot::Used(connection) = &self.slots[number as usize] else { continue };
+            let deadline = connection.deadline(self.activities.at(number));
+            if deadline > now {
                 self.wheel.insert(number, deadline);
             } else {
                 self.stats.expired += 1;
@@ -378,9 +419,9 @@ impl<A: Address> Table<A> {
         mut ended: impl FnMut(PortId),
     ) -> usize {
         let mut count = 0;
-        for number in 0..self.slots.len() {
-            let picked = self.slots[number].as_ref().is_some_and(|connection| which(&connection.info(now)));
-            if picked && let Ok(number) = u32::try_from(number) {
+        for (number, at) in (0..).zip(0..self.slots.len()) {
+            let activity = self.activities.at(number);
+            if self.slots[at].used().is_some_and(|connection| which(&connection.info(activity, now))) {
                 self.wheel.remove(number);
                 ended(self.forget(number, now));
                 count += 1;
@@ -392,7 +433,9 @@ impl<A: Address> Table<A> {
 
     /// All connections whose time is not over.
     pub fn entries(&self, now: Time) -> impl Iterator<Item = Info<A>> + '_ {
-        self.slots.iter().flatten().filter(move |c| c.deadline > now).map(move |c| c.info(now))
+        let used = (0..).zip(&self.slots).filter_map(|(number, slot)| Some((number, slot.used()?)));
+        used.map(move |(number, connection)| connection.info(self.activities.at(number), now))
+            .filter(|info| !info.expires.is_zero())
     }
 
     /// What it has done.
@@ -486,31 +529,88 @@ impl<A: Address> Table<A> {
         self.hasher.hash_one(self.dice)
     }
 
-    fn insert(&mut self, mut connection: Connection<A>, seen: &Seen, timeouts: &Timeouts) {
-        let opener = connection.opener;
-        connection.deadline = seen.now + connection.timeout(timeouts);
-        connection.note(opener, seen, timeouts);
-        let number = self.vacant.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+    /// Notes a packet of a known connection.
+    #[inline(always)]
+    fn note(
+        &mut self,
+        number: u32,
+        direction: Direction,
+        seen: &Seen,
+        timeouts: &Timeouts,
+    ) -> Result<Answer<A>, DropReason> {
+        let activity = self.activities.at(number);
+        let Slot::Used(connection) = &mut self.slots[number as usize] else {
+            return Err(DropReason::Unsolicited); // an index names used places only
+        };
+        connection.note(direction, seen, timeouts, activity);
+        let track = connection.is_settled(direction).then(|| Track {
+            number,
+            life: activity.life(),
+            direction,
+            refreshes: connection.is_refreshed_by(direction),
         });
-        self.wheel.insert(number, connection.deadline);
-        let inside_hash = self.hasher.hash_one((connection.protocol, connection.inside, connection.remote));
-        let outside_hash = self.hasher.hash_one((connection.protocol, connection.outside, connection.remote));
-        self.slots[number as usize] = Some(connection);
+        let endpoint = match direction {
+            Direction::Outward => connection.outside,
+            Direction::Inward => connection.inside,
+        };
+        Ok(Answer { endpoint, track })
+    }
+
+    /// Makes a connection, and notes the packet that opens it.
+    fn insert(&mut self, new: New<A>, seen: &Seen, timeouts: &Timeouts) -> Result<Answer<A>, DropReason> {
+        let New { opener, nat, mapped, port, inside, outside, remote } = new;
+        let number = self.take_place();
+        let activity = self.activities.at(number);
+        activity.reset(seen.now);
+        let state = match &seen.segment {
+            Some(segment) => State::Tcp(Tcp::open(opener, segment, activity)),
+            None => State::Query { replied: false },
+        };
+        self.slots[number as usize] = Slot::Used(Connection {
+            protocol: seen.protocol,
+            nat,
+            opener,
+            mapped,
+            port,
+            inside,
+            outside,
+            remote,
+            state,
+            timeout: 0,
+        });
+        let answer = self.note(number, opener, seen, timeouts)?;
+        if let Slot::Used(connection) = &self.slots[number as usize] {
+            self.wheel.insert(number, connection.deadline(self.activities.at(number)));
+        }
         let (slots, hasher) = (&self.slots, &self.hasher);
-        self.by_inside.insert_unique(inside_hash, number, |&n| {
-            slots[n as usize].as_ref().map_or(0, |c| hasher.hash_one((c.protocol, c.inside, c.remote)))
-        });
-        self.by_outside.insert_unique(outside_hash, number, |&n| {
-            slots[n as usize].as_ref().map_or(0, |c| hasher.hash_one((c.protocol, c.outside, c.remote)))
-        });
+        let hash_of = |n: u32, end: fn(&Connection<A>) -> Endpoint<A>| {
+            slots[n as usize].used().map_or(0, |c| hasher.hash_one((c.protocol, end(c), c.remote)))
+        };
+        self.by_inside.insert_unique(hash_of(number, |c| c.inside), number, |&n| hash_of(n, |c| c.inside));
+        self.by_outside.insert_unique(hash_of(number, |c| c.outside), number, |&n| hash_of(n, |c| c.outside));
         self.stats.created += 1;
+        Ok(answer)
+    }
+
+    /// A free place.
+    fn take_place(&mut self) -> u32 {
+        match self.slots.get(self.free as usize) {
+            Some(&Slot::Free { next }) => std::mem::replace(&mut self.free, next),
+            _ => {
+                self.slots.push(Slot::Free { next: NIL });
+                u32::try_from(self.slots.len() - 1).unwrap_or(NIL)
+            }
+        }
     }
 
     /// Removes a connection that is not in the wheel, and its mapping with the last one.
     fn forget(&mut self, number: u32, now: Time) -> PortId {
-        let Some(connection) = self.slots[number as usize].take() else { return PortId::UPLINK };
+        let place = &mut self.slots[number as usize];
+        let Slot::Used(connection) = std::mem::replace(place, Slot::Free { next: self.free }) else {
+            return PortId::UPLINK; // nobody forgets a place twice
+        };
+        self.free = number;
+        self.activities.at(number).end_life();
         let Connection { protocol, inside, outside, remote, .. } = connection;
         let hash = self.hasher.hash_one((protocol, inside, remote));
         if let Ok(entry) = self.by_inside.find_entry(hash, |&n| n == number) {
@@ -531,39 +631,31 @@ impl<A: Address> Table<A> {
                 }
             }
         }
-        self.vacant.push(number);
         connection.port
     }
 
     fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, inside, remote));
-        let matches = |&n: &u32| {
-            self.slots[n as usize].as_ref().is_some_and(|c| c.has_inside(protocol, inside, remote))
-        };
+        let matches =
+            |&n: &u32| self.slots[n as usize].used().is_some_and(|c| c.has_inside(protocol, inside, remote));
         self.by_inside.find(hash, matches).copied()
     }
 
     fn find_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, outside, remote));
         let matches = |&n: &u32| {
-            self.slots[n as usize].as_ref().is_some_and(|c| c.has_outside(protocol, outside, remote))
+            self.slots[n as usize].used().is_some_and(|c| c.has_outside(protocol, outside, remote))
         };
         self.by_outside.find(hash, matches).copied()
     }
-
-    fn connection(&mut self, number: u32) -> &mut Connection<A> {
-        self.slots[number as usize].as_mut().expect("an index names a connection")
-    }
 }
 
-/// The state of a connection that this packet opens.
-fn opening(seen: &Seen, direction: Direction) -> Result<State, DropReason> {
+/// Whether a packet may open a connection.
+fn opens(seen: &Seen) -> Result<(), DropReason> {
     match (seen.protocol, &seen.segment) {
-        (Protocol::Tcp, Some(segment)) if Tcp::opens(segment) => {
-            Ok(State::Tcp(Tcp::open(direction, segment)))
-        }
+        (Protocol::Tcp, Some(segment)) if Tcp::opens(segment) => Ok(()),
         (Protocol::Tcp, _) => Err(DropReason::TcpOutOfState),
         (Protocol::Udp | Protocol::Icmp, _) if seen.is_answer => Err(DropReason::Unsolicited),
-        (Protocol::Udp | Protocol::Icmp, _) => Ok(State::Query { replied: false }),
+        (Protocol::Udp | Protocol::Icmp, _) => Ok(()),
     }
 }

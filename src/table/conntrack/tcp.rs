@@ -14,6 +14,7 @@
 //! Only Established has the long timeout.
 
 use super::Direction;
+use super::activity::Activity;
 use crate::wire::transport::{ACK, FIN, RST, SYN, TcpSegment};
 
 /// States of a TCP connection.
@@ -47,25 +48,26 @@ impl TcpState {
     }
 }
 
-/// What is remembered of a TCP connection. Indices are [`Direction`]s.
+/// What is remembered of a TCP connection, beside the highest acknowledgment number of each direction, which
+/// is what its sender expects next: that is in the connection's [`Activity`]. Indices are [`Direction`]s.
 #[derive(Debug, Clone, Copy)]
 pub struct Tcp {
     /// The state.
     pub state: TcpState,
-    /// The highest acknowledgment number that each direction carried: what its sender expects next.
-    expects: [Option<u32>; 2],
+    /// Whether anything is known of what the sender of each direction expects.
+    known: [bool; 2],
     fin: [bool; 2],
     opener: Direction,
 }
 
 impl Tcp {
     /// A connection that `segment`, a SYN, opens.
-    pub fn open(direction: Direction, segment: &TcpSegment) -> Self {
-        let mut tcp =
-            Tcp { state: TcpState::SynSent, expects: [None; 2], fin: [false; 2], opener: direction };
+    pub fn open(direction: Direction, segment: &TcpSegment, activity: &Activity) -> Self {
+        let mut known = [false; 2];
         // What the other side will expect once it has this SYN.
-        tcp.expects[direction.other() as usize] = Some(segment.seq.wrapping_add(segment.len));
-        tcp
+        known[direction.other() as usize] = true;
+        activity.set_acked(direction.other(), segment.seq.wrapping_add(segment.len));
+        Tcp { state: TcpState::SynSent, known, fin: [false; 2], opener: direction }
     }
 
     /// Whether a segment may open a connection: SYN, without ACK, RST or FIN.
@@ -73,17 +75,23 @@ impl Tcp {
         segment.flags & (SYN | ACK | RST | FIN) == SYN
     }
 
+    /// Whether nothing but SYN, FIN and RST changes the state from now on.
+    pub const fn is_settled(&self) -> bool {
+        !matches!(self.state, TcpState::SynSent | TcpState::SynReceived)
+    }
+
     /// Takes note of a segment.
-    pub fn segment(&mut self, direction: Direction, segment: &TcpSegment) {
+    pub fn segment(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) {
         if segment.has(RST) {
-            if self.is_exact(direction, segment) {
+            if self.is_exact(direction, segment, activity) {
                 self.state = TcpState::Closed;
             }
             return;
         }
         match self.state {
             TcpState::TimeWait | TcpState::Closed if Tcp::opens(segment) => {
-                *self = Tcp::open(direction, segment);
+                *self = Tcp::open(direction, segment, activity);
+                activity.end_life();
                 return;
             }
             TcpState::SynSent if segment.has(SYN) && direction != self.opener => {
@@ -108,29 +116,22 @@ impl Tcp {
             };
         }
         if segment.has(ACK) {
-            let expects = &mut self.expects[direction as usize];
-            if expects.is_none_or(|before| is_after(segment.ack, before)) {
-                *expects = Some(segment.ack);
+            if std::mem::replace(&mut self.known[direction as usize], true) {
+                activity.acknowledge(direction, segment.ack);
+            } else {
+                activity.set_acked(direction, segment.ack);
             }
         }
     }
 
     /// Whether a RST is at exactly the number that its receiver expects next. A receiver that has said
     /// nothing yet is one that refuses a SYN: its RST acknowledges the SYN.
-    fn is_exact(&self, direction: Direction, segment: &TcpSegment) -> bool {
-        match self.expects[direction.other() as usize] {
-            _ if self.state == TcpState::SynSent && direction != self.opener => {
-                segment.has(ACK) && self.expects[direction as usize] == Some(segment.ack)
-            }
-            Some(expected) => segment.seq == expected,
-            None => false,
+    fn is_exact(&self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
+        if self.state == TcpState::SynSent && direction != self.opener {
+            return segment.has(ACK) && segment.ack == activity.acked(direction);
         }
+        self.known[direction.other() as usize] && segment.seq == activity.acked(direction.other())
     }
-}
-
-/// Whether sequence number `a` comes after `b` (RFC 9293 3.4).
-const fn is_after(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b).cast_signed() > 0
 }
 
 #[cfg(test)]
@@ -143,12 +144,26 @@ mod tests {
         TcpSegment { seq, ack, flags, len }
     }
 
-    fn established() -> Tcp {
-        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+    /// A connection with what its packets change.
+    struct Pair(Tcp, Activity);
+
+    impl Pair {
+        fn open(direction: Direction, segment: &TcpSegment) -> Pair {
+            let activity = Activity::default();
+            Pair(Tcp::open(direction, segment, &activity), activity)
+        }
+
+        fn segment(&mut self, direction: Direction, segment: &TcpSegment) {
+            self.0.segment(direction, segment, &self.1);
+        }
+    }
+
+    fn established() -> Pair {
+        let mut tcp = Pair::open(Outward, &segment(SYN, 100, 0, 0));
         tcp.segment(Inward, &segment(SYN | ACK, 500, 101, 0));
-        assert_eq!(tcp.state, TcpState::SynReceived);
+        assert_eq!(tcp.0.state, TcpState::SynReceived);
         tcp.segment(Outward, &segment(ACK, 101, 501, 0));
-        assert_eq!(tcp.state, TcpState::Established);
+        assert_eq!(tcp.0.state, TcpState::Established);
         tcp
     }
 
@@ -156,23 +171,23 @@ mod tests {
     fn a_connection_opens_and_closes() {
         let mut tcp = established();
         tcp.segment(Outward, &segment(FIN | ACK, 101, 501, 0));
-        assert_eq!(tcp.state, TcpState::Closing);
+        assert_eq!(tcp.0.state, TcpState::Closing);
         tcp.segment(Inward, &segment(ACK, 501, 102, 10));
-        assert_eq!(tcp.state, TcpState::Closing);
+        assert_eq!(tcp.0.state, TcpState::Closing);
         tcp.segment(Inward, &segment(FIN | ACK, 511, 102, 0));
-        assert_eq!(tcp.state, TcpState::TimeWait);
+        assert_eq!(tcp.0.state, TcpState::TimeWait);
         tcp.segment(Outward, &segment(SYN, 9000, 0, 0));
-        assert_eq!(tcp.state, TcpState::SynSent);
+        assert_eq!(tcp.0.state, TcpState::SynSent);
     }
 
     #[test]
     fn simultaneous_open_establishes() {
-        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        let mut tcp = Pair::open(Outward, &segment(SYN, 100, 0, 0));
         tcp.segment(Inward, &segment(SYN, 500, 0, 0));
-        assert_eq!(tcp.state, TcpState::SynReceived);
+        assert_eq!(tcp.0.state, TcpState::SynReceived);
         tcp.segment(Outward, &segment(SYN | ACK, 100, 501, 0));
         tcp.segment(Inward, &segment(ACK, 501, 101, 0));
-        assert_eq!(tcp.state, TcpState::Established);
+        assert_eq!(tcp.0.state, TcpState::Established);
     }
 
     #[test]
@@ -180,26 +195,26 @@ mod tests {
         let mut tcp = established();
         for seq in [0, 500, 502, 501_u32.wrapping_sub(65_535), u32::MAX] {
             tcp.segment(Inward, &segment(RST, seq, 0, 0));
-            assert_eq!(tcp.state, TcpState::Established, "{seq}");
+            assert_eq!(tcp.0.state, TcpState::Established, "{seq}");
         }
         tcp.segment(Inward, &segment(RST, 501, 0, 0));
-        assert_eq!(tcp.state, TcpState::Closed);
+        assert_eq!(tcp.0.state, TcpState::Closed);
     }
 
     #[test]
     fn a_refused_syn_closes_and_a_blind_refusal_does_not() {
-        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        let mut tcp = Pair::open(Outward, &segment(SYN, 100, 0, 0));
         tcp.segment(Inward, &segment(RST | ACK, 0, 77, 0));
-        assert_eq!(tcp.state, TcpState::SynSent);
+        assert_eq!(tcp.0.state, TcpState::SynSent);
         tcp.segment(Inward, &segment(RST | ACK, 0, 101, 0));
-        assert_eq!(tcp.state, TcpState::Closed);
+        assert_eq!(tcp.0.state, TcpState::Closed);
     }
 
     #[test]
     fn a_retransmitted_syn_changes_nothing() {
-        let mut tcp = Tcp::open(Outward, &segment(SYN, 100, 0, 0));
+        let mut tcp = Pair::open(Outward, &segment(SYN, 100, 0, 0));
         tcp.segment(Outward, &segment(SYN, 100, 0, 0));
-        assert_eq!(tcp.state, TcpState::SynSent);
+        assert_eq!(tcp.0.state, TcpState::SynSent);
         assert!(!Tcp::opens(&segment(SYN | ACK, 0, 0, 0)) && !Tcp::opens(&segment(ACK, 0, 0, 0)));
     }
 }

@@ -32,11 +32,11 @@ fn yes() -> Result<NewConnection, DropReason> {
 }
 
 fn out(table: &mut Table, from: Endpoint, to: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
-    table.outward(from, to, EXTERNAL, seen, yes, &Timeouts::default())
+    table.outward(from, to, EXTERNAL, seen, yes, &Timeouts::default()).map(|answer| answer.endpoint)
 }
 
 fn back(table: &mut Table, to: Endpoint, from: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
-    table.inward(to, from, None, seen, yes, &Timeouts::default())
+    table.inward(to, from, None, seen, yes, &Timeouts::default()).map(|answer| answer.endpoint)
 }
 
 fn sweep(table: &mut Table, now: Time) -> usize {
@@ -139,7 +139,7 @@ fn a_published_port_leads_to_its_target_and_back() {
     let syn = tcp(SYN, 1, 0, Time::ZERO);
     let timeouts = Timeouts::default();
     let to = table.inward(listen, client, Some(target), &syn, yes, &timeouts).unwrap();
-    assert_eq!(to, target);
+    assert_eq!(to.endpoint, target);
     let reply = out(&mut table, target, client, &tcp(SYN | ACK, 9, 2, Time::ZERO)).unwrap();
     assert_eq!(reply, listen);
     let info = table.entries(Time::ZERO).next().unwrap();
@@ -171,9 +171,85 @@ fn the_table_refuses_beyond_its_limit_and_the_quota() {
     assert_eq!((stats.connections, stats.refused_full, stats.refused_quota, stats.flushed), (1, 1, 1, 1));
 }
 
+/// What two packets of the flow may have its worker remember, outwards and inwards.
+fn remembered(table: &mut Table, to: Endpoint, outward: &Seen, inward: &Seen) -> [Option<Track>; 2] {
+    let timeouts = Timeouts::default();
+    let there = table.outward(inside(2, 1), to, EXTERNAL, outward, yes, &timeouts).unwrap();
+    let here = table.inward(there.endpoint, to, None, inward, yes, &timeouts).unwrap();
+    [there.track, here.track]
+}
+
 #[test]
-fn a_connection_takes_no_more_than_its_share_of_memory() {
-    // limits::CONNECTIONS_MAX in 128 bytes each: the slot, its links, and its share of three indices.
-    assert!(size_of::<Option<Connection<Ipv4Addr>>>() <= 104);
+fn only_settled_directions_may_be_remembered() {
+    let mut table = table(61_000..61_100);
+    let [out, back] = remembered(&mut table, remote(1, 53), &udp(Time::ZERO), &udp(Time::ZERO));
+    let (out, back) = (out.unwrap(), back.unwrap());
+    assert!(out.refreshes && !back.refreshes, "RFC 4787 REQ-6");
+    assert_eq!((out.number, out.life), (back.number, back.life));
+
+    let now = Time::ZERO;
+    let opening = remembered(&mut table, remote(1, 80), &tcp(SYN, 1, 0, now), &tcp(SYN | ACK, 9, 2, now));
+    assert_eq!(opening, [None, None]);
+    let open = remembered(&mut table, remote(1, 80), &tcp(ACK, 2, 10, now), &tcp(ACK, 10, 2, now));
+    assert!(open.iter().all(|direction| direction.is_some_and(|track| track.refreshes)));
+}
+
+#[test]
+fn what_is_noted_beside_the_table_counts_refreshes_and_guards_against_resets() {
+    let mut table = table(61_000..61_100);
+    let (to, now) = (remote(1, 80), Time::ZERO);
+    remembered(&mut table, to, &tcp(SYN, 1, 0, now), &tcp(SYN | ACK, 9, 2, now));
+    let [out, back] = remembered(&mut table, to, &tcp(ACK, 2, 10, now), &tcp(ACK, 10, 2, now));
+    let (out, back) = (out.unwrap(), back.unwrap());
+    let later = Time::from_secs(7000);
+    let activities = table.activities();
+    let activity = activities.alive(out.number, out.life).unwrap();
+    activity.count(out.direction, 40);
+    activity.acknowledge(out.direction, 5000);
+    activity.refresh(later);
+    activity.count(back.direction, 1500);
+
+    let info = table.entries(later).next().unwrap();
+    assert_eq!((info.packets, info.bytes), ([3, 3], [240, 1700]));
+    assert_eq!(info.expires, Timeouts::default().tcp_established);
+    let outside = info.outside;
+    super::tests::back(&mut table, outside, to, &tcp(RST, 10, 0, later)).unwrap();
+    assert_eq!(table.entries(later).next().unwrap().state, "ESTABLISHED", "the container expects 5000");
+    super::tests::back(&mut table, outside, to, &tcp(RST, 5000, 0, later)).unwrap();
+    assert_eq!(table.entries(later).next().unwrap().state, "CLOSED");
+    assert!(activities.alive(out.number, out.life).is_some());
+
+    out_again(&mut table, to, later);
+    assert!(activities.alive(out.number, out.life).is_none(), "a connection that begins anew");
+    let [_, _] = remembered(&mut table, to, &tcp(SYN, 100, 0, later), &tcp(SYN | ACK, 900, 101, later));
+    let life = remembered(&mut table, to, &tcp(ACK, 101, 901, later), &tcp(ACK, 901, 101, later))[0].unwrap();
+    assert!(activities.alive(life.number, life.life).is_some());
+    table.flush(later, |_| true, |_| ());
+    assert!(activities.alive(life.number, life.life).is_none(), "a connection that is gone");
+}
+
+fn out_again(table: &mut Table, to: Endpoint, now: Time) {
+    out(table, inside(2, 1), to, &tcp(SYN, 70_000, 0, now)).unwrap();
+}
+
+#[test]
+fn places_are_used_again() {
+    let mut table = table(61_000..61_100);
+    for round in 0..5 {
+        for port in 1..=3 {
+            out(&mut table, inside(2, port), remote(1, 53), &udp(Time::ZERO)).unwrap();
+        }
+        assert_eq!(table.flush(Time::ZERO, |_| true, |_| ()), 3, "round {round}");
+    }
+    assert_eq!(table.slots.len(), 3);
+}
+
+#[test]
+fn a_million_connections_fit_into_128_mib() {
+    // Places, links, and two indices of hashbrown: a control byte and a number for each bucket, a power of
+    // two of which at most 7 in 8 are used. A shard holds a power of two, so half of the buckets or less.
+    let index = 2 * (1 + size_of::<u32>());
+    let each = size_of::<Slot<Ipv4Addr>>() + size_of::<Activity>() + wheel::BYTES_EACH + 2 * index;
+    assert!(each <= 124, "{each}");
     assert!(size_of::<Mapping<Ipv4Addr>>() <= 16);
 }

@@ -21,6 +21,10 @@ struct Links {
     slot: u16,
 }
 
+/// Memory that a number takes.
+#[cfg(test)]
+pub(super) const BYTES_EACH: usize = size_of::<Links>();
+
 /// A wheel of numbers.
 #[derive(Debug)]
 pub(super) struct Wheel {
@@ -31,9 +35,9 @@ pub(super) struct Wheel {
 }
 
 impl Wheel {
-    /// An empty wheel.
-    pub(super) fn new() -> Self {
-        Wheel { heads: Box::new([NIL; SLOTS]), links: Vec::new(), cursor: 0 }
+    /// An empty wheel with room for the numbers below `limit`.
+    pub(super) fn new(limit: usize) -> Self {
+        Wheel { heads: Box::new([NIL; SLOTS]), links: Vec::with_capacity(limit), cursor: 0 }
     }
 
     /// Puts `number`, which is not in the wheel, into the slot of `deadline`.
@@ -90,12 +94,6 @@ impl Wheel {
     }
 }
 
-impl Default for Wheel {
-    fn default() -> Self {
-        Wheel::new()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,7 +106,7 @@ mod tests {
 
     #[test]
     fn numbers_come_when_their_second_is_over() {
-        let mut wheel = Wheel::new();
+        let mut wheel = Wheel::new(10);
         for (number, second) in [(0, 5), (1, 5), (2, 6), (3, 100_000)] {
             wheel.insert(number, Time::from_secs(second));
         }
@@ -122,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_long_sleep_finds_everything_once() {
-        let mut wheel = Wheel::new();
+        let mut wheel = Wheel::new(10);
         for number in 0..1000 {
             wheel.insert(number, Time::from_secs(u64::from(number)));
         }
