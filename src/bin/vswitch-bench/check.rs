@@ -1,21 +1,34 @@
 //! `--check`: speed must not cost correctness.
 //!
-//! Numbered datagrams ([`crate::load::numbered`]) go through the switch, once as fast as they arrive, once as a flood in
-//! which most of them are lost: none may be overtaken within its flow, none may come twice, and what was lost
-//! must be the sum of what counters say. Then TCP transfers, whose every byte is compared, while the packet
+//! Numbered datagrams ([`vswitchd::lab::flood`]) go through the switch, once as fast as they arrive, once as a flood in
+//! which most of them are lost: none may be overtaken within its flow, none may come twice or changed, and what
+//! was lost must be the sum of what counters say. Then TCP transfers, whose every byte is compared, while the packet
 //! filter loses packets on one leg or the other.
 
 use std::fs;
 
 use vswitchd::control::error::Error;
 use vswitchd::host::netns::Netns;
+use vswitchd::lab::flood::{self, Delivery, Flood};
 use vswitchd::lab::interrupt::Interrupt;
-use vswitchd::lab::traffic;
+use vswitchd::lab::traffic::{self, Talk};
 
 use crate::case::Plane;
-use crate::load::numbered::{Pace, Series, Tally};
 use crate::peer::{Kind, Peer};
+use crate::progress::Progress;
 use crate::site::{self, Site};
+
+/// Datagrams that are sent at a time.
+const PART: u32 = 1_000_000;
+
+/// Datagrams of one flow that follow each other.
+const IN_A_ROW: u32 = 32;
+
+/// Bytes in a datagram.
+const PAYLOAD: usize = 18;
+
+/// Datagrams on their way at most, if nothing is to be lost: fewer than any queue on the way holds.
+const WINDOW: u64 = 512;
 
 /// Bytes of a transfer under loss.
 const TRANSFER: u64 = 64 << 20;
@@ -26,25 +39,27 @@ const LOSS: u32 = 1;
 /// Checks a peer, and tells whether all went well.
 ///
 /// # Errors
-/// If its place cannot be built, or nothing gets through.
+/// If its place cannot be built, nothing gets through, or we are interrupted.
 pub(crate) fn run(
     peer: &Peer,
     options: &[String],
-    datagrams: u64,
+    datagrams: u32,
     interrupt: &Interrupt,
 ) -> Result<bool, Error> {
     let site = Site::build(peer, options)?;
     println!("{}", peer.label());
     let mut passed = true;
     for (plane, name) in [(Plane::Switched, "l2"), (Plane::Outwards, "nat")] {
+        let talk =
+            site.talk(plane).ok_or_else(|| Error::failed("check", "the switch has no such plane", ""))?;
         for flows in [1, 64] {
-            for (pace, how) in [(Pace::AsTheyArrive, "as they arrive"), (Pace::Flood, "flooded")] {
+            for (window, how) in [(Some(WINDOW), "as they arrive"), (None, "flooded")] {
                 let what = format!("{name}: {datagrams} datagrams, {flows} flows, {how}");
-                let series = Series { total: datagrams, flows, pace };
-                passed &= tell(&what, numbers(&site, plane, series, interrupt)?);
+                let flood = Flood { talk, flows, each: 0, in_a_row: IN_A_ROW, lengths: &[PAYLOAD], window };
+                passed &= tell(&what, numbers(&site, &flood, datagrams, interrupt)?);
             }
         }
-        for (leg, whose) in [(Leg::Client, "the client"), (Leg::Server, "the server")] {
+        for (leg, whose) in [(talk.client, "the client"), (talk.server, "the server")] {
             if Kind::Kernel.missing().is_some() {
                 println!("skip  {name}: TCP under loss: nft is not installed");
                 continue;
@@ -53,7 +68,7 @@ pub(crate) fn run(
                 return Err(Error::failed("check", "interrupted", ""));
             }
             let what = format!("{name}: {} MiB of TCP, {LOSS} % lost on the way to {whose}", TRANSFER >> 20);
-            passed &= tell(&what, transfer(&site, plane, leg)?);
+            passed &= tell(&what, transfer(talk, leg)?);
         }
     }
     Ok(passed)
@@ -67,26 +82,39 @@ fn tell(what: &str, (passed, found): Finding) -> bool {
     passed
 }
 
-fn numbers(site: &Site, plane: Plane, series: Series, interrupt: &Interrupt) -> Result<Finding, Error> {
-    let talk = site.talk(plane).ok_or_else(|| Error::failed("check", "the switch has no such plane", ""))?;
-    let failed = |error: std::io::Error| Error::failed("numbered datagrams", error, "");
-    // The neighbors get to know each other, whose queues are short.
-    let first = Series { total: 1, flows: 1, pace: Pace::Flood };
-    first.run(talk, interrupt).map_err(failed)?;
+/// Sends so many datagrams as `flood` says, in parts: between them we can be interrupted.
+fn numbers(site: &Site, flood: &Flood<'_>, total: u32, interrupt: &Interrupt) -> Result<Finding, Error> {
+    let mut progress = Progress::new(total.div_ceil(PART) as usize);
+    let mut sum = Delivery::default();
     let before = Losses::take(site)?;
-    let tally = series.run(talk, interrupt).map_err(failed)?;
-    let losses = Losses::take(site)?.since(before);
-    Ok(judge(tally, losses))
+    let mut left = total;
+    while left > 0 {
+        if interrupt.came() {
+            return Err(Error::failed("check", "interrupted", ""));
+        }
+        progress.step("numbered datagrams", &format!("{left} left"));
+        let part = left.min(PART);
+        let flood = Flood { each: part.div_ceil(u32::from(flood.flows)), ..*flood };
+        let delivery =
+            flood::flood(&flood).map_err(|error| Error::failed("numbered datagrams", error, ""))?;
+        sum.sent += delivery.sent;
+        sum.arrived += delivery.arrived;
+        sum.reordered += delivery.reordered;
+        sum.duplicated += delivery.duplicated;
+        sum.damaged += delivery.damaged;
+        left -= part;
+    }
+    Ok(judge(sum, Losses::take(site)?.since(before)))
 }
 
-fn judge(tally: Tally, losses: Losses) -> Finding {
-    let Tally { sent, received, reordered, duplicated } = tally;
-    let lost = sent.saturating_sub(received);
-    let passed = reordered == 0 && duplicated == 0 && lost == losses.sum() && received > 0;
+fn judge(delivery: Delivery, losses: Losses) -> Finding {
+    let Delivery { sent, arrived, reordered, duplicated, damaged } = delivery;
+    let lost = sent.saturating_sub(arrived);
+    let passed = delivery.is_faithful() && lost == losses.sum() && arrived > 0;
     let Losses { devices, sockets, switch } = losses;
     let found = format!(
-        "{received} received, {reordered} reordered, {duplicated} duplicated, {lost} lost; counted: {} \
-         ({devices} by devices, {switch} by the switch, {sockets} by sockets)",
+        "{arrived} arrived, {reordered} reordered, {duplicated} duplicated, {damaged} damaged, {lost} lost; \
+         counted: {} ({devices} by devices, {switch} by the switch, {sockets} by sockets)",
         losses.sum()
     );
     (passed, found)
@@ -149,19 +177,11 @@ fn socket_drops(snmp: &str) -> u64 {
     named.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
 }
 
-/// Where packets are lost: on their way into this end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leg {
-    Client,
-    Server,
-}
-
-fn transfer(site: &Site, plane: Plane, leg: Leg) -> Result<Finding, Error> {
-    let talk = site.talk(plane).ok_or_else(|| Error::failed("check", "the switch has no such plane", ""))?;
-    let netns = if leg == Leg::Client { talk.client } else { talk.server };
-    lose(netns, LOSS)?;
+/// A transfer while packets are lost on their way into one of its ends.
+fn transfer(talk: Talk<'_>, leg: &Netns) -> Result<Finding, Error> {
+    lose(leg, LOSS)?;
     let outcome = traffic::tcp_transfer(talk, TRANSFER);
-    site::nft(netns, "delete table netdev loss")?;
+    site::nft(leg, "delete table netdev loss")?;
     Ok(match outcome {
         Ok(transfer) => {
             let rate = TRANSFER as f64 * 8e-9 / transfer.took.as_secs_f64();
@@ -205,12 +225,12 @@ mod tests {
 
     #[test]
     fn losses_must_be_accounted_for() {
-        let tally = Tally { sent: 100, received: 90, reordered: 0, duplicated: 0 };
+        let delivery = Delivery { sent: 100, arrived: 90, ..Delivery::default() };
         let losses = Losses { devices: 7, sockets: 1, switch: 2 };
-        assert!(judge(tally, losses).0);
-        assert!(!judge(tally, Losses { switch: 1, ..losses }).0);
-        assert!(!judge(Tally { reordered: 1, ..tally }, losses).0);
-        assert!(!judge(Tally { duplicated: 1, ..tally }, losses).0);
-        assert!(!judge(Tally::default(), Losses::default()).0);
+        assert!(judge(delivery, losses).0);
+        assert!(!judge(delivery, Losses { switch: 1, ..losses }).0);
+        assert!(!judge(Delivery { reordered: 1, ..delivery }, losses).0);
+        assert!(!judge(Delivery { duplicated: 1, ..delivery }, losses).0);
+        assert!(!judge(Delivery::default(), Losses::default()).0);
     }
 }

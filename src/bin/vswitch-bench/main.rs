@@ -78,8 +78,8 @@ struct Arguments {
     #[arg(long, conflicts_with_all = ["only", "runs", "seconds", "json", "svg", "markdown", "from", "list"])]
     check: bool,
     /// How many numbered datagrams --check sends in each of its steps [default: 10000000; with --quick 100000]
-    #[arg(long, value_name = "N", requires = "check", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    datagrams: Option<u64>,
+    #[arg(long, value_name = "N", requires = "check", value_parser = clap::value_parser!(u32).range(1..=1_000_000_000))]
+    datagrams: Option<u32>,
     /// Measure instead what so many ports cost: attaching, memory, idle CPU, floods
     #[arg(long, value_name = "N", conflicts_with_all = ["check", "only", "runs", "json", "svg", "markdown", "from", "list"],
           value_parser = clap::value_parser!(u16).range(4..=4000))]

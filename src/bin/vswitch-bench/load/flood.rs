@@ -77,7 +77,7 @@ pub(super) fn receiver(netns: &Netns, at: SocketAddrV4) -> io::Result<UdpSocket>
 }
 
 /// As many sockets that send to `to`, each with a port of its own.
-pub(super) fn senders(netns: &Netns, to: SocketAddrV4, count: usize) -> io::Result<Vec<UdpSocket>> {
+fn senders(netns: &Netns, to: SocketAddrV4, count: usize) -> io::Result<Vec<UdpSocket>> {
     inside(netns, || {
         let sender = || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;

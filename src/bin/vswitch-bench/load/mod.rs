@@ -8,7 +8,6 @@ mod bulk;
 mod connections;
 mod flood;
 mod new_flows;
-pub(crate) mod numbered;
 pub(crate) mod ping_pong;
 
 use std::io;
