@@ -7,6 +7,9 @@
 //! is what keeps the books right. Events of workers come before requests, so that a port number that a
 //! request deals again cannot be removed by an event about its last owner.
 
+pub mod arguments;
+pub mod program;
+
 use std::future::{Future, poll_fn};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;

@@ -6,11 +6,13 @@
 //! namespace, no interface, no rule and no file but a temporary directory; when the process ends, in
 //! whatever way, the kernel takes the namespaces away with all that is in them.
 //!
-//! [`rig`], [`traffic`], [`flood`] and [`frames`] serve the integration tests as well.
+//! [`rig`], [`traffic`], [`flood`], [`frames`] and [`interrupt`] serve the integration tests and the benchmark as
+//! well.
 
 mod checks;
 pub mod flood;
 pub mod frames;
+pub mod interrupt;
 pub mod rig;
 mod switch;
 pub mod traffic;
@@ -18,13 +20,9 @@ pub mod traffic;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-
-use nix::sys::signal::{SigSet, Signal};
 
 use self::checks::{CHECKS, Check, Failure, Lab, tell};
+use self::interrupt::Interrupt;
 use self::rig::Rig;
 use crate::control::client::Client;
 use crate::control::error::Error;
@@ -202,36 +200,5 @@ impl Footprint {
             grown.push(format!("{} threads", now.threads - before.threads));
         }
         grown
-    }
-}
-
-/// SIGINT and SIGTERM, so that an interrupted laboratory cleans up.
-struct Interrupt(Arc<AtomicBool>);
-
-impl Interrupt {
-    /// Blocks the signals in this thread and those that it starts, and waits for one on a thread of its own.
-    fn watch() -> Result<Interrupt, Error> {
-        let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-        signals.thread_block().map_err(|error| Error::failed("signals", error, ""))?;
-        let came = Arc::new(AtomicBool::new(false));
-        let (flag, watched) = (Arc::clone(&came), thread::current());
-        let wait = move || {
-            // Only fails for a signal that does not exist.
-            let _ = signals.wait();
-            flag.store(true, Ordering::Relaxed);
-            watched.unpark();
-        };
-        let thread = thread::Builder::new().name("signals".to_owned()).spawn(wait);
-        thread.map(|_| Interrupt(came)).map_err(|error| Error::failed("signals", error, ""))
-    }
-
-    fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn wait(&self) {
-        while !self.came() {
-            thread::park();
-        }
     }
 }

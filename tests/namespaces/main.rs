@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+mod bench;
 mod coalesce;
 mod guard;
 mod host;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
+        bench::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();
