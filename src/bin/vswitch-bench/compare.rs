@@ -140,12 +140,13 @@ pub(crate) fn everybody() -> (Vec<Peer>, Vec<(String, String)>) {
     let mut peers = Vec::new();
     let mut missing = Vec::new();
     for kind in Kind::ALL {
-        match kind.missing() {
-            // Without nft, the kernel still switches.
-            Some(program) if kind != Kind::Kernel => {
-                missing.push((kind.name().to_owned(), program.to_owned()))
-            }
-            _ => peers.push(Peer::plain(kind)),
+        if let Some(program) = kind.missing() {
+            let what = if kind == Kind::Kernel { "the kernel's NAT" } else { kind.name() };
+            missing.push((what.to_owned(), program.to_owned()));
+        }
+        // Without nft, the kernel still switches.
+        if kind == Kind::Kernel || kind.missing().is_none() {
+            peers.push(Peer::plain(kind));
         }
         if kind == Kind::Vswitchd {
             peers.push(Peer::one_worker());

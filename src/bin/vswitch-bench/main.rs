@@ -21,6 +21,7 @@ mod site;
 mod stats;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -134,7 +135,7 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     }
     let plan = plan(arguments)?;
     if arguments.list {
-        list(&plan);
+        say(&list(&plan));
         return Ok(true);
     }
     user::enter()?;
@@ -173,10 +174,8 @@ fn plan(arguments: &Arguments) -> Result<Plan, Error> {
         return Err(Error::usage("--only", "no case has such a name", "see --list"));
     }
     let explicit = !arguments.peers.is_empty();
-    let (mut peers, not_installed) = compare::everybody();
-    if explicit {
-        peers.clone_from(&arguments.peers);
-    }
+    let (peers, not_installed) =
+        if explicit { (arguments.peers.clone(), Vec::new()) } else { compare::everybody() };
     for peer in &peers {
         if let Some(program) = peer.kind.missing().filter(|_| explicit && peer.kind != Kind::Kernel) {
             return Err(Error::not_found(
@@ -195,20 +194,22 @@ fn plan(arguments: &Arguments) -> Result<Plan, Error> {
     Ok(Plan { cases, peers, vswitchd_options, not_installed, runs, window, explicit })
 }
 
-fn list(plan: &Plan) {
+/// What would be measured, by whom, and for how long.
+fn list(plan: &Plan) -> String {
+    let mut text = String::new();
     for case in &plan.cases {
         let peers: Vec<_> = plan.peers_of(case).into_iter().map(|at| plan.peers[at].label()).collect();
-        println!("{:<20} {:<52} {}", case.name, case.what, peers.join(", "));
+        text += &format!("{:<20} {:<52} {}\n", case.name, case.what, peers.join(", "));
     }
     for (peer, program) in &plan.not_installed {
-        println!("{peer}: {program} is not installed");
+        text += &format!("{peer}: {program} is not installed\n");
     }
-    println!("{} runs, about {} s", plan.steps(), plan.duration().as_secs());
+    text + &format!("{} runs, about {} s\n", plan.steps(), plan.duration().as_secs())
 }
 
 /// Prints the report, and writes it wherever it is wanted.
 fn show(report: &Report, arguments: &Arguments) -> Result<(), Error> {
-    print!("{}", table::text(report));
+    say(&table::text(report));
     if let Some(file) = &arguments.json {
         let json =
             serde_json::to_string_pretty(report).map_err(|error| Error::failed("report", error, ""))?;
@@ -222,6 +223,11 @@ fn show(report: &Report, arguments: &Arguments) -> Result<(), Error> {
         write(file, &table::placed(&document, &table::markdown(report)))?;
     }
     Ok(())
+}
+
+/// Prints it. A closed pipe is a way to stop reading.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn read(file: &Path) -> Result<Report, Error> {

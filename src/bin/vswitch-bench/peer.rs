@@ -58,7 +58,9 @@ impl Kind {
     /// Whether it can do that at all.
     pub(crate) fn can(self, case: &Case) -> bool {
         match self {
-            Kind::Kernel => case.load != Load::Idle,
+            Kind::Kernel => {
+                case.load != Load::Idle && (case.plane == Plane::Switched || self.missing().is_none())
+            }
             Kind::Vswitchd => true,
             // Their NAT is a matter of controllers and flow tables, and not the switch's own.
             Kind::OpenVswitch | Kind::Vde => case.plane == Plane::Switched,

@@ -1,4 +1,5 @@
-//! The report as a plot: for each case a group of bars, as long as the switch is better than the kernel.
+//! The report as a plot: for each case a group of bars, to the right as far as the switch is better than the
+//! kernel, to the left as far as it is worse.
 //!
 //! The scale is logarithmic, so that twice as good is as far from the kernel's line as half as good. What was
 //! promised against the kernel is a mark across the bars of the group.
@@ -48,7 +49,7 @@ pub(crate) fn draw(report: &Report) -> String {
     ));
     say(format!(r##"<rect width="{WIDTH}" height="{height:.0}" fill="#ffffff"/>"##));
     say(format!(r#"<text x="16" y="24" font-size="16">{}</text>"#, escape(&title)));
-    say(r#"<text x="16" y="44">longer is better; 1 is the kernel; the black mark is what was promised; logarithmic</text>"#.into());
+    say(r#"<text x="16" y="44">1 is the kernel, to its right is better; a black mark is what was promised; logarithmic</text>"#.into());
     for (number, label) in labels.iter().enumerate() {
         let y = TOP + 18.0 * number as f64;
         say(format!(r#"<rect x="16" y="{:.1}" width="12" height="12" fill="{}"/>"#, y - 4.0, colour(number)));
@@ -104,7 +105,11 @@ fn group(body: &mut String, case: &CaseReport, labels: &[String], y: f64) -> f64
         say(format!(
             r#"<rect x="{from:.1}" y="{y:.1}" width="{width:.1}" height="{height}" fill="{colour}"/>"#
         ));
-        say(format!(r#"<text x="{:.1}" y="{:.1}" font-size="10">{ratio:.2}</text>"#, to + 4.0, y + 9.0));
+        say(format!(
+            r#"<text x="{:.1}" y="{:.1}" font-size="10" text-anchor="end">{ratio:.2}</text>"#,
+            WIDTH - 16.0,
+            y + 9.0
+        ));
     }
     if let Some(promised) = promised(case) {
         let x = place(promised);
