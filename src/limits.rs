@@ -23,6 +23,10 @@ pub const BURST_FRAMES: usize = 64;
 /// Bytes that a worker takes from one port before it looks at the next.
 pub const BURST_BYTES: usize = 128 * 1024;
 
+/// Copies that a burst should become: about a millisecond of writing. One frame may become as many as there are
+/// ports, but then it is read alone.
+pub const BURST_COPIES: usize = 512;
+
 /// Datagrams that are put into one super-frame: what every kernel takes (`UDP_MAX_SEGMENTS`, 128 since Linux
 /// 6.9, and what its own GRO makes, `UDP_GRO_CNT_MAX`). One more begins the next.
 pub const COALESCED_DATAGRAMS_MAX: usize = 64;

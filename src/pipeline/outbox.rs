@@ -62,6 +62,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// How often a frame is to be written.
+    pub fn sends(&self) -> usize {
+        self.sends.len()
+    }
+
     /// Bytes of all frames that are to be written.
     pub fn bytes(&self) -> usize {
         self.frames.iter().map(Frame::len).sum()

@@ -372,6 +372,7 @@ impl Worker {
                 Received::Skipped | Received::Empty | Received::Gone => self.outbox.discard(frame),
             }
         }
+        appetite.became(frames, self.outbox.sends());
         if frames > 0 {
             attached.last = now;
             self.load.frames.fetch_add(frames as u64, Relaxed);
