@@ -2,7 +2,7 @@
 //!
 //! Most packets of a connection count, push its deadline and acknowledge, and do nothing else. That much is
 //! here, in atomics, so that a worker whose flow cache knows the connection can note a packet without the
-//! table's lock ([`Activities::note`]). Everything else about a connection is behind that lock.
+//! table's lock ([`Activities::alive`]). Everything else about a connection is behind that lock.
 //!
 //! **Writers.** The packets of one direction of a connection are read by one worker, so a direction's fields
 //! have one writer and adding is a plain load and store. While a port changes hands between workers, or the
