@@ -12,7 +12,7 @@ use vswitchd::lab;
 /// A userspace virtual switch and NAT router for Linux containers, namespaces and VMs
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-struct Arguments {
+struct CommandLine {
     #[command(flatten)]
     run: Option<arguments::Arguments>,
     #[command(subcommand)]
@@ -33,11 +33,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments: Arguments = match cli::parse() {
-        Ok(arguments) => arguments,
+    let line: CommandLine = match cli::parse() {
+        Ok(line) => line,
         Err(code) => return code,
     };
-    let outcome = match (arguments.command, arguments.run) {
+    let outcome = match (line.command, line.run) {
         (Some(Command::Lab { keep, scenario }), _) => {
             program::log_to_stderr(None, "warn");
             lab::run(&lab::Options { keep, scenario })
@@ -63,6 +63,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
+        CommandLine::command().debug_assert();
     }
 }
