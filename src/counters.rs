@@ -197,8 +197,7 @@ impl Totals {
     /// neighbor or the rest of a datagram: zero, or the books do not balance.
     pub fn imbalance(&self, waiting: u64) -> i128 {
         let came = [self.rx_packets, self.originated, self.copies];
-        let went =
-            [self.tx_packets, self.consumed, self.left_to_host, self.reassembled, self.drops, waiting];
+        let went = [self.tx_packets, self.consumed, self.left_to_host, self.reassembled, self.drops, waiting];
         came.iter().map(|&n| i128::from(n)).sum::<i128>() - went.iter().map(|&n| i128::from(n)).sum::<i128>()
     }
 }

@@ -1,7 +1,7 @@
 //! The last step: the packet's bytes become what was decided.
 
-use super::nat::{Change, Leaving};
 use super::flow_cache::Repeats;
+use super::nat::{Change, Leaving};
 use super::route::Link;
 use super::{Context, Verdict, neighbor};
 use crate::addr::PortId;
