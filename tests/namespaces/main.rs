@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod refusals;
+mod rows_fragments;
 mod switch;
 mod transfer;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
+        rows_fragments::TESTS,
         bench::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
