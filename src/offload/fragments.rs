@@ -105,7 +105,7 @@ mod tests {
         #[test]
         fn the_pieces_are_the_datagram(payload in 0usize..9000, size in 68usize..3000) {
             let frame = datagram(&[], payload);
-            let (mut bytes, mut last) = (Vec::new(), false);
+            let (mut bytes, mut last) = (Vec::<u8>::new(), false);
             for piece in cut(&frame, size) {
                 prop_assert!(!last && piece.len() <= size);
                 let ip = Ipv4::parse(&piece).unwrap();

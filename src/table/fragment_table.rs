@@ -171,7 +171,7 @@ impl Datagram {
         Some([head, &*self.pieces.first()?.bytes].concat())
     }
 
-    /// Adds a fragment, and says whether the datagram is whole now.
+    /// Adds a fragment, and says whether the datagram is whole now. One that is refused leaves no trace.
     fn add(&mut self, fragment: &Fragment<'_>) -> Result<bool, DropReason> {
         fragment.check()?;
         let (ip, end) = (fragment.ip, fragment.end());
@@ -197,31 +197,31 @@ impl Datagram {
         if self.pieces.len() == FRAGMENTS_MAX {
             return Err(DropReason::FragmentsFull);
         }
+        let ecn = self.ecn | 1 << (ip.tos & CONGESTION);
+        let confused = 1 << CONGESTION | 1 << NO_ECN;
+        let header_len = if ip.fragment_offset == 0 { ip.header_len } else { self.header_len() };
+        if ecn & confused == confused || header_len + farthest.max(end) > ipv4::TOTAL_MAX {
+            return Err(DropReason::BadFragment);
+        }
         self.pieces.insert(place, Piece { offset: ip.fragment_offset, bytes: fragment.payload.into() });
         self.cost += PIECE_COST + fragment.payload.len();
         self.have += fragment.payload.len();
         self.largest = self.largest.max(ip.total_len);
         self.dont_fragment |= ip.dont_fragment;
-        self.ecn |= 1 << (ip.tos & CONGESTION);
+        self.ecn = ecn;
         if ip.fragment_offset == 0 {
             self.head = Some((fragment.headers.into(), ip.header_len));
         }
         if !ip.more_fragments {
             self.end = Some(end);
         }
-        self.is_whole()
+        // Pieces do not overlap, so there are as many bytes as there should be only when none is missing.
+        Ok(self.head.is_some() && self.end == Some(self.have))
     }
 
-    fn is_whole(&self) -> Result<bool, DropReason> {
-        // Pieces do not overlap, so there are as many bytes as there should be only when none is missing.
-        let (Some((_, header_len)), true) = (&self.head, self.end == Some(self.have)) else {
-            return Ok(false);
-        };
-        let confused = 1 << CONGESTION | 1 << NO_ECN;
-        if self.have + header_len > ipv4::TOTAL_MAX || self.ecn & confused == confused {
-            return Err(DropReason::BadFragment);
-        }
-        Ok(true)
+    /// Bytes of the first fragment's IP header; zero while it is not here.
+    fn header_len(&self) -> usize {
+        self.head.as_ref().map_or(0, |&(_, header_len)| header_len)
     }
 
     /// Forgets what is here, but not that the datagram was refused. Returns how many fragments that were.

@@ -88,12 +88,9 @@ impl World {
         wire(&kernel, "down", CLIENT_GATEWAY, &client, "eth0", CLIENT, 24)?;
         rig.internet.run(|| netlink::set_mtu("narrow", NARROW))??;
         far.run(|| netlink::set_mtu("narrow", NARROW))??;
-        for (netns, gateway) in [
-            (&far, NEAR_NARROW),
-            (&server, FAR),
-            (&kernel, ROUTER_TO_KERNEL),
-            (&client, CLIENT_GATEWAY),
-        ] {
+        for (netns, gateway) in
+            [(&far, NEAR_NARROW), (&server, FAR), (&kernel, ROUTER_TO_KERNEL), (&client, CLIENT_GATEWAY)]
+        {
             netns.run(|| netlink::add_route(Ipv4Net::default(), gateway))??;
         }
         rig.internet.run(|| netlink::add_route(Ipv4Net::new_assert(FAR, 25).trunc(), FAR_NARROW))??;
@@ -171,9 +168,8 @@ enum Answer {
 /// knows, and cuts it otherwise.
 fn ping(netns: &Netns, to: Ipv4Addr, size: usize, ttl: u32) -> Result<Answer, Failed> {
     static SEQUENCE: AtomicU16 = AtomicU16::new(1);
-    let socket = netns.run(|| {
-        socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp)
-    })??;
+    let socket = netns
+        .run(|| socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Icmp))??;
     setsockopt(&socket, sockopt::Ipv4Ttl, &i32::try_from(ttl)?)?;
     setsockopt(&socket, sockopt::SndBuf, &(1 << 20))?;
     setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?;
@@ -413,7 +409,8 @@ fn the_same_identification() -> Outcome {
 /// or as many as `VSWITCHD_FLOOD_SECONDS` says.
 fn a_flood_of_fragments() -> Outcome {
     const FLOOD_PER_MILLISECOND: u64 = 50;
-    let seconds = std::env::var("VSWITCHD_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    let seconds =
+        std::env::var("VSWITCHD_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
     let world = World::new()?;
     let victim = world.switch.container(&world.rig, 12)?;
     let to = SocketAddrV4::new(SERVER, 5007);
@@ -461,7 +458,10 @@ fn a_flood_of_fragments() -> Outcome {
     })?;
     let (arrived, flooded) = (arrived.into_inner(), flooded.into_inner());
     let grown = world.switch.memory()?.saturating_sub(memory);
-    println!("{flooded} fragments in {seconds} s; {arrived} of {sent} whole datagrams; {} KiB more", grown >> 10);
+    println!(
+        "{flooded} fragments in {seconds} s; {arrived} of {sent} whole datagrams; {} KiB more",
+        grown >> 10
+    );
     ensure!(arrived * 100 >= sent * 99, "{arrived} of {sent} whole datagrams arrived");
     ensure!(grown < 8 << 20, "{grown} bytes more");
     let reasons = world.switch.done("drops")?;

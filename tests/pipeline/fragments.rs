@@ -543,3 +543,17 @@ fn a_fragment_promises_nothing() {
     nothing(&router);
     settle(&switch);
 }
+
+#[test]
+fn fragments_that_contradict_each_other_about_congestion_are_dropped_and_counted_once() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let mut parts = pieces(&packet::udp(via(&c), c.at(61_000), server(2), &payload(3000)), 1, 1480);
+    parts[2][15] = 0b11;
+    ipv4::make_fragment(&mut parts[2][14..], 20, 2960, false);
+    for frame in &parts {
+        switch.send(&c, frame);
+    }
+    nothing(&router);
+    assert_eq!(switch.drops(DropReason::BadFragment), 3);
+    settle(&switch);
+}

@@ -218,6 +218,7 @@ fn a_flood_pushes_out_itself() {
     let mut bench = Bench::new();
     for source in 0..100 {
         assert_eq!(bench.add_from(source, 7, FIRST), Ok(false));
+        bench.now += Duration::from_micros(1);
     }
     let lost: Vec<_> = bench.lost.iter().map(|&(source, ..)| source).collect();
     assert_eq!(lost, (0..92).collect::<Vec<_>>());
