@@ -136,7 +136,6 @@ impl World {
             while let Some((frame, offload)) = station.device.pop() {
                 let Ok(eth) = Ethernet::parse(&frame) else { panic!("a frame without a header left") };
                 if !offload.is_super() {
-                    // Where it was routed, whatever came in pieces leaves in pieces that fit.
                     assert!(frame.len() - eth.len <= MTU, "a frame over the MTU left");
                 }
                 if number == 0 {

@@ -179,7 +179,7 @@ impl Datagram {
         if let Some(same) = self.pieces.get(place)
             && same.offset == ip.fragment_offset
             && *same.bytes == *fragment.payload
-            && (!ip.more_fragments) == (self.end == Some(end))
+            && ip.more_fragments != (self.end == Some(end))
         {
             return Err(DropReason::DuplicateFragment);
         }
