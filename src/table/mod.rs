@@ -4,4 +4,5 @@ pub mod conntrack;
 pub mod mac_table;
 pub mod neighbor_table;
 pub mod port_pool;
+pub mod rate_limit;
 pub mod route_table;
