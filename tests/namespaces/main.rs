@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod refusals;
+mod rows_ports;
 mod switch;
 mod transfer;
 
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
+        rows_ports::TESTS,
         bench::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {

@@ -114,7 +114,7 @@ impl Switch {
         Ok(Duration::from_millis(ticks * 1000 / u64::try_from(per_second)?))
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 }
