@@ -58,7 +58,7 @@ impl<H: Host> Control<H> {
         let Some(facts) = self.host.uplink()? else {
             return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
         };
-        let neighbors = Arc::new(Neighbors::new(self.shared.epoch()));
+        let neighbors = Arc::new(Neighbors::of_uplink(self.shared.epoch()));
         let busy = match settings.mode {
             UplinkMode::Shared => self.host.busy_ports(&settings.nat_ports),
             UplinkMode::Own => BTreeSet::new(),

@@ -36,8 +36,10 @@ use crate::table::neighbor_table::Event;
 use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
 
+mod arp;
 mod flow_cache;
 mod gateway;
+mod guard;
 mod icmp_error;
 mod nat;
 mod neighbor;
@@ -127,18 +129,18 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
     let packet = Packet::parse(frame)?;
     let arrived = match link_of(cx)? {
         Ingress::Network(network) => {
-            let admitted = switch::admit(cx, network, packet)?;
-            switch::learn(cx, &admitted);
+            let admitted = switch::admit(cx, network, frame, packet)?;
+            switch::learn(cx, &admitted)?;
             match classify(cx, frame, &admitted)? {
                 Class::Switch => return switch::forward(cx, &admitted),
-                Class::Arp => return gateway::arp(cx, frame, &admitted),
                 Class::Incomplete => return Ok(Verdict::Waits),
+                Class::Arp => return arp::on_network(cx, frame, &admitted),
                 Class::Gateway(view) => return gateway::answer(cx, frame, &view),
                 Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
-            Some(ethernet::ARP) => return gateway::uplink_arp(cx, frame, uplink),
+            Some(ethernet::ARP) => return arp::on_uplink(cx, frame, uplink),
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,

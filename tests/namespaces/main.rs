@@ -17,6 +17,7 @@ mod lab;
 mod lifecycle;
 mod refusals;
 mod rows_fragments;
+mod rows_ports;
 mod switch;
 mod transfer;
 
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
+        rows_ports::TESTS,
         bench::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {

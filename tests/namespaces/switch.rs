@@ -123,7 +123,7 @@ impl Switch {
         Ok(kibibytes * 1024)
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 }

@@ -519,7 +519,7 @@ fn a_datagram_waits_for_its_next_hop_as_a_whole() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {
         let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
-        uplink.neighbors = std::sync::Arc::new(vswitchd::shared::Neighbors::new(switch.shared.epoch()));
+        uplink.neighbors = std::sync::Arc::new(vswitchd::shared::Neighbors::of_uplink(switch.shared.epoch()));
     });
     let sent = packet::udp(via(&c), c.at(61_000), server(2), &payload(3000));
     for frame in pieces(&sent, 1, 1480) {

@@ -131,7 +131,8 @@ fn rows_30_to_33_addresses_that_are_never_forwarded() {
     for src in [gateway, EXTERNAL, SERVER, ip(172, 30, 255, 255)] {
         switch.send(&c, &packet::udp(via(&c), Endpoint::new(src, 1), server(9), b"x"));
     }
-    assert_eq!(switch.drops(DropReason::ForeignSource), 4);
+    assert_eq!(switch.drops(DropReason::ForeignSource), 3);
+    assert_eq!(switch.drops(DropReason::SpoofedGateway), 1);
     nothing(&c);
     nothing(&router);
     settle(&switch);
