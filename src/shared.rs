@@ -21,12 +21,14 @@ use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::limits::{
-    DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
+    DROP_SAMPLE_BYTES, DROP_SAMPLES, ICMP_ERRORS_PER_PORT, ICMP_ERRORS_PER_SECOND, MAC_TABLE_SIZE,
+    NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
 use crate::table::conntrack::{self, Activities, Activity, NewConnection, Seen, Timeouts, Track};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
+use crate::table::pace::{Allowance, Rate};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
@@ -371,6 +373,11 @@ impl Conntrack {
         self.shard_inside(protocol, inside).peek_outward(protocol, inside, remote)
     }
 
+    /// As [`conntrack::Table::owner`].
+    pub fn owner(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<PortId> {
+        self.shard_inside(protocol, inside).owner(protocol, inside, remote)
+    }
+
     /// As [`conntrack::Table::mapping`].
     pub fn mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<u16> {
         self.shard_inside(protocol, inside).mapping(protocol, inside)
@@ -517,6 +524,8 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Connections and address translations.
     pub conntrack: Conntrack,
+    /// How many ICMP errors may be sent, of which each port has a share.
+    pub icmp_errors: Allowance,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -532,6 +541,11 @@ impl Shared {
             epoch: Epoch::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             conntrack,
+            icmp_errors: Allowance::new(
+                Rate::per_second(ICMP_ERRORS_PER_SECOND),
+                Rate::per_second(ICMP_ERRORS_PER_PORT),
+                PORTS_MAX,
+            ),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

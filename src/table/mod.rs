@@ -3,5 +3,6 @@
 pub mod conntrack;
 pub mod mac_table;
 pub mod neighbor_table;
+pub mod pace;
 pub mod port_pool;
 pub mod route_table;
