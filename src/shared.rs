@@ -6,7 +6,7 @@
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
-use std::ops::{Deref, DerefMut, RangeInclusive};
+use std::ops::{Deref, DerefMut, Range, RangeInclusive};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -303,6 +303,11 @@ impl Conntrack {
             nat_ports,
             per_port: (0..PORTS_MAX).map(|_| AtomicU32::new(0)).collect(),
         }
+    }
+
+    /// As [`conntrack::Table::memory`], of all shards.
+    pub fn memory(&self) -> Vec<Range<usize>> {
+        self.shards.iter().flat_map(|shard| lock(shard).memory()).collect()
     }
 
     /// Whether masquerading uses this port.
