@@ -135,8 +135,12 @@ pub const FRAGMENTS_MAX: usize = 65_515 / 48 + 1;
 /// Least time between two defences of an address that somebody else claims (RFC 5227 2.4, DEFEND_INTERVAL).
 pub const ARP_DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// ICMP errors a second, all together (RFC 1812 4.3.2.8). More are not sent.
+/// ICMP errors in any second, all together (RFC 1812 4.3.2.8). More are not sent.
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+
+/// ICMP errors in any second about what came in by one port, so that who floods the switch with what cannot be
+/// delivered does not use up the errors that tell others the MTU of their path.
+pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;

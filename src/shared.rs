@@ -22,8 +22,8 @@ use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::limits::{
     ARP_DEFEND_INTERVAL, DROP_SAMPLE_BYTES, DROP_SAMPLES, FRAGMENT_BYTES, FRAGMENT_BYTES_PER_SOURCE,
-    FRAGMENT_DATAGRAMS, FRAGMENT_DATAGRAMS_PER_SOURCE, MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX,
-    PORTS_MAX,
+    FRAGMENT_DATAGRAMS, FRAGMENT_DATAGRAMS_PER_SOURCE, ICMP_ERRORS_PER_PORT, ICMP_ERRORS_PER_SECOND,
+    MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
 use crate::table::conntrack::{self, Activities, Activity, NewConnection, Seen, Timeouts, Track};
@@ -31,7 +31,7 @@ use crate::table::datagram_ids::DatagramIds;
 use crate::table::fragment_table::{Datagram, Fragment, FragmentTable, Room};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
-use crate::table::rate_limit::{Rate, RateLimit};
+use crate::table::rate_limit::{Allowance, Rate, RateLimit};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
@@ -412,6 +412,11 @@ impl Conntrack {
         self.shard_inside(protocol, inside).peek_outward(protocol, inside, remote)
     }
 
+    /// As [`conntrack::Table::owner`].
+    pub fn owner(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<PortId> {
+        self.shard_inside(protocol, inside).owner(protocol, inside, remote)
+    }
+
     /// As [`conntrack::Table::mapping`].
     pub fn mapping(&self, protocol: Protocol, inside: Endpoint) -> Option<u16> {
         self.shard_inside(protocol, inside).mapping(protocol, inside)
@@ -649,6 +654,8 @@ pub struct Shared {
     pub fragments: Fragments,
     /// Identifications of datagrams that leave with another source.
     pub datagram_ids: DatagramIds,
+    /// How many ICMP errors may be sent, of which each port has a share.
+    pub icmp_errors: Allowance,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -666,6 +673,11 @@ impl Shared {
             conntrack,
             fragments: Fragments::new(),
             datagram_ids: DatagramIds::new(),
+            icmp_errors: Allowance::new(
+                Rate::within_a_second(ICMP_ERRORS_PER_SECOND),
+                Rate::within_a_second(ICMP_ERRORS_PER_PORT),
+                PORTS_MAX,
+            ),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

@@ -112,6 +112,19 @@ pub struct Meters {
     pub moves: RateLimit,
 }
 
+impl Network {
+    /// Whether this is the network's own address or its broadcast address, which no single host has.
+    pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
+        is_broadcast(self.subnet, ip)
+    }
+}
+
+/// Whether no single host on a link with this prefix has the address: all bits behind the prefix are set, or
+/// none is (RFC 1812 4.2.2.11). Prefixes of 31 bits have hosts only (RFC 3021).
+fn is_broadcast(link: Ipv4Net, ip: Ipv4Addr) -> bool {
+    link.prefix_len() < 31 && (ip == link.network() || ip == link.broadcast())
+}
+
 /// What the data plane knows of a port.
 #[derive(Debug, Clone)]
 pub struct Port {
@@ -180,6 +193,13 @@ pub struct Uplink {
     pub nat_ports: RangeInclusive<u16>,
     /// Resolved next hops.
     pub neighbors: Arc<Neighbors>,
+}
+
+impl Uplink {
+    /// Whether this is the link's own address or its broadcast address, which no single host has.
+    pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
+        self.address.is_some_and(|link| is_broadcast(link, ip))
+    }
 }
 
 /// A published port: what arrives at `listen` goes to `target`.

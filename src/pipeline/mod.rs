@@ -51,7 +51,6 @@ mod route;
 mod switch;
 
 use flow_cache::{FlowCache, Key, Repeats};
-use icmp_error::Limiter;
 use nat::FromUplink;
 pub use outbox::{Outbox, Send};
 use packet::{Packet, View, untagged_type};
@@ -94,7 +93,6 @@ struct Context<'a> {
     ingress: &'a Port,
     now: Time,
     out: &'a mut Outbox,
-    limiter: &'a mut Limiter,
     /// Frames whose next hop has answered meanwhile.
     released: &'a mut Vec<Waiting>,
 }
@@ -201,8 +199,8 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     if packet::is_martian_source(ip.src) {
         return Err(DropReason::MartianSource);
     }
-    let is_host = network.subnet.network() < ip.src && ip.src < network.subnet.broadcast();
-    if !is_host || ip.src == network.gateway {
+    let is_host = network.subnet.contains(&ip.src) && !network.is_broadcast(ip.src);
+    if (!is_host || ip.src == network.gateway) && !nat::comes_from_behind(cx, frame, &ip) {
         return Err(DropReason::ForeignSource);
     }
     let Some(view) = reassembly::whole(cx, frame, &admitted.packet, ip)? else {
@@ -222,7 +220,6 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     worker: usize,
     flows: FlowCache,
-    limiter: Limiter,
     released: Vec<Waiting>,
     next_poll: Time,
     polls: u32,
@@ -231,9 +228,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// The pipeline of worker number `worker`.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let limiter = Limiter::new(shared.workers());
         let flows = FlowCache::new();
-        Pipeline { shared, worker, flows, limiter, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
+        Pipeline { shared, worker, flows, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
     }
 
     /// Takes in a frame that was read from `ingress`, and puts what comes of it into `out`.
@@ -440,7 +436,6 @@ impl Pipeline {
             ingress,
             now,
             out,
-            limiter: &mut self.limiter,
             released: &mut self.released,
         }
     }

@@ -4,6 +4,7 @@
 //! An event is allowed while the bucket is not empty, which is while that moment lies at most `burst` - 1 intervals
 //! ahead, and moves it by one interval. So exactly `burst` events are allowed at once after a pause, and one every
 //! interval from then on. It needs no timer, no lock, and no memory but the word; several threads may share it.
+//! An [`Allowance`] is a limit that nobody can use up for others.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -24,6 +25,14 @@ impl Rate {
     pub const fn per_second(count: u32, burst: u32) -> Self {
         let interval = 1_000_000_000 / if count == 0 { 1 } else { count as u64 };
         Rate { interval, tolerance: interval.saturating_mul(burst.saturating_sub(1) as u64) }
+    }
+
+    /// At most `limit` within any second, a tenth of them at once. `limit` is at least two.
+    pub const fn within_a_second(limit: u32) -> Self {
+        assert!(limit >= 2);
+        let burst = if limit < 20 { 1 } else { limit / 10 };
+        // What may come at once comes on top of what is allowed in the course of the second.
+        Rate::per_second(limit - burst, burst)
     }
 
     /// One within every `interval`.
@@ -50,6 +59,30 @@ impl RateLimit {
             (from - now <= rate.tolerance).then(|| from.saturating_add(cost))
         };
         self.paid.fetch_update(Relaxed, Relaxed, charge).is_ok()
+    }
+}
+
+/// An allowance for many, of which nobody can take more than a share.
+#[derive(Debug)]
+pub struct Allowance {
+    rate: Rate,
+    all: RateLimit,
+    share: Rate,
+    each: Box<[RateLimit]>,
+}
+
+impl Allowance {
+    /// What happens at `rate` altogether and at no more than `share` for each of those with a number below
+    /// `sharers`.
+    pub fn new(rate: Rate, share: Rate, sharers: usize) -> Self {
+        let each = (0..sharers).map(|_| RateLimit::default()).collect();
+        Allowance { rate, all: RateLimit::default(), share, each }
+    }
+
+    /// Whether it may happen once more, for number `who`.
+    pub fn allows(&self, who: usize, now: Time) -> bool {
+        self.each.get(who).is_some_and(|own| own.allows(self.share, 1, now))
+            && self.all.allows(self.rate, 1, now)
     }
 }
 
@@ -89,5 +122,42 @@ mod tests {
         let at = Time::from_secs;
         let allowed = [1, 2, 10, 11, 12, 21].map(|secs| limit.allows(rate, 1, at(secs)));
         assert_eq!(allowed, [true, false, false, true, false, true]);
+    }
+
+    /// How many of those who ask every 10 microseconds in turn get something in each second.
+    fn seconds(allowance: &Allowance, sharers: usize) -> Vec<Vec<u32>> {
+        let mut now = Time::from_secs(7);
+        let mut second = || {
+            let mut taken = vec![0; sharers];
+            for n in 0..100_000 {
+                taken[n % sharers] += u32::from(allowance.allows(n % sharers, now));
+                now += Duration::from_micros(10);
+            }
+            taken
+        };
+        (0..3).map(|_| second()).collect()
+    }
+
+    #[test]
+    fn no_second_has_more_than_the_limit_and_none_much_less() {
+        for limit in [2, 19, 20, 250, 1000] {
+            let allowance = Allowance::new(Rate::within_a_second(limit), Rate::within_a_second(limit), 1);
+            for taken in seconds(&allowance, 1) {
+                assert!(taken[0] <= limit && taken[0] >= limit * 4 / 5, "{taken:?} of {limit}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_takes_its_share_and_leaves_the_others_theirs() {
+        let allowance = Allowance::new(Rate::within_a_second(1000), Rate::within_a_second(250), 8);
+        let alone = (0..5000).filter(|_| allowance.allows(0, Time::from_secs(1))).count();
+        assert_eq!(alone, 25, "a tenth of a share at once");
+        assert!(allowance.allows(1, Time::from_secs(1)));
+        assert!(!allowance.allows(8, Time::from_secs(1)), "who has no number has no share");
+        for taken in seconds(&allowance, 8) {
+            let sum: u32 = taken.iter().sum();
+            assert!(sum <= 1000 && taken.iter().all(|&taken| taken <= 250), "{taken:?}");
+        }
     }
 }

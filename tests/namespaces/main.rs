@@ -17,6 +17,7 @@ mod lab;
 mod lifecycle;
 mod refusals;
 mod rows_fragments;
+mod rows_icmp;
 mod rows_ports;
 mod switch;
 mod transfer;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,
+        rows_icmp::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();
