@@ -63,6 +63,7 @@ impl Promises {
             Segment::None => true,
             Segment::Tcp4 { .. } | Segment::Tcp6 { .. } => self.tcp_segments,
             Segment::Udp { .. } => self.udp_segments,
+            Segment::Fragments { .. } => false,
         }
     }
 }

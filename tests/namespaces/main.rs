@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod refusals;
+mod rows_fragments;
 mod rows_ports;
 mod switch;
 mod transfer;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
+        rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,
     ];
