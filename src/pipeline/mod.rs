@@ -131,8 +131,8 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
             switch::learn(cx, &admitted)?;
             match classify(cx, frame, &admitted)? {
                 Class::Switch => return switch::forward(cx, &admitted),
-                Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Arp => return arp::on_network(cx, frame, &admitted),
+                Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Gateway(view) => return gateway::answer(cx, frame, &view),
                 Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
