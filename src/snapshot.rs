@@ -80,6 +80,8 @@ pub struct Port {
     pub mtu: u16,
     /// Most connections that it may have at once.
     pub quota: u32,
+    /// Most external ports of each protocol that masquerading may take for it at once.
+    pub nat_ports: u32,
     /// Its counters.
     pub counters: Arc<PortCounters>,
     /// Frames that the kernel dropped because the switch was too slow to read them.

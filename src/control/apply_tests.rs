@@ -58,7 +58,7 @@ fn switch() -> Switch {
         gateway: None,
         nat_ports,
     };
-    control.open_uplink(settings).unwrap();
+    control.open_uplink(settings, NOW).unwrap();
     ask(&mut control, "network create", r#"{"name":"default","subnet":"10.1.0.0/24"}"#).unwrap();
     control
 }
@@ -373,11 +373,11 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
         gateway: None,
         nat_ports: 61_000..=61_009,
     };
-    assert!(control.open_uplink(settings.clone()).is_err());
+    assert!(control.open_uplink(settings.clone(), NOW).is_err());
     let snapshot = control.shared().snapshot_full();
     assert!(snapshot.uplink.is_none() && snapshot.port(PortId::UPLINK).is_none());
     control.host_mut().uplink = None;
-    assert_eq!(control.open_uplink(settings).unwrap_err().kind, Kind::NotFound);
+    assert_eq!(control.open_uplink(settings, NOW).unwrap_err().kind, Kind::NotFound);
 }
 
 #[test]

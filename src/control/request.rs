@@ -256,7 +256,7 @@ pub struct PortAdd {
 pub struct PortSet {
     /// Its name
     pub name: Name,
-    /// connections=N (most connections at once), mtu=BYTES
+    /// connections=N (most connections at once), nat_ports=N (most external ports of a protocol at once), mtu=BYTES
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub settings: Vec<PortSetting>,
 }
@@ -267,6 +267,9 @@ pub struct PortSet {
 pub enum PortSetting {
     /// Most connections that it may have at once.
     Connections(u32),
+    /// Most external ports of each protocol that masquerading may take for it at once.
+    #[serde(rename = "nat_ports")]
+    NatPorts(u32),
     /// Largest IP packet in bytes.
     Mtu(u16),
 }
@@ -278,8 +281,9 @@ impl FromStr for PortSetting {
         let number = |_| Error::usage(text, "not a number in range", "write KEY=NUMBER");
         match text.split_once('=') {
             Some(("connections", value)) => value.parse().map(PortSetting::Connections).map_err(number),
+            Some(("nat_ports", value)) => value.parse().map(PortSetting::NatPorts).map_err(number),
             Some(("mtu", value)) => value.parse().map(PortSetting::Mtu).map_err(number),
-            _ => Err(Error::usage(text, "no such setting", "write connections=N or mtu=BYTES")),
+            _ => Err(Error::usage(text, "no such setting", "write connections=N, nat_ports=N or mtu=BYTES")),
         }
     }
 }

@@ -168,6 +168,7 @@ impl Switch {
             network,
             mtu,
             quota: CONNECTIONS_PER_PORT,
+            nat_ports: self.shared.conntrack.fair_ports(),
             counters: Arc::new(PortCounters::new(1)),
             missed: Arc::new(AtomicU64::new(0)),
         };
