@@ -96,8 +96,7 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Connections of one port. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_PER_PORT: u32 = 65_536;
 
-/// Time for which a freed external port is not dealt again (RFC 6888 REQ-8). If no other is free, a new connection
-/// is refused with ICMP 3/13.
+/// Time for which a freed external port is not dealt again while others are free (RFC 6888 REQ-8).
 pub const NAT_PORT_HOLD: Duration = Duration::from_secs(120);
 
 /// One of so many external ports of each protocol is the most that a port may have unless it is told otherwise:

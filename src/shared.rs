@@ -486,13 +486,17 @@ impl Conntrack {
         }
     }
 
-    /// Gets shard `index`, which has none left, a free external port of another shard. Says whether there was one.
+    /// Gets shard `index`, which has none left, a free external port of another shard. If there is none, one that
+    /// still rests: RFC 6888 REQ-8 allows that where filtering is address and port-dependent, and it is better
+    /// than to refuse. Says whether there was one.
     #[cold]
     fn borrow(&self, index: usize, like: u16, seen: &Seen) -> bool {
         let (protocol, count) = (seen.protocol, self.shards.len());
         let _moving = lock(&self.moves);
-        let others = (1..count).map(|step| (index + step) % count);
-        let found = { others }.find_map(|other| lock(&self.shards[other]).lend(protocol, like, seen.now));
+        let mut others = (1..count).map(|step| (index + step) % count);
+        let found = others.find_map(|other| lock(&self.shards[other]).lend(protocol, like, seen.now));
+        let mut all = (0..count).map(|step| (index + step) % count);
+        let found = found.or_else(|| all.find_map(|any| lock(&self.shards[any]).lend_resting(protocol)));
         let Some(port) = found else { return false };
         if let (Some(home), Ok(index)) = (self.home(protocol, port), u16::try_from(index)) {
             home.store(index, Relaxed);

@@ -9,7 +9,8 @@
 //! for each combination of both. A port is never dealt twice (RFC 4787 REQ-3).
 //!
 //! **Rest.** A port that comes back rests for [`NAT_PORT_HOLD`] (RFC 6888 REQ-8), so that a late segment of its old
-//! connection does not meet a new one. It is not dealt before, even if nothing else is left.
+//! connection does not meet a new one. The pool does not deal it before; whoever finds every pool empty may take
+//! the port that has rested longest instead of refusing a connection ([`PortPool::lend_resting`]).
 //!
 //! **Reservation.** A reserved port (somebody published it, or a socket of the host has it) is not dealt. Who has
 //! it when it becomes reserved keeps it until the caller ends that connection.
@@ -134,6 +135,13 @@ impl<A: Address> PortPool<A> {
         Some(port)
     }
 
+    /// As [`PortPool::lend`], the port that has rested longest.
+    pub fn lend_resting(&mut self) -> Option<u16> {
+        let (_, port) = self.resting.pop_front()?;
+        self.slots.remove(&port);
+        Some(port)
+    }
+
     /// Takes over a port that belongs to no pool.
     pub fn adopt(&mut self, port: u16) {
         if !self.slots.contains_key(&port) {
@@ -231,7 +239,7 @@ mod tests {
         pool.give(61_002, now);
         assert_eq!(pool.holder(61_002), None);
         now += NAT_PORT_HOLD - Duration::from_secs(1);
-        assert_eq!(pool.take(from(61_002), 0, now), Some(61_003), "it rests");
+        assert_eq!(pool.take(from(61_002), 0, now), Some(61_001), "it rests");
         now += Duration::from_secs(1);
         assert_eq!(pool.take(from(61_002), 0, now), Some(61_002));
     }
@@ -290,5 +298,8 @@ mod tests {
         rich.reserve(2);
         let rest = std::iter::from_fn(|| rich.lend(2, 0, Time::ZERO)).collect::<Vec<_>>();
         assert_eq!(rest.len(), 2, "a reserved port is not lent");
+        assert_eq!(rich.lend_resting(), None);
+        poor.give(port, Time::ZERO);
+        assert_eq!((poor.lend_resting(), poor.lend_resting()), (Some(port), None));
     }
 }

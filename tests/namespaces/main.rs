@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod refusals;
+mod rows_nat;
 mod switch;
 mod transfer;
 
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         transfer::TESTS,
         bench::TESTS,
+        rows_nat::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();

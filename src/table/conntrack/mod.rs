@@ -197,24 +197,28 @@ impl<A: Address> Connection<A> {
 
     fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts, activity: &Activity) {
         activity.count(direction, seen.bytes);
-        let is_sign_of_life = match (&mut self.state, &seen.segment) {
+        let refreshes = match (&mut self.state, &seen.segment) {
             (State::Tcp(tcp), Some(segment)) => tcp.segment(direction, segment, activity),
-            (State::Tcp(_), None) => true,
+            (State::Tcp(_), None) => false,
             (State::Query { replied }, _) => {
                 *replied |= direction != self.opener;
-                true
+                self.is_refreshed_by(direction)
             }
         };
-        if is_sign_of_life && self.is_refreshed_by(direction) {
+        if refreshes {
             activity.refresh(seen.now);
             self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
         }
     }
 
     /// Whether a packet of this direction pushes the deadline. From outside it does not where that would keep a
-    /// mapping (RFC 4787 REQ-6), but does where a port is published; TCP says itself when it is over.
+    /// mapping (RFC 4787 REQ-6), but does where a port is published, and for TCP until that says that it is over.
     fn is_refreshed_by(&self, direction: Direction) -> bool {
-        matches!(self.state, State::Tcp(_)) || direction == Direction::Outward || !self.mapped
+        let from_outside = match self.state {
+            State::Tcp(tcp) => !tcp.is_over(),
+            State::Query { .. } => !self.mapped,
+        };
+        direction == Direction::Outward || from_outside
     }
 
     /// Whether further packets of this direction, those with SYN, FIN or RST apart, change nothing but the
@@ -500,6 +504,11 @@ impl<A: Address> Table<A> {
     pub fn lend(&mut self, protocol: Protocol, like: u16, now: Time) -> Option<u16> {
         let random = self.random();
         self.pools[protocol as usize].lend(like, random, now)
+    }
+
+    /// As [`Table::lend`], the port that has rested longest.
+    pub fn lend_resting(&mut self, protocol: Protocol) -> Option<u16> {
+        self.pools[protocol as usize].lend_resting()
     }
 
     /// Takes over an external port that no table has.

@@ -93,8 +93,13 @@ impl Tcp {
         !matches!(self.state, TcpState::SynSent | TcpState::SynReceived | TcpState::Closed)
     }
 
+    /// Whether both sides, or one by force, have ended it.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, TcpState::TimeWait | TcpState::Closed)
+    }
+
     /// Takes note of a segment. Says whether it is a sign of life, for which the connection's time begins anew:
-    /// a RST that ends nothing is none, and neither is an outsider's SYN to a connection that is over.
+    /// a RST that ends nothing is none, and neither is what comes in for a connection that is over.
     pub fn segment(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
         if segment.has(RST) {
             let ends = self.state != TcpState::Closed && self.is_exact(direction, segment, activity);
@@ -103,8 +108,8 @@ impl Tcp {
             }
             return ends;
         }
-        let over = matches!(self.state, TcpState::TimeWait | TcpState::Closed);
-        if over && segment.has(SYN) {
+        let was_over = self.is_over();
+        if was_over && segment.has(SYN) {
             return self.reopen(direction, segment, activity);
         }
         match self.state {
@@ -134,7 +139,7 @@ impl Tcp {
                 _ => TcpState::Closing,
             };
         }
-        true
+        direction == Direction::Outward || !(was_over && self.is_over())
     }
     /// A SYN to a connection that is over.
     fn reopen(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
