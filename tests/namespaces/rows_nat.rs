@@ -281,9 +281,9 @@ fn row_63_53_blind_resets_and_errors() -> Outcome {
         // And once more after the last of it.
         client.write_all(&block)?;
         drop(client);
-        let panicked = |panic| std::panic::resume_unwind(panic);
-        attacker.join().unwrap_or_else(panicked)?;
-        Ok((sent + block.len() as u64, reader.join().unwrap_or_else(panicked)?))
+        attacker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let arrived = reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        Ok((sent + block.len() as u64, arrived))
     })?;
     println!("{} MiB during the attack", sent >> 20);
     ensure!(sent == arrived, "{arrived} of {sent} bytes arrived");

@@ -208,7 +208,7 @@ fn row_81_a_port_has_a_quota_and_the_next_one_is_not_harmed() {
     assert!(refusals.iter().all(|frame| (icmp_error(frame).0, icmp_error(frame).1) == (3, 13)));
     assert_eq!(switch.drops(DropReason::ConntrackQuota), 10);
     assert_eq!(switch.shared.conntrack.connections_of(c.id), 10);
-    switch.pass(302 * SECOND, SECOND);
+    switch.pass(310 * SECOND, SECOND);
     assert_eq!(switch.shared.conntrack.connections_of(c.id), 0, "time gives the quota back");
     settle(&switch);
 }

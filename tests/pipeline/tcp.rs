@@ -156,7 +156,7 @@ fn row_62_after_a_reset_the_session_stays_four_minutes_and_passes_data() {
 fn row_63_only_an_exact_reset_closes() {
     for (inward, exact) in [(true, 501), (false, 101)] {
         let mut pair = Pair::established();
-        let mut reset = |pair: &mut Pair, seq: u32| {
+        let reset = |pair: &mut Pair, seq: u32| {
             if inward { pair.back(RST, seq, 0, b"") } else { pair.out(RST, seq, 0, b"") }
         };
         for seq in [exact + 1, exact - 1, exact + 30_000, 0] {
@@ -188,12 +188,6 @@ fn row_64_odd_segments_of_a_connection_are_the_endpoints_business() {
         pair.out(SYN, 9000, 0, b"") && pair.back(SYN | ACK, 700, 9001, b"") && pair.out(ACK, 9001, 701, b"")
     );
     assert_eq!(pair.state(), "ESTABLISHED");
-    // The server has forgotten it, and the container opens: the challenge comes before there is a connection.
-    assert!(
-        pair.out(FIN | ACK, 9001, 701, b"")
-            && pair.back(ACK, 701, 77_777, b"")
-            && pair.back(FIN, 701, 0, b"")
-    );
     settle(&pair.switch);
 }
 
