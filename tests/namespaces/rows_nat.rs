@@ -189,7 +189,7 @@ fn row_61_real_stacks_open_simultaneously() -> Outcome {
     let switch = Switch::start(&rig, &[])?;
     let one = switch.container(&rig, 11)?;
     // The server's SYN finds silence, and is repeated after a second; by then the container's is on its way.
-    thread::scope(|scope| -> Outcome {
+    let _both = thread::scope(|scope| -> Result<_, Failed> {
         let server = scope.spawn(|| connected(&rig.internet, 7000, SocketAddrV4::new(UPLINK, 62_000)));
         thread::sleep(Duration::from_millis(500));
         let mut client = connected(&one, 62_000, SocketAddrV4::new(GATEWAY, 7000))?;
@@ -200,7 +200,7 @@ fn row_61_real_stacks_open_simultaneously() -> Outcome {
         server.write_all(&answer)?;
         client.read_exact(&mut answer)?;
         ensure!(&answer == b"hello", "{answer:?}");
-        Ok(())
+        Ok((client, server))
     })?;
     let connections = switch.list("ct ls --proto tcp")?;
     ensure!(connections[0]["state"] == "ESTABLISHED", "{connections}");
