@@ -9,6 +9,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vswitchd::addr::{Endpoint, MacAddr, PortId, Protocol};
 use vswitchd::clock::Time;
+use vswitchd::host::memory::prefer_huge_pages;
 use vswitchd::limits::{MAC_AGEING, MAC_TABLE_SIZE, NEIGHBORS_MAX};
 use vswitchd::table::conntrack::{NewConnection, Seen, Table, Timeouts};
 use vswitchd::table::mac_table::MacTable;
@@ -84,6 +85,8 @@ fn conntrack(c: &mut Criterion) {
 
     for size in [1_000, 100_000, 1_000_000] {
         let mut table = Table::new(size as usize, 61_000..=65_535);
+        // As the daemon does.
+        table.memory().into_iter().for_each(prefer_huge_pages);
         for n in 0..size {
             let made = table.outward(inside, remote(n), EXTERNAL, &seen(NOW), || Ok(NEW), &timeouts);
             assert_eq!(made.map(|answer| answer.endpoint), Ok(Endpoint::new(EXTERNAL, inside.port)));
@@ -95,6 +98,12 @@ fn conntrack(c: &mut Criterion) {
             });
         });
         let outside = Endpoint::new(EXTERNAL, inside.port);
+        group.bench_function(format!("outward lookup in {size}"), |b| {
+            b.iter(|| table.peek_outward(Protocol::Udp, inside, remote(scatter(&mut n, size))));
+        });
+        group.bench_function(format!("inward lookup in {size}"), |b| {
+            b.iter(|| table.peek_inward(Protocol::Udp, outside, remote(scatter(&mut n, size))));
+        });
         group.bench_function(format!("inward hit of {size}"), |b| {
             b.iter(|| {
                 let remote = remote(scatter(&mut n, size));

@@ -4,8 +4,8 @@
 //! a plain load, add and store: no locked instruction, no shared cache line. Reading sums the rows.
 //!
 //! The books balance. For all ports together and at any quiet moment
-//! `rx + originated + copies == tx + consumed + left_to_host + drops + waiting`,
-//! where `waiting` are the frames in neighbor queues; [`Totals::imbalance`] is the difference.
+//! `rx + originated + copies == tx + consumed + left_to_host + reassembled + drops + waiting`,
+//! where `waiting` are the frames in neighbor queues and in the fragment table; [`Totals::imbalance`] is the difference.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -62,6 +62,9 @@ pub struct Row {
     pub consumed: Counter,
     /// Frames from the uplink that are the host's own business.
     pub left_to_host: Counter,
+    /// Fragments from this port that went on as a part of the datagram that another fragment of it completed. The
+    /// datagram is one frame.
+    pub reassembled: Counter,
     drops: [Counter; DropReason::COUNT],
     last_drop: [Counter; DropReason::COUNT],
 }
@@ -81,6 +84,7 @@ impl Row {
             copies: Counter::default(),
             consumed: Counter::default(),
             left_to_host: Counter::default(),
+            reassembled: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             last_drop: std::array::from_fn(|_| Counter::default()),
         }
@@ -147,6 +151,7 @@ impl PortCounters {
             sum.copies += row.copies.value();
             sum.consumed += row.consumed.value();
             sum.left_to_host += row.left_to_host.value();
+            sum.reassembled += row.reassembled.value();
             sum.drops += row.drops.iter().map(Counter::value).sum::<u64>();
         }
         sum
@@ -183,15 +188,16 @@ pub struct Totals {
     pub copies: u64,
     pub consumed: u64,
     pub left_to_host: u64,
+    pub reassembled: u64,
     pub drops: u64,
 }
 
 impl Totals {
     /// Frames that came from somewhere minus frames that went somewhere, given how many are `waiting` for a
-    /// neighbor: zero, or the books do not balance.
+    /// neighbor or the rest of a datagram: zero, or the books do not balance.
     pub fn imbalance(&self, waiting: u64) -> i128 {
         let came = [self.rx_packets, self.originated, self.copies];
-        let went = [self.tx_packets, self.consumed, self.left_to_host, self.drops, waiting];
+        let went = [self.tx_packets, self.consumed, self.left_to_host, self.reassembled, self.drops, waiting];
         came.iter().map(|&n| i128::from(n)).sum::<i128>() - went.iter().map(|&n| i128::from(n)).sum::<i128>()
     }
 }
@@ -210,6 +216,7 @@ impl std::ops::AddAssign for Totals {
         self.copies += other.copies;
         self.consumed += other.consumed;
         self.left_to_host += other.left_to_host;
+        self.reassembled += other.reassembled;
         self.drops += other.drops;
     }
 }

@@ -31,6 +31,7 @@ use crate::control::request::NetworkCreate;
 use crate::control::server::{self, Call};
 use crate::control::socket::Socket;
 use crate::control::uplink::UplinkSettings;
+use crate::host::memory::prefer_huge_pages;
 use crate::host::netlink;
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
@@ -115,6 +116,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         }
         let count = options.workers.unwrap_or_else(cores).clamp(1, WORKERS_MAX);
         let conntrack = Conntrack::new(CONNECTIONS_MAX, options.nat_ports.clone(), count);
+        conntrack.memory().into_iter().for_each(prefer_huge_pages);
         let shared = Arc::new(Shared::new(count, Snapshot::new(), conntrack));
         let (reports, events) = mpsc::unbounded_channel();
         let on_event = Arc::new(move |event| {

@@ -90,8 +90,18 @@ drop_reasons! {
     TtlExceeded = "ttl-exceeded",
     /// Larger than the next link's MTU; fragmentation-needed was sent if it had DF set.
     TooBig = "too-big",
-    /// A fragment that would have to be translated.
-    Fragment = "fragment",
+    /// A fragment that nobody may send: empty, of a length that is no multiple of eight, beyond 65,535 bytes, or with ECN that contradicts itself.
+    BadFragment = "bad-fragment",
+    /// A first fragment without TCP's flags, or TCP at offset 8 (RFC 1858, RFC 3128); the datagram is dropped.
+    TinyFragment = "tiny-fragment",
+    /// Fragments overlap or contradict each other about the end (RFC 1858, RFC 5722); the datagram is dropped.
+    FragmentOverlap = "fragment-overlap",
+    /// The same fragment once more; the datagram is not harmed.
+    DuplicateFragment = "duplicate-fragment",
+    /// The rest of the datagram did not arrive in time (RFC 1122 3.3.2).
+    FragmentTimeout = "fragment-timeout",
+    /// Fragments had to make room for others.
+    FragmentsFull = "fragments-full",
     /// No route to the destination.
     NoRoute = "no-route",
     /// The network has no way out (mode internal).

@@ -55,13 +55,19 @@ pub enum Segment {
         /// Payload bytes of every datagram but the last.
         size: u16,
     },
+    /// One IPv4 datagram without a VLAN tag, to be cut into fragments (RFC 791 3.2). No device has or takes
+    /// such a frame: the pipeline makes it, and every edge cuts it.
+    Fragments {
+        /// Most bytes of a fragment with its IP header.
+        size: u16,
+    },
 }
 
 impl Segment {
-    /// Payload bytes of each packet, where the frame stands for several.
+    /// Payload bytes of each packet, where the frame stands for several. Fragments are parts of one.
     pub const fn size(self) -> Option<u16> {
         match self {
-            Segment::None => None,
+            Segment::None | Segment::Fragments { .. } => None,
             Segment::Tcp4 { size, .. } | Segment::Tcp6 { size, .. } | Segment::Udp { size } => Some(size),
         }
     }

@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | words | [`addr`] [`clock`] [`counters`] [`drops`] [`limits`] | names of things, bounds, numbers |
 //! | bytes | [`frame`] [`wire`] | checked views of frames, checksums, offload promises |
-//! | tables | [`table`] | FDB, neighbors, routes, conntrack; no clock, no lock, no I/O |
+//! | tables | [`table`] | FDB, neighbors, routes, fragments, conntrack; no clock, no lock, no I/O |
 //! | decision | [`snapshot`] [`shared`] [`pipeline`] | what becomes of a frame |
 //! | edge | [`port`] [`coalesce`] [`offload`] [`worker`] | devices, and the loop that moves frames |
 //! | control | [`control`] [`host`] | requests, the API, netlink, namespaces, the uplink guard |

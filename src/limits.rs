@@ -81,6 +81,27 @@ pub const NEIGHBOR_REACHABLE: Duration = Duration::from_secs(30);
 /// How long an unused neighbor is remembered.
 pub const NEIGHBOR_AGEING: Duration = Duration::from_secs(600);
 
+/// Time that a datagram's fragments have to arrive in, from the first one on (RFC 1122 3.3.2 asks for a fixed
+/// one of 60 to 120 s; a NAT's table is a better target, and Linux's 30 s are what it meets elsewhere).
+pub const FRAGMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Datagrams of which fragments are kept, those of all sources together. At the bound, the source with most of
+/// them loses its oldest.
+pub const FRAGMENT_DATAGRAMS: usize = 1024;
+
+/// Bytes that their fragments take, as [`FRAGMENT_DATAGRAMS`].
+pub const FRAGMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// Datagrams of one source, which is a port, or at the uplink a remote address. At the bound, it loses its oldest.
+pub const FRAGMENT_DATAGRAMS_PER_SOURCE: usize = FRAGMENT_DATAGRAMS / 2;
+
+/// Bytes that the fragments of one source take, as [`FRAGMENT_DATAGRAMS_PER_SOURCE`].
+pub const FRAGMENT_BYTES_PER_SOURCE: usize = FRAGMENT_BYTES / 2;
+
+/// Fragments of one datagram: what the smallest link, [`MTU_MIN`], makes of the largest datagram. One more
+/// ends it.
+pub const FRAGMENTS_MAX: usize = 65_515 / 48 + 1;
+
 /// Least time between two defences of an address that somebody else claims (RFC 5227 2.4, DEFEND_INTERVAL).
 pub const ARP_DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 

@@ -21,6 +21,9 @@
 //! Promises may come from a guest, so they are checked against the frame before they are believed; a
 //! contradiction is [`BadOffload`]. The length that the IP header of a super-frame states is not one of the
 //! checks: like the kernel we take the frame's.
+//!
+//! A third promise is the switch's own, and no device passes it on: a datagram that is to leave in fragments
+//! is cut by [`fragments`].
 
 use crate::frame::{BadOffload, Checksum, Frame, Offload, Segment};
 use crate::limits::SEGMENTS_MAX;
@@ -29,6 +32,10 @@ use crate::port::{Device, NotSent};
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::transport::{FIN, PSH};
 use crate::wire::{be16, be32, checksum, ipv4, put16};
+
+pub mod fragments;
+
+use fragments::Fragments;
 
 /// Sends `frame` by `device`, after redeeming what the device does not pass on, and returns how many packets
 /// it became. `scratch` is a frame to work in, whose contents are lost. `frame` remains as it is, or with
@@ -46,8 +53,17 @@ pub fn send(device: &dyn Device, frame: &mut Frame, scratch: &mut Frame) -> Resu
         device.transmit(frame)?;
         return Ok(1);
     }
-    let mut segments = Segments::of(frame)?;
     let mut sent = 0;
+    if let Segment::Fragments { size } = frame.offload.segment {
+        finish(frame)?;
+        let mut fragments = Fragments::of(frame, usize::from(size))?;
+        while fragments.next_into(scratch) {
+            device.transmit(scratch)?;
+            sent += 1;
+        }
+        return Ok(sent);
+    }
+    let mut segments = Segments::of(frame)?;
     while segments.next_into(scratch) {
         if !promises.checksum {
             finish(scratch)?;
@@ -67,7 +83,7 @@ pub fn finish(frame: &mut Frame) -> Result<(), BadOffload> {
     let Checksum::Partial { start, offset } = frame.offload.checksum else {
         return Ok(());
     };
-    if frame.offload.is_super() {
+    if frame.offload.segment.size().is_some() {
         return Err(BadOffload);
     }
     let covered = frame.bytes_mut().get_mut(usize::from(start)..).ok_or(BadOffload)?;
@@ -193,7 +209,7 @@ impl Layout {
             Segment::Tcp4 { .. } => !is_ipv6 && protocol == ipv4::TCP,
             Segment::Tcp6 { .. } => is_ipv6 && protocol == ipv4::TCP,
             Segment::Udp { .. } => protocol == ipv4::UDP,
-            Segment::None => false,
+            Segment::None | Segment::Fragments { .. } => false,
         };
         if !expected || transport != usize::from(start) {
             return Err(BadOffload);

@@ -6,7 +6,7 @@
 //! [`Snapshot`] behind an [`ArcSwap`], which readers take without a lock.
 
 use std::net::Ipv4Addr;
-use std::ops::{Deref, DerefMut, RangeInclusive};
+use std::ops::{Deref, DerefMut, Range, RangeInclusive};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,13 +21,16 @@ use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::limits::{
-    DROP_SAMPLE_BYTES, DROP_SAMPLES, MAC_TABLE_SIZE, NAT_PORTS_SHARE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX,
+    DROP_SAMPLE_BYTES, DROP_SAMPLES, FRAGMENT_BYTES, FRAGMENT_BYTES_PER_SOURCE, FRAGMENT_DATAGRAMS,
+    FRAGMENT_DATAGRAMS_PER_SOURCE, MAC_TABLE_SIZE, NAT_PORTS_SHARE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX,
     PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
 use crate::table::conntrack::{
     self, Activities, Activity, Ended, NewConnection, Seen, Sponsor, Timeouts, Track,
 };
+use crate::table::datagram_ids::DatagramIds;
+use crate::table::fragment_table::{Datagram, Fragment, FragmentTable, Room};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
 
@@ -337,6 +340,11 @@ impl Conntrack {
         }
     }
 
+    /// As [`conntrack::Table::memory`], of all shards.
+    pub fn memory(&self) -> Vec<Range<usize>> {
+        self.shards.iter().flat_map(|shard| lock(shard).memory()).collect()
+    }
+
     /// Whether masquerading uses this port.
     pub fn masquerades_with(&self, port: u16) -> bool {
         self.nat_ports.contains(&port)
@@ -602,6 +610,93 @@ fn block_shard(offset: u16, shards: usize) -> usize {
     usize::from(offset / PORT_BLOCK) & (shards - 1)
 }
 
+/// Shards of the fragment table.
+const FRAGMENT_SHARDS: usize = 4;
+
+/// Who pays for a fragment's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FragmentSource {
+    /// The port it came in by.
+    pub port: PortId,
+    /// Its sender, where many share the port: at the uplink.
+    pub sender: Option<Ipv4Addr>,
+}
+
+/// What the fragments of a datagram have in common (RFC 791 3.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DatagramKey {
+    /// The sender.
+    pub src: Ipv4Addr,
+    /// The destination.
+    pub dst: Ipv4Addr,
+    /// The protocol.
+    pub protocol: u8,
+    /// The identification.
+    pub id: u16,
+}
+
+/// The fragment table, sharded by datagram: its fragments may be read by different workers, since those behind
+/// the first have no ports that the uplink's packets are dealt by.
+#[derive(Debug)]
+pub struct Fragments {
+    shards: [Mutex<FragmentTable<FragmentSource, DatagramKey>>; FRAGMENT_SHARDS],
+    hasher: RandomState,
+}
+
+impl Fragments {
+    /// An empty table.
+    fn new() -> Self {
+        let share = |datagrams, bytes| Room {
+            datagrams: datagrams / FRAGMENT_SHARDS,
+            bytes: bytes / FRAGMENT_SHARDS,
+        };
+        let total = share(FRAGMENT_DATAGRAMS, FRAGMENT_BYTES);
+        let per_source = share(FRAGMENT_DATAGRAMS_PER_SOURCE, FRAGMENT_BYTES_PER_SOURCE);
+        let shard = |_| Mutex::new(FragmentTable::new(total, per_source));
+        Fragments { shards: std::array::from_fn(shard), hasher: RandomState::new() }
+    }
+
+    /// As [`FragmentTable::add`].
+    ///
+    /// # Errors
+    /// Why the fragment is dropped.
+    pub fn add(
+        &self,
+        source: FragmentSource,
+        key: DatagramKey,
+        fragment: &Fragment<'_>,
+        now: Time,
+        lost: impl FnMut(FragmentSource, usize, DropReason),
+    ) -> Result<Option<Datagram>, DropReason> {
+        #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
+        let shard = self.hasher.hash_one(key) as usize % FRAGMENT_SHARDS;
+        lock(&self.shards[shard]).add(source, key, fragment, now, lost)
+    }
+
+    /// As [`FragmentTable::expire`], for the shards that are worker `worker`'s to sweep.
+    pub fn expire(
+        &self,
+        worker: usize,
+        workers: usize,
+        now: Time,
+        mut expired: impl FnMut(FragmentSource, &Datagram),
+    ) {
+        for shard in self.shards.iter().skip(worker).step_by(workers.max(1)) {
+            lock(shard).expire(now, &mut expired);
+        }
+    }
+
+    /// Fragments that wait for the rest of their datagrams.
+    pub fn waiting(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).fragments()).sum()
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).bytes()).sum()
+    }
+}
+
 /// The beginning of a dropped frame.
 #[derive(Debug, Clone)]
 pub struct DropSample {
@@ -629,6 +724,10 @@ pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
     /// Connections and address translations.
     pub conntrack: Conntrack,
+    /// Datagrams that are not whole yet.
+    pub fragments: Fragments,
+    /// Identifications of datagrams that leave with another source.
+    pub datagram_ids: DatagramIds,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -644,6 +743,8 @@ impl Shared {
             epoch: Epoch::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
             conntrack,
+            fragments: Fragments::new(),
+            datagram_ids: DatagramIds::new(),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

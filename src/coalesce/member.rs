@@ -137,7 +137,9 @@ impl Member {
             Segment::Tcp4 { size, ecn: false } if is_tcp && !is_ipv6 => usize::from(size).min(len),
             Segment::Tcp6 { size, ecn: false } if is_tcp && is_ipv6 => usize::from(size).min(len),
             Segment::Udp { size } if !is_tcp => usize::from(size).min(len),
-            Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Udp { .. } => return None,
+            Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Udp { .. } | Segment::Fragments { .. } => {
+                return None;
+            }
         };
         let payload = transport + header_len;
         let member =

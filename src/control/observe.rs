@@ -231,6 +231,7 @@ impl<H: Host> Control<H> {
                 copies: totals.copies,
                 consumed: totals.consumed,
                 left_to_host: totals.left_to_host,
+                reassembled: totals.reassembled,
             }
         });
         Stats { ports: ports.collect(), workers: self.host.worker_stats() }

@@ -397,6 +397,8 @@ pub struct PortStats {
     pub consumed: u64,
     /// Frames from the uplink that are the host's business.
     pub left_to_host: u64,
+    /// Fragments that went on as a part of their datagram, which is one frame.
+    pub reassembled: u64,
 }
 
 /// The work of one worker.

@@ -8,6 +8,7 @@ pub mod attach;
 pub mod bind;
 mod error;
 pub mod guard;
+pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod user;

@@ -17,7 +17,8 @@
 //! of the ordinary takes the story, which knows what to do about it: fragments, IP options, SYN, FIN and RST,
 //! a TTL that ends here, a packet larger than the way's MTU, a wrong IP header checksum, lengths or promises
 //! that contradict each other. Only flows that the story allows are kept at all ([`Repeats`]): ICMP, floods,
-//! hairpins, and connections that are opening are not.
+//! hairpins, connections that are opening, and packets that may be fragmented and need a new identification
+//! are not.
 //!
 //! # How long an entry is right
 //! - [`Epoch`](crate::shared::Epoch) and the snapshot's generation: stations that move, neighbors that
@@ -54,6 +55,8 @@ const VALID: Duration = Duration::from_millis(100);
 const IP: usize = ethernet::HEADER_LEN;
 const IP_LEN: usize = IP + 2;
 const FRAGMENT: usize = IP + 6;
+/// The bit of the byte at [`FRAGMENT`] that is neither TCP's nor UDP's number.
+const DONT_FRAGMENT: u8 = 0x40;
 const TTL: usize = IP + 8;
 const PROTOCOL: usize = IP + 9;
 const IP_CHECKSUM: usize = IP + 10;
@@ -89,14 +92,15 @@ impl Key {
         if !plain || (protocol != ipv4::TCP && protocol != ipv4::UDP) {
             return None;
         }
-        // The MAC addresses, EtherType and version, with the protocol in the place of the type of service.
-        let link = [word(header, 0), word(header, 8) & (u64::MAX >> 8) | u64::from(protocol) << 56];
+        // The MAC addresses, EtherType and version, with protocol and DF in the place of the type of service.
+        let kind = protocol | header[FRAGMENT] & DONT_FRAGMENT;
+        let link = [word(header, 0), word(header, 8) & (u64::MAX >> 8) | u64::from(kind) << 56];
         let ports = word(header, TRANSPORT) & u64::from(u32::MAX);
         Some(Key([link[0], link[1], word(header, ADDRESSES), ports | u64::from(ingress.0) << 32]))
     }
 
     const fn protocol(&self) -> u8 {
-        self.0[1].to_le_bytes()[7]
+        self.0[1].to_le_bytes()[7] & !DONT_FRAGMENT
     }
 }
 
@@ -327,7 +331,7 @@ impl Ordinary {
                     Segment::None => true,
                     Segment::Tcp4 { size, .. } => checksum == 16 && size > 0,
                     Segment::Udp { size } => checksum == 6 && size > 0,
-                    Segment::Tcp6 { .. } => false,
+                    Segment::Tcp6 { .. } | Segment::Fragments { .. } => false,
                 };
                 if !kind || usize::from(start) != TRANSPORT || usize::from(offset) != checksum {
                     return None;

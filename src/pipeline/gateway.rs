@@ -218,6 +218,7 @@ pub(super) fn echo(cx: &Context<'_>, frame: &mut Frame, view: &View) -> Result<V
     header[16..20].copy_from_slice(&view.ip.src.octets());
     edit::set_ttl(header, TTL);
     neighbor::turn_around(bytes);
-    frame.offload = Offload::NONE;
+    // In fragments of the size in which the request came, if it did.
+    frame.offload = Offload { segment: frame.offload.segment, ..Offload::NONE };
     Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
 }

@@ -8,7 +8,7 @@
 //!
 //! [`story`] tells it, one line a step. Each step takes what the one before it proved, so that a skipped
 //! one does not compile: a [`packet::Packet`] has an Ethernet header and honest promises, an admitted one
-//! may speak on its network, a [`packet::View`] is a checked IPv4 packet, an [`nat::Arrived`] one has a
+//! may speak on its network, a [`packet::View`] is a checked IPv4 packet and whole, an [`nat::Arrived`] one has a
 //! destination, a [`route::Routed`] one a next hop, a [`neighbor::Resolved`] one its MAC address, and a
 //! [`nat::Leaving`] one a connection.
 //!
@@ -29,7 +29,7 @@ use std::time::Duration;
 use crate::addr::{NetworkId, PortId};
 use crate::clock::Time;
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Offload};
 use crate::shared::{Shared, Waiting};
 use crate::snapshot::{Network, NetworkMode, Port, Snapshot, Uplink};
 use crate::table::neighbor_table::Event;
@@ -43,6 +43,7 @@ mod nat;
 mod neighbor;
 mod outbox;
 mod packet;
+mod reassembly;
 mod rewrite;
 mod route;
 mod switch;
@@ -78,7 +79,7 @@ enum Verdict {
     Consumed,
     /// Nowhere: it is the host's business, and the host has its own copy.
     LeaveToHost,
-    /// Nowhere yet: a copy waits for its next hop to answer.
+    /// Nowhere yet: a copy waits for its next hop to answer, or for the rest of its datagram.
     Waits,
 }
 
@@ -131,6 +132,7 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
             match classify(cx, frame, &admitted)? {
                 Class::Switch => return switch::forward(cx, &admitted),
                 Class::Arp => return gateway::arp(cx, frame, &admitted),
+                Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Gateway(view) => return gateway::answer(cx, frame, &view),
                 Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
@@ -140,6 +142,7 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,
+                    FromUplink::Incomplete => return Ok(Verdict::Waits),
                     FromUplink::Echo(view) => return gateway::echo(cx, frame, &view),
                     FromUplink::NotOurs => return Ok(Verdict::LeaveToHost),
                 }
@@ -174,6 +177,8 @@ enum Class {
     Switch,
     /// ARP that the gateway answers or overhears.
     Arp,
+    /// A fragment of a datagram for the gateway; others are still to come.
+    Incomplete,
     /// For the gateway itself, or an echo request to the host, for which the gateway answers: the host would
     /// not see it.
     Gateway(View),
@@ -181,7 +186,7 @@ enum Class {
     Route(View),
 }
 
-fn classify(cx: &Context<'_>, frame: &Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
+fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
     let (eth, network) = (&admitted.packet.eth, admitted.network);
     let to_gateway = eth.dst == network.gateway_mac;
     match untagged_type(eth) {
@@ -198,7 +203,9 @@ fn classify(cx: &Context<'_>, frame: &Frame, admitted: &Admitted<'_>) -> Result<
     if !is_host || ip.src == network.gateway {
         return Err(DropReason::ForeignSource);
     }
-    let view = View::parse(frame, &admitted.packet, ip)?;
+    let Some(view) = reassembly::whole(cx, frame, &admitted.packet, ip)? else {
+        return Ok(Class::Incomplete);
+    };
     let asks_host = || {
         let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode == NetworkMode::Nat);
         uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
@@ -346,6 +353,7 @@ impl Pipeline {
         self.polls = self.polls.wrapping_add(1);
         let workers = self.shared.workers();
         self.shared.conntrack.expire(self.worker, workers, now, EXPIRE_BUDGET);
+        self.poll_fragments(snapshot, now, out);
         for network in snapshot.networks.iter().flatten().skip(self.worker).step_by(workers) {
             self.poll_neighbors(snapshot, Link::Network(network), now, out);
             if self.polls.is_multiple_of(FDB_EXPIRE_POLLS) {
@@ -357,6 +365,30 @@ impl Pipeline {
             && let Some(address) = uplink.address
         {
             self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+        }
+    }
+
+    /// Drops fragments that waited too long for the rest, and tells their senders where that is ours to do.
+    fn poll_fragments(&mut self, snapshot: &Snapshot, now: Time, out: &mut Outbox) {
+        let mut expired = Vec::new();
+        let shared = self.shared.clone();
+        shared.fragments.expire(self.worker, shared.workers(), now, |source, datagram| {
+            expired.push((source.port, datagram.fragments(), datagram.first()));
+        });
+        let reason = DropReason::FragmentTimeout;
+        for (port, fragments, first) in expired {
+            let Some(ingress) = snapshot.port(port) else { continue };
+            let mut frame = out.fresh();
+            let mut cx = self.context(snapshot, ingress, now, out);
+            reassembly::count_lost(&cx, ingress, fragments, reason);
+            frame.fill(&first.unwrap_or_default(), Offload::NONE);
+            if !frame.is_empty()
+                && let Ok(ip) = View::header(&frame)
+                && reassembly::is_for_us(&cx, &ip)
+            {
+                icmp_error::refuse(&mut cx, &frame, &ip, Error::ReassemblyTimeout, reason);
+            }
+            out.discard(frame);
         }
     }
 

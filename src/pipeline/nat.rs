@@ -11,10 +11,10 @@ use super::flow_cache::Repeats;
 use super::neighbor::Resolved;
 use super::packet::{Flow, Packet, Quoted, View, is_martian_destination, is_martian_source};
 use super::route::Link;
-use super::{Context, icmp_error};
+use super::{Context, icmp_error, reassembly};
 use crate::addr::{Endpoint, MacAddr, Protocol};
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Segment};
 use crate::shared::Ask;
 use crate::snapshot::{Network, NetworkMode, Port, Publication, Uplink, UplinkMode};
 use crate::table::conntrack::Seen;
@@ -165,6 +165,8 @@ fn around<'a>(
 /// What a packet on the uplink is to us.
 #[derive(Debug)]
 pub(super) enum FromUplink<'a> {
+    /// A fragment of a datagram; others are still to come.
+    Incomplete,
     /// It goes to a container.
     Arrived(Arrived<'a>),
     /// It asks the address that is ours alone for an echo.
@@ -176,7 +178,7 @@ pub(super) enum FromUplink<'a> {
 /// A packet from the uplink to its MAC address.
 pub(super) fn inbound_from_uplink<'a>(
     cx: &mut Context<'a>,
-    frame: &Frame,
+    frame: &mut Frame,
     uplink: &'a Uplink,
     packet: &Packet,
 ) -> Result<FromUplink<'a>, DropReason> {
@@ -197,10 +199,7 @@ pub(super) fn inbound_from_uplink<'a>(
     {
         return Err(DropReason::MartianSource);
     }
-    if ip.is_fragment {
-        return left(uplink, DropReason::Fragment);
-    }
-    let view = View::parse(frame, packet, ip)?;
+    let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
     let (subject, protocol, outside, remote) = match (view.flow(), view.transport) {
         (Some(Flow { kind: Kind::EchoRequest, .. }), _) if uplink.mode == UplinkMode::Own => {
             return Ok(FromUplink::Echo(view));
@@ -253,10 +252,21 @@ pub(super) enum Change {
     Error { quoted: Quoted, inner: Endpoints, outer: Endpoints },
 }
 
+impl Change {
+    /// Whether the packet gets another source address.
+    pub(super) fn hides_source(&self) -> bool {
+        match self {
+            Change::Nothing => false,
+            Change::Flow(_, outer) | Change::Error { outer, .. } => outer.src.is_some(),
+        }
+    }
+}
+
 /// A packet ready to be rewritten.
 #[derive(Debug)]
 pub(super) struct Leaving<'a> {
     pub(super) view: &'a View,
+    pub(super) segment: Segment,
     pub(super) link: &'a Link<'a>,
     pub(super) mac: MacAddr,
     pub(super) change: Change,
@@ -289,7 +299,7 @@ pub(super) fn outbound<'a>(
             icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
         }
     })?;
-    Ok(Leaving { view: &arrived.view, link: &routed.link, mac, change, repeats })
+    Ok(Leaving { view: &arrived.view, segment: routed.segment, link: &routed.link, mac, change, repeats })
 }
 
 #[inline(always)]

@@ -34,7 +34,8 @@ impl Packet {
         let len = frame.len();
         let Checksum::Partial { start, offset } = frame.offload.checksum else {
             // Nobody cuts a packet whose checksum is already there.
-            return if frame.offload.is_super() { Err(DropReason::BadOffload) } else { Ok(()) };
+            let is_whole = matches!(frame.offload.segment, Segment::None | Segment::Fragments { .. });
+            return if is_whole { Ok(()) } else { Err(DropReason::BadOffload) };
         };
         let start = usize::from(start);
         if start < eth.len || start + usize::from(offset) + 2 > len {
@@ -43,7 +44,7 @@ impl Packet {
         if let Some(size) = frame.offload.segment.size() {
             let transport = match frame.offload.segment {
                 Segment::Udp { .. } => 8,
-                Segment::None | Segment::Tcp4 { .. } | Segment::Tcp6 { .. } => {
+                Segment::None | Segment::Fragments { .. } | Segment::Tcp4 { .. } | Segment::Tcp6 { .. } => {
                     usize::from(frame.bytes().get(start + 12).ok_or(DropReason::BadOffload)? >> 4) * 4
                 }
             };
@@ -62,12 +63,13 @@ impl Packet {
 pub(crate) fn l3_len(frame: &Frame) -> usize {
     let eth_len = Ethernet::parse(frame.bytes()).map_or(ethernet::HEADER_LEN, |eth| eth.len);
     let whole = frame.len().saturating_sub(eth_len);
-    match frame.offload.segment.size() {
-        Some(size) => {
+    match frame.offload.segment {
+        Segment::None => whole,
+        Segment::Fragments { size } => whole.min(usize::from(size)),
+        Segment::Tcp4 { size, .. } | Segment::Tcp6 { size, .. } | Segment::Udp { size } => {
             let headers = usize::from(frame.offload.header_len).saturating_sub(eth_len);
             whole.min(headers + usize::from(size))
         }
-        None => whole,
     }
 }
 
@@ -90,12 +92,10 @@ impl View {
         if ip.source_route { Err(DropReason::SourceRoute) } else { Ok(ip) }
     }
 
-    /// Parses the transport behind `ip`. A fragment has none to rely on.
+    /// Parses the transport behind `ip`, which is no fragment: that has none to rely on.
     #[inline(always)]
     pub(crate) fn parse(frame: &Frame, packet: &Packet, ip: Ipv4) -> Result<View, DropReason> {
-        if ip.is_fragment {
-            return Err(DropReason::Fragment);
-        }
+        debug_assert!(!ip.is_fragment);
         let payload = &frame.bytes()[ethernet::HEADER_LEN..][ip.header_len..ip.total_len];
         let transport = Transport::parse(ip.protocol, payload).map_err(|_| DropReason::BadTransport)?;
         let padding = frame.len() - ethernet::HEADER_LEN - ip.total_len;
@@ -133,6 +133,7 @@ fn check_partial(frame: &Frame, ip: &Ipv4, transport: &Transport) -> Result<(), 
         Segment::None => true,
         Segment::Tcp4 { .. } => expected == 16,
         Segment::Udp { .. } => expected == 6,
+        Segment::Fragments { .. } => true,
         Segment::Tcp6 { .. } => false,
     };
     let at = ethernet::HEADER_LEN + ip.header_len;

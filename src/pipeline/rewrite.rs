@@ -1,11 +1,13 @@
 //! The last step: the packet's bytes become what was decided.
 
+use super::flow_cache::Repeats;
 use super::nat::{Change, Leaving};
 use super::route::Link;
 use super::{Context, Verdict, neighbor};
 use crate::addr::PortId;
 use crate::drops::DropReason;
-use crate::frame::{Checksum, Frame};
+use crate::frame::{Checksum, Frame, Segment};
+use crate::wire::ipv4::Ipv4;
 use crate::wire::{checksum, edit, ethernet, icmpv4, put16};
 
 /// Rewrites addresses, ports, checksums, TTL and MAC addresses, and says where the frame goes. What stood
@@ -16,8 +18,9 @@ pub(super) fn rewrite(
     frame: &mut Frame,
     leaving: &Leaving<'_>,
 ) -> Result<Verdict, DropReason> {
-    let &Leaving { view, link, mac, ref change, repeats } = leaving;
+    let &Leaving { view, segment, link, mac, ref change, mut repeats } = leaving;
     frame.truncate(ethernet::HEADER_LEN + view.ip.total_len);
+    frame.offload.segment = segment;
     let partial = view.partial;
     let bytes = frame.bytes_mut();
     ethernet::write(bytes, mac, link.own().0, ethernet::IPV4);
@@ -39,6 +42,11 @@ pub(super) fn rewrite(
             frame.offload.checksum = Checksum::Complete;
         }
     }
+    let is_atomic = view.ip.dont_fragment && !matches!(segment, Segment::Fragments { .. });
+    if !is_atomic && change.hides_source() {
+        renumber(cx, frame);
+        repeats = Repeats::Never;
+    }
     match link {
         Link::Uplink(..) => Ok(Verdict::Forward(PortId::UPLINK, repeats)),
         Link::Network(network) => Ok(match neighbor::port_of(cx, network, mac) {
@@ -46,4 +54,22 @@ pub(super) fn rewrite(
             None => Verdict::Flood { network: network.id, except: None },
         }),
     }
+}
+
+/// Gives a packet that may be fragmented an identification of its own among all that leave with its addresses,
+/// whichever container they are of (RFC 6864 4.3); a super-frame as many as it has packets.
+#[cold]
+fn renumber(cx: &Context<'_>, frame: &mut Frame) {
+    let count = match frame.offload.segment.size() {
+        Some(size) => {
+            let payload = frame.len().saturating_sub(usize::from(frame.offload.header_len));
+            payload.div_ceil(usize::from(size.max(1))).max(1)
+        }
+        None => 1,
+    };
+    let packet = &mut frame.bytes_mut()[ethernet::HEADER_LEN..];
+    let Ok(ip) = Ipv4::parse(packet) else { return };
+    let flow = (ip.src, ip.dst, ip.protocol);
+    let id = cx.shared.datagram_ids.take(flow, u16::try_from(count).unwrap_or(u16::MAX));
+    edit::set_id(packet, id);
 }

@@ -6,10 +6,11 @@ use super::nat::{Arrived, Way};
 use super::{Context, icmp_error};
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Segment};
 use crate::shared::Neighbors;
 use crate::snapshot::{Network, Uplink};
 use crate::table::route_table::Via;
+use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
 
 /// The link that a packet leaves by.
@@ -51,6 +52,8 @@ pub(super) struct Routed<'a> {
     pub(super) arrived: &'a Arrived<'a>,
     pub(super) link: Link<'a>,
     pub(super) next_hop: Ipv4Addr,
+    /// How it is cut at the edge.
+    pub(super) segment: Segment,
 }
 
 /// Finds the next hop of a packet whose destination is known, and sees that it may make one more hop and
@@ -83,12 +86,29 @@ pub(super) fn route<'a>(
         return Err(icmp_error::refuse(cx, frame, ip, Error::TimeExceeded, DropReason::TtlExceeded));
     }
     let mtu = link.mtu();
+    let mut segment = frame.offload.segment;
     if arrived.view.len > usize::from(mtu) {
-        return Err(if ip.dont_fragment {
-            icmp_error::refuse(cx, frame, ip, Error::FragmentationNeeded { mtu }, DropReason::TooBig)
-        } else {
-            DropReason::TooBig
-        });
+        if ip.dont_fragment {
+            let error = Error::FragmentationNeeded { mtu };
+            return Err(icmp_error::refuse(cx, frame, ip, error, DropReason::TooBig));
+        }
+        segment = smaller(frame, mtu).ok_or(DropReason::TooBig)?;
     }
-    Ok(Routed { arrived, link, next_hop })
+    Ok(Routed { arrived, link, next_hop, segment })
+}
+
+/// How the packets of a frame that may be fragmented are cut so that none has more than `mtu` bytes. `None` for
+/// a UDP super-frame, whose datagrams would have to be cut twice: its sender knows the MTU of its own link.
+#[cold]
+fn smaller(frame: &Frame, mtu: u16) -> Option<Segment> {
+    match frame.offload.segment {
+        Segment::None | Segment::Fragments { .. } => Some(Segment::Fragments { size: mtu }),
+        Segment::Tcp4 { ecn, .. } => {
+            // Nobody has cut it yet, so smaller segments are as good as fragments, and better.
+            let headers = usize::from(frame.offload.header_len).checked_sub(ethernet::HEADER_LEN)?;
+            let size = mtu.checked_sub(u16::try_from(headers).ok()?).filter(|&size| size > 0)?;
+            Some(Segment::Tcp4 { size, ecn })
+        }
+        Segment::Tcp6 { .. } | Segment::Udp { .. } => None,
+    }
 }

@@ -139,15 +139,9 @@ impl Exchange {
                 Err(error) => self.lose_ring(&error),
             }
         }
-        let mut rest = frames.iter_mut();
-        for frame in rest.by_ref() {
-            let outcome = lane.device.receive(frame);
-            received.push(outcome);
-            if matches!(outcome, Received::Empty | Received::Gone) {
-                break;
-            }
-        }
-        received.extend(rest.map(|_| Received::Empty));
+        let before = received.len();
+        lane.device.receive_many(frames, received);
+        received.resize(before + frames.len(), Received::Empty);
     }
 
     /// Writes frames, in order and without blocking: of `frames` the one that each of `sends` names, to the

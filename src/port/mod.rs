@@ -63,6 +63,7 @@ impl Promises {
             Segment::None => true,
             Segment::Tcp4 { .. } | Segment::Tcp6 { .. } => self.tcp_segments,
             Segment::Udp { .. } => self.udp_segments,
+            Segment::Fragments { .. } => false,
         }
     }
 }
@@ -148,6 +149,18 @@ impl From<NotSent> for DropReason {
 pub trait Device: Send + Sync + std::fmt::Debug {
     /// Reads one frame into `frame`, without blocking.
     fn receive(&self, frame: &mut Frame) -> Received;
+
+    /// Reads into `frames`, in order and without blocking, and appends to `received` what became of each, up to
+    /// the first for which there was nothing. They may be at most [`crate::limits::BURST_FRAMES`].
+    fn receive_many(&self, frames: &mut [Frame], received: &mut Vec<Received>) {
+        for frame in frames {
+            let outcome = self.receive(frame);
+            received.push(outcome);
+            if matches!(outcome, Received::Empty | Received::Gone) {
+                break;
+            }
+        }
+    }
 
     /// Writes one frame whose promises the device can pass on, without blocking. It may use the frame's
     /// headroom but leaves its bytes and promises as they are.

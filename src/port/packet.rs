@@ -36,6 +36,7 @@ use nix::unistd::write;
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
 use crate::frame::Frame;
+use crate::limits::BURST_FRAMES;
 use crate::port::framing::Framing;
 use crate::port::virtio_net::HEADER_LEN;
 use crate::port::{Device, NotSent, Promises, Received, check_interface_name};
@@ -136,23 +137,13 @@ impl AsFd for Packet {
 
 impl Device for Packet {
     fn receive(&self, frame: &mut Frame) -> Received {
-        let mut beside = Beside::default();
-        match beside.receive(&self.socket, FRAMING.space(frame)) {
-            Ok(got) => {
-                let received = FRAMING.received(frame, got);
-                if !self.accepts(beside.packet_type, frame) {
-                    return Received::Skipped;
-                }
-                if let Some(tag) = beside.vlan_tag {
-                    frame.insert_vlan_tag(tag);
-                }
-                received
-            }
-            Err(Errno::ENETDOWN) if self.is_gone() => Received::Gone,
-            // The frame was cut by a method for which the header has no word (SCTP, tunnels). It is lost.
-            Err(Errno::EINVAL) => Received::Dropped(DropReason::BadOffload),
-            Err(errno) => Received::failed(errno),
-        }
+        let mut received = Received::Empty;
+        self.receive_batch::<1>(std::slice::from_mut(frame), |outcome| received = outcome);
+        received
+    }
+
+    fn receive_many(&self, frames: &mut [Frame], received: &mut Vec<Received>) {
+        self.receive_batch::<BURST_FRAMES>(frames, |outcome| received.push(outcome));
     }
 
     fn transmit(&self, frame: &mut Frame) -> Result<(), NotSent> {
@@ -185,45 +176,100 @@ impl Device for Packet {
     }
 }
 
+impl Packet {
+    /// Reads into at most `N` frames by one call, and tells `each` what became of every one until the first
+    /// for which there was nothing.
+    fn receive_batch<const N: usize>(&self, frames: &mut [Frame], mut each: impl FnMut(Received)) {
+        let mut besides = [Beside::NOTHING; N];
+        // SAFETY: plain data, for which zeros are valid.
+        let mut messages: [libc::mmsghdr; N] = unsafe { zeroed() };
+        // SAFETY: as above.
+        let mut spaces: [libc::iovec; N] = unsafe { zeroed() };
+        let count = frames.len().min(N);
+        for (((frame, beside), space), message) in
+            frames.iter_mut().zip(&mut besides).zip(&mut spaces).zip(&mut messages)
+        {
+            let bytes = FRAMING.space(frame);
+            *space = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+            let header = &mut message.msg_hdr;
+            header.msg_name = (&raw mut beside.from).cast();
+            header.msg_namelen = socklen::<libc::sockaddr_ll>();
+            header.msg_iov = space;
+            header.msg_iovlen = 1;
+            header.msg_control = (&raw mut beside.control).cast();
+            header.msg_controllen = size_of::<Control>();
+        }
+        // SAFETY: every pointer in the first `count` messages is to a live value of the length that is said
+        // beside it: a frame's space, and what comes beside that frame.
+        let got = unsafe {
+            let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+            libc::recvmmsg(
+                self.socket.as_raw_fd(),
+                messages.as_mut_ptr(),
+                count as c_uint,
+                flags as _, // musl has the flags unsigned
+                std::ptr::null_mut(),
+            )
+        };
+        match Errno::result(got) {
+            Ok(got) => {
+                let got = got.cast_unsigned() as usize;
+                for ((frame, beside), message) in frames.iter_mut().zip(&besides).zip(&messages[..got]) {
+                    each(self.received(frame, beside, message.msg_len as usize));
+                }
+                // An error behind a frame is told by the next call.
+                if got < count {
+                    each(Received::Empty);
+                }
+            }
+            Err(Errno::ENETDOWN) if self.is_gone() => each(Received::Gone),
+            // The frame was cut by a method for which the header has no word (SCTP, tunnels). It is lost.
+            Err(Errno::EINVAL) => each(Received::Dropped(DropReason::BadOffload)),
+            Err(errno) => each(Received::failed(errno)),
+        }
+    }
+
+    /// What became of a frame whose uncut length with its header is `got`.
+    fn received(&self, frame: &mut Frame, beside: &Beside, got: usize) -> Received {
+        let received = FRAMING.received(frame, got);
+        if !self.accepts(beside.from.sll_pkttype, frame) {
+            return Received::Skipped;
+        }
+        if let Some(tag) = beside.vlan_tag() {
+            frame.insert_vlan_tag(tag);
+        }
+        received
+    }
+}
+
 /// What comes beside a frame.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy)]
 struct Beside {
-    packet_type: u8,
-    vlan_tag: Option<[u8; 4]>,
+    from: libc::sockaddr_ll,
+    control: Control,
 }
 
 impl Beside {
-    /// Reads a frame with its virtio-net header into `space` and returns its uncut length.
-    fn receive(&mut self, socket: &OwnedFd, space: &mut [u8]) -> Result<usize, Errno> {
-        // SAFETY: all three are plain data, for which zeros are valid.
-        let (mut from, mut control, mut message): (libc::sockaddr_ll, Control, libc::msghdr) =
-            unsafe { (zeroed(), zeroed(), zeroed()) };
-        let mut whole = libc::iovec { iov_base: space.as_mut_ptr().cast(), iov_len: space.len() };
-        message.msg_name = (&raw mut from).cast();
-        message.msg_namelen = socklen::<libc::sockaddr_ll>();
-        message.msg_iov = &raw mut whole;
-        message.msg_iovlen = 1;
-        message.msg_control = (&raw mut control).cast();
-        message.msg_controllen = size_of::<Control>();
-        // SAFETY: every pointer in `message` is to a live value of the length that is said beside it.
-        let got = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_TRUNC) };
-        let got = Errno::result(got)?.cast_unsigned();
+    // SAFETY: plain data, for which zeros are valid.
+    const NOTHING: Beside = unsafe { zeroed() };
 
-        self.packet_type = from.sll_pkttype;
-        let auxdata =
-            (control.header.cmsg_level, control.header.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA);
-        if auxdata && control.auxdata.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
-            let named = control.auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
-            let tpid = if named { control.auxdata.tp_vlan_tpid } else { TPID_VLAN };
-            let ([a, b], [c, d]) = (tpid.to_be_bytes(), control.auxdata.tp_vlan_tci.to_be_bytes());
-            self.vlan_tag = Some([a, b, c, d]);
+    /// The VLAN tag that the frame came with.
+    fn vlan_tag(&self) -> Option<[u8; 4]> {
+        let Control { header, auxdata } = &self.control;
+        let is_auxdata = (header.cmsg_level, header.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA);
+        if !is_auxdata || auxdata.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+            return None;
         }
-        Ok(got)
+        let named = auxdata.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+        let tpid = if named { auxdata.tp_vlan_tpid } else { TPID_VLAN };
+        let ([a, b], [c, d]) = (tpid.to_be_bytes(), auxdata.tp_vlan_tci.to_be_bytes());
+        Some([a, b, c, d])
     }
 }
 
 /// Room for the one control message that we ask for.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Control {
     header: libc::cmsghdr,
     auxdata: libc::tpacket_auxdata,

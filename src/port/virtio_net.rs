@@ -84,7 +84,7 @@ pub fn encode(offload: &Offload, frame: &[u8]) -> Result<[u8; HEADER_LEN], BadOf
         Checksum::Partial { start, offset } => (NEEDS_CSUM, start, offset),
     };
     let (gso_type, ecn, size) = match offload.segment {
-        Segment::None => (GSO_NONE, false, 0),
+        Segment::None | Segment::Fragments { .. } => (GSO_NONE, false, 0),
         Segment::Tcp4 { size, ecn } => (GSO_TCPV4, ecn, size),
         Segment::Tcp6 { size, ecn } => (GSO_TCPV6, ecn, size),
         Segment::Udp { size } => (GSO_UDP_L4, false, size),
@@ -113,6 +113,8 @@ pub(crate) fn header_len(offload: &Offload, frame: &[u8]) -> Result<u16, BadOffl
     }
     let header_len = match (offload.segment, offload.checksum) {
         (Segment::None, _) => return Ok(0),
+        // Not in the terms of the standard: a device gets them cut.
+        (Segment::Fragments { .. }, _) => return Err(BadOffload),
         (Segment::Tcp4 { .. } | Segment::Tcp6 { .. }, Checksum::Partial { start, offset: TCP_CHECKSUM }) => {
             // The upper half of byte 12 is the length of the TCP header in words of four bytes.
             let words = u16::from(frame[usize::from(start) + 12] >> 4);

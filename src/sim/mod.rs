@@ -245,12 +245,12 @@ impl Switch {
         self.shared.snapshot().ports.iter().flatten().map(|port| port.counters.drop_count(reason)).sum()
     }
 
-    /// Frames that wait for a neighbor.
+    /// Frames that wait for a neighbor, or for the rest of their datagram.
     pub fn waiting(&self) -> u64 {
         let snapshot = self.shared.snapshot();
         let networks = snapshot.networks.iter().flatten().map(|network| network.neighbors.lock().waiting());
         let uplink = snapshot.uplink.iter().map(|uplink| uplink.neighbors.lock().waiting());
-        networks.chain(uplink).sum::<usize>() as u64
+        (networks.chain(uplink).sum::<usize>() + self.shared.fragments.waiting()) as u64
     }
 
     /// Frames in minus frames out: zero, or the books do not balance.

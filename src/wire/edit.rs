@@ -94,6 +94,14 @@ pub fn decrement_ttl(packet: &mut [u8]) {
     set_ttl(packet, ttl.wrapping_sub(1));
 }
 
+/// Gives the packet this identification. What is shorter than a header stays as it is.
+pub fn set_id(packet: &mut [u8], id: u16) {
+    let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_LEN }>() else { return };
+    let sum = Delta::NONE.word(be16(header, 4), id).update(be16(header, 10));
+    put16(header, 4, id);
+    put16(header, 10, sum);
+}
+
 /// Gives the packet this TTL. What is shorter than a header stays as it is.
 #[inline(always)]
 pub fn set_ttl(packet: &mut [u8], ttl: u8) {

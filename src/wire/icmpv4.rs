@@ -27,6 +27,8 @@ pub const fn is_error(kind: u8) -> bool {
 pub enum Error {
     /// 11/0: the TTL ran out.
     TimeExceeded,
+    /// 11/1: fragments did not arrive in time (RFC 1122 3.3.2).
+    ReassemblyTimeout,
     /// 3/0: no route.
     NetworkUnreachable,
     /// 3/1: the next hop does not answer.
@@ -49,6 +51,7 @@ impl Error {
     const fn header(self) -> (u8, u8, u16) {
         match self {
             Error::TimeExceeded => (11, 0, 0),
+            Error::ReassemblyTimeout => (11, 1, 0),
             Error::NetworkUnreachable => (3, 0, 0),
             Error::HostUnreachable => (3, 1, 0),
             Error::ProtocolUnreachable => (3, 2, 0),

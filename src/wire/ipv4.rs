@@ -2,11 +2,17 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Malformed, be16, ip_at};
+use super::{Malformed, be16, ip_at, put16};
 use crate::wire::checksum;
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
+
+/// Bytes of a header with as many options as there can be.
+pub const HEADER_MAX: usize = 60;
+
+/// Most bytes of a packet.
+pub const TOTAL_MAX: usize = 65_535;
 
 /// Protocol number of ICMP.
 pub const ICMP: u8 = 1;
@@ -20,6 +26,10 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET_MASK: u16 = 0x1fff;
 const LOOSE_SOURCE_ROUTE: u8 = 131;
 const STRICT_SOURCE_ROUTE: u8 = 137;
+const END_OF_OPTIONS: u8 = 0;
+const NO_OPERATION: u8 = 1;
+/// The bit of an option's type that has it in every fragment.
+const COPIED: u8 = 0x80;
 
 /// A checked header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +42,18 @@ pub struct Ipv4 {
     pub protocol: u8,
     /// Hops that the packet may still make.
     pub ttl: u8,
+    /// Type of service: DSCP and ECN.
+    pub tos: u8,
+    /// The identification that the fragments of a datagram share.
+    pub id: u16,
     /// Bytes of the header with its options; 20 to 60.
     pub header_len: usize,
     /// Bytes of the packet; never more than there are.
     pub total_len: usize,
     /// Whether it must not be fragmented.
     pub dont_fragment: bool,
+    /// Whether it is a fragment, and not the datagram's last one.
+    pub more_fragments: bool,
     /// Whether it is a fragment: more follow, or some came before.
     pub is_fragment: bool,
     /// Its place in the datagram, in bytes.
@@ -80,9 +96,12 @@ impl Ipv4 {
             dst: ip_at(header, 16),
             protocol: header[9],
             ttl: header[8],
+            tos: header[1],
+            id: be16(header, 4),
             header_len,
             total_len,
             dont_fragment: fragment & DONT_FRAGMENT != 0,
+            more_fragments: fragment & MORE_FRAGMENTS != 0,
             is_fragment: fragment & (MORE_FRAGMENTS | OFFSET_MASK) != 0,
             fragment_offset: usize::from(fragment & OFFSET_MASK) * 8,
             source_route: has_source_route(options),
@@ -99,8 +118,8 @@ impl Ipv4 {
 fn has_source_route(mut options: &[u8]) -> bool {
     while let [kind, rest @ ..] = options {
         match (*kind, rest) {
-            (0, _) => return false,
-            (1, rest) => options = rest,
+            (END_OF_OPTIONS, _) => return false,
+            (NO_OPERATION, rest) => options = rest,
             (LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, _) => return true,
             (_, [len, ..]) if *len >= 2 && usize::from(*len) <= options.len() => {
                 options = &options[usize::from(*len)..];
@@ -126,6 +145,60 @@ pub fn write(packet: &mut [u8], src: Ipv4Addr, dst: Ipv4Addr, protocol: u8, ttl:
     header[16..20].copy_from_slice(&dst.octets());
     let sum = checksum::checksum(header);
     header[10..12].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Makes the header at the start of `packet` that of a whole packet as long as `packet`: no fragment, with or
+/// without leave to be fragmented, and marked as having experienced congestion if it has.
+pub fn make_whole(packet: &mut [u8], header_len: usize, dont_fragment: bool, congested: bool) {
+    put16(packet, 6, if dont_fragment { DONT_FRAGMENT } else { 0 });
+    if let Some(tos) = packet.get_mut(1).filter(|_| congested) {
+        *tos |= 0b11;
+    }
+    put_length(packet, header_len);
+}
+
+/// Makes the header at the start of `packet` that of the fragment at `offset`, in bytes, of a datagram.
+/// Whether it may be fragmented further stays as it is.
+pub fn make_fragment(packet: &mut [u8], header_len: usize, offset: usize, more: bool) {
+    let more = if more { MORE_FRAGMENTS } else { 0 };
+    #[allow(clippy::cast_possible_truncation)] // a packet has less than 2^16 bytes
+    let offset = (offset / 8) as u16 & OFFSET_MASK;
+    put16(packet, 6, be16(packet, 6) & DONT_FRAGMENT | more | offset);
+    put_length(packet, header_len);
+}
+
+/// Gives the header the length of `packet`, and its checksum.
+fn put_length(packet: &mut [u8], header_len: usize) {
+    put16(packet, 2, u16::try_from(packet.len()).unwrap_or(u16::MAX));
+    put16(packet, 10, 0);
+    let sum = checksum::checksum(&packet[..header_len.min(packet.len())]);
+    put16(packet, 10, sum);
+}
+
+/// Writes the header of a datagram's later fragments, whose first one has `header`, and returns its length:
+/// of the options only those that are to be copied (RFC 791 3.1).
+pub fn later_header(header: &[u8], later: &mut [u8; HEADER_MAX]) -> usize {
+    let (fixed, mut options) = header.split_at(HEADER_LEN.min(header.len()));
+    later[..fixed.len()].copy_from_slice(fixed);
+    let mut len = HEADER_LEN;
+    while let [kind, rest @ ..] = options {
+        let size = match (*kind, rest) {
+            (END_OF_OPTIONS, _) => break,
+            (NO_OPERATION, _) => 1,
+            (_, [size, ..]) if *size >= 2 => usize::from(*size),
+            _ => break,
+        };
+        let Some((option, others)) = options.split_at_checked(size) else { break };
+        if kind & COPIED != 0 {
+            later[len..len + size].copy_from_slice(option);
+            len += size;
+        }
+        options = others;
+    }
+    let end = len.next_multiple_of(4);
+    later[len..end].fill(END_OF_OPTIONS);
+    later[0] = 0x40 | u8::try_from(end / 4).unwrap_or(0x0f);
+    end
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod refusals;
+mod rows_fragments;
 mod rows_nat;
 mod switch;
 mod transfer;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
+        rows_fragments::TESTS,
         bench::TESTS,
         rows_nat::TESTS,
     ];

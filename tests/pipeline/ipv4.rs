@@ -192,21 +192,6 @@ fn row_38_too_big_with_df_is_told_the_mtu() {
 }
 
 #[test]
-fn fragments_are_dropped_by_name() {
-    let (mut switch, c, router) = Switch::with_uplink();
-    let mut frame = packet::udp(via(&c), c.at(1), server(2), b"x");
-    frame[20] = 0x20; // more fragments
-    frame[24] = 0;
-    frame[25] = 0;
-    let sum = vswitchd::wire::checksum::checksum(&frame[14..34]);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    switch.send(&c, &frame);
-    nothing(&router);
-    assert_eq!(switch.drops(DropReason::Fragment), 1);
-    settle(&switch);
-}
-
-#[test]
 fn row_44_no_route_is_told() {
     let (mut switch, c, _router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {

@@ -21,6 +21,7 @@ use vswitchd::wire::transport::{ACK, FIN, RST, SYN, Transport};
 
 mod arp;
 mod bridge;
+mod fragments;
 mod icmp;
 mod ipv4;
 mod nat;

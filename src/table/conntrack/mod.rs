@@ -32,6 +32,7 @@
 //! None. The table is one shard; [`crate::shared::Conntrack`] owns the locks and picks the shard.
 
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ use crate::table::port_pool::PortPool;
 use crate::wire::transport::TcpSegment;
 
 mod activity;
+mod index;
 mod info;
 pub mod tcp;
 #[cfg(test)]
@@ -53,6 +55,7 @@ mod timeouts;
 mod wheel;
 
 pub use activity::{Activities, Activity};
+use index::Index;
 pub use info::{Info, Nat, Stats};
 use tcp::Tcp;
 pub use timeouts::Timeouts;
@@ -315,8 +318,8 @@ pub struct Table<A: Address = Ipv4Addr> {
     /// The place that became free last.
     free: u32,
     activities: Arc<Activities>,
-    by_inside: HashTable<u32>,
-    by_outside: HashTable<u32>,
+    by_inside: Index,
+    by_outside: Index,
     mappings: HashTable<Mapping<A>>,
     pools: [PortPool<A>; 3],
     wheel: Wheel,
@@ -333,8 +336,8 @@ impl<A: Address> Table<A> {
             slots: Vec::with_capacity(limit),
             free: NIL,
             activities: Arc::new(Activities::new(limit)),
-            by_inside: HashTable::with_capacity(limit),
-            by_outside: HashTable::with_capacity(limit),
+            by_inside: Index::new(limit),
+            by_outside: Index::new(limit),
             mappings: HashTable::new(),
             pools: std::array::from_fn(|_| PortPool::new(ports.clone())),
             wheel: Wheel::new(limit),
@@ -342,6 +345,13 @@ impl<A: Address> Table<A> {
             dice: 0,
             stats: Stats { limit: limit as u64, ..Stats::default() },
         }
+    }
+
+    /// The addresses of the memory that lookups read at random, for whoever knows how to make that faster.
+    pub fn memory(&self) -> [Range<usize>; 3] {
+        let places = self.slots.as_ptr() as usize;
+        let places = places..places + self.slots.capacity() * size_of::<Slot<A>>();
+        [places, self.by_inside.memory(), self.by_outside.memory()]
     }
 
     /// Where to note what packets of known connections change.
@@ -617,12 +627,8 @@ impl<A: Address> Table<A> {
         if let Slot::Used(connection) = &self.slots[number as usize] {
             self.wheel.insert(number, connection.deadline(self.activities.at(number)));
         }
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash_of = |n: u32, end: fn(&Connection<A>) -> Endpoint<A>| {
-            slots[n as usize].used().map_or(0, |c| hasher.hash_one((c.protocol, end(c), c.remote)))
-        };
-        self.by_inside.insert_unique(hash_of(number, |c| c.inside), number, |&n| hash_of(n, |c| c.inside));
-        self.by_outside.insert_unique(hash_of(number, |c| c.outside), number, |&n| hash_of(n, |c| c.outside));
+        self.by_inside.insert(self.hasher.hash_one((seen.protocol, inside, remote)), number);
+        self.by_outside.insert(self.hasher.hash_one((seen.protocol, outside, remote)), number);
         self.stats.created += 1;
         Ok(answer)
     }
@@ -647,14 +653,14 @@ impl<A: Address> Table<A> {
         self.free = number;
         self.activities.at(number).end_life();
         let Connection { protocol, inside, outside, remote, .. } = connection;
-        let hash = self.hasher.hash_one((protocol, inside, remote));
-        if let Ok(entry) = self.by_inside.find_entry(hash, |&n| n == number) {
-            entry.remove();
-        }
-        let hash = self.hasher.hash_one((protocol, outside, remote));
-        if let Ok(entry) = self.by_outside.find_entry(hash, |&n| n == number) {
-            entry.remove();
-        }
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let used = |n: u32| slots.get(n as usize).and_then(Slot::used);
+        self.by_inside.remove(hasher.hash_one((protocol, inside, remote)), number, |other| {
+            used(other).map_or(0, |c| hasher.hash_one((c.protocol, c.inside, c.remote)))
+        });
+        self.by_outside.remove(hasher.hash_one((protocol, outside, remote)), number, |other| {
+            used(other).map_or(0, |c| hasher.hash_one((c.protocol, c.outside, c.remote)))
+        });
         let mut freed = None;
         if connection.mapped {
             let hash = self.hasher.hash_one((protocol, inside));
@@ -672,17 +678,14 @@ impl<A: Address> Table<A> {
 
     fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, inside, remote));
-        let matches =
-            |&n: &u32| self.slots[n as usize].used().is_some_and(|c| c.has_inside(protocol, inside, remote));
-        self.by_inside.find(hash, matches).copied()
+        let slot = |n: u32| self.slots.get(n as usize).and_then(Slot::used);
+        self.by_inside.find(hash, |n| slot(n).is_some_and(|c| c.has_inside(protocol, inside, remote)))
     }
 
     fn find_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, outside, remote));
-        let matches = |&n: &u32| {
-            self.slots[n as usize].used().is_some_and(|c| c.has_outside(protocol, outside, remote))
-        };
-        self.by_outside.find(hash, matches).copied()
+        let slot = |n: u32| self.slots.get(n as usize).and_then(Slot::used);
+        self.by_outside.find(hash, |n| slot(n).is_some_and(|c| c.has_outside(protocol, outside, remote)))
     }
 }
 
