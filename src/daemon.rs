@@ -21,6 +21,7 @@ use std::task::Poll;
 use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
@@ -33,7 +34,7 @@ use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
 use crate::host::netlink;
 use crate::host::watch::Watcher;
-use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, WORKERS_MAX};
+use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
@@ -146,12 +147,14 @@ async fn serve(
     let mut watcher = Watcher::new()?;
     if let Some(settings) = uplink {
         warn_of_ephemeral_ports(&settings);
-        control.open_uplink(settings)?;
+        control.open_uplink(settings, now())?;
     }
     make_networks(&mut control, &options.networks)?;
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));
+    let mut host_ports = tokio::time::interval(HOST_PORTS_INTERVAL);
+    host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     on_ready();
     loop {
         tokio::select! {
@@ -169,6 +172,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
+            _ = host_ports.tick() => control.follow_host_ports(now()),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));

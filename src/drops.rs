@@ -149,7 +149,9 @@ drop_reasons! {
     ConntrackFull = "conntrack-full",
     /// The port has as many connections as it may have.
     ConntrackQuota = "conntrack-quota",
-    /// No external port is free towards this destination.
+    /// The port has as many external ports as it may have.
+    NatPortQuota = "nat-port-quota",
+    /// No external port is free.
     NatPortsExhausted = "nat-ports-exhausted",
     /// The uplink has no address or is down.
     UplinkDown = "uplink-down",

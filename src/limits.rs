@@ -154,9 +154,13 @@ pub const CONNECTIONS_PER_PORT: u32 = 65_536;
 /// Time for which a freed external port is not dealt again while others are free (RFC 6888 REQ-8).
 pub const NAT_PORT_HOLD: Duration = Duration::from_secs(120);
 
-/// Random external ports that are tried when all of them are in use, for one that is free towards this
-/// destination.
-pub const NAT_OVERLOAD_TRIES: u32 = 32;
+/// One of so many external ports of each protocol is the most that a port may have unless it is told otherwise:
+/// whatever one container does, half of them are left for the others. One more is refused with ICMP 3/13.
+pub const NAT_PORTS_SHARE: u32 = 2;
+
+/// How long a port within the range for masquerading may be a socket's of the host before it is noticed. From then
+/// on it is the host's.
+pub const HOST_PORTS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Dropped frames that are kept for `vswitchctl drops`, per worker. The oldest makes room.
 pub const DROP_SAMPLES: usize = 64;

@@ -1,14 +1,14 @@
 //! State that several workers share: the only home of locks.
 //!
-//! A worker takes one short lock at a time and never while it holds another. The MAC table and conntrack
+//! A worker takes one short lock at a time and never while it holds another, but for the rare case that external
+//! ports move between shards of conntrack. The MAC table and conntrack
 //! are cut into shards, so that workers rarely meet; the configuration is an immutable
 //! [`Snapshot`] behind an [`ArcSwap`], which readers take without a lock.
 
-use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::ops::{Deref, DerefMut, Range, RangeInclusive};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,10 +23,12 @@ use crate::frame::{Frame, Offload};
 use crate::limits::{
     ARP_DEFEND_INTERVAL, DROP_SAMPLE_BYTES, DROP_SAMPLES, FRAGMENT_BYTES, FRAGMENT_BYTES_PER_SOURCE,
     FRAGMENT_DATAGRAMS, FRAGMENT_DATAGRAMS_PER_SOURCE, ICMP_ERRORS_PER_PORT, ICMP_ERRORS_PER_SECOND,
-    MAC_TABLE_SIZE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
+    MAC_TABLE_SIZE, NAT_PORTS_SHARE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
-use crate::table::conntrack::{self, Activities, Activity, NewConnection, Seen, Timeouts, Track};
+use crate::table::conntrack::{
+    self, Activities, Activity, Ended, NewConnection, Seen, Sponsor, Timeouts, Track,
+};
 use crate::table::datagram_ids::DatagramIds;
 use crate::table::fragment_table::{Datagram, Fragment, FragmentTable, Room};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
@@ -274,8 +276,11 @@ const PORT_BLOCK: u16 = 8;
 ///
 /// The external ports are dealt to the shards in blocks, so the port of a packet from outside names its
 /// shard. A packet from inside is hashed by its inside endpoint alone, because all connections of an
-/// inside endpoint share one external port; a container's port that lies in the external range goes where
-/// that port belongs, so that it can be kept. A published port's packets go where its target's go.
+/// inside endpoint share one external port; a container's port that lies in the external range goes to the
+/// shard whose that port was at first, so that it can be kept. A published port's packets go where its target's go.
+///
+/// A shard that has no port left gets free ones of other shards: a container that aims at one shard with the ports
+/// that it chooses does not take it away from others.
 #[derive(Debug)]
 pub struct Conntrack {
     shards: Box<[Mutex<conntrack::Table>]>,
@@ -283,8 +288,30 @@ pub struct Conntrack {
     activities: Box<[Arc<Activities>]>,
     hasher: RandomState,
     nat_ports: RangeInclusive<u16>,
-    /// Connections of each port of the switch.
-    per_port: Box<[AtomicU32]>,
+    /// The shard of each external port, by protocol.
+    homes: [Box<[AtomicU16]>; 3],
+    /// Locked, before a shard is, while a port changes hands between shards or is reserved: so that a reservation
+    /// always finds its port.
+    moves: Mutex<()>,
+    /// What each port of the switch has.
+    accounts: Box<[Account]>,
+}
+
+/// What a port of the switch has of what all ports share.
+#[derive(Debug, Default)]
+struct Account {
+    connections: AtomicU32,
+    /// External ports, by protocol.
+    nat_ports: [AtomicU32; 3],
+}
+
+/// Counts one more, unless there are as many as there may be.
+fn charge(count: &AtomicU32, limit: u32) -> bool {
+    let within = count.fetch_add(1, Relaxed) < limit;
+    if !within {
+        count.fetch_sub(1, Relaxed);
+    }
+    within
 }
 
 /// What a packet asks of the connection table.
@@ -298,6 +325,8 @@ pub struct Ask<'a> {
     pub owner: PortId,
     /// Most connections of that port.
     pub quota: u32,
+    /// Most external ports of each protocol of that port.
+    pub nat_ports: u32,
     /// Whether the packet is translated at both ends.
     pub hairpin: bool,
 }
@@ -330,12 +359,16 @@ impl Conntrack {
             Mutex::new(conntrack::Table::new(limit.div_ceil(count), ports))
         });
         let shards: Box<[_]> = shards.collect();
+        #[allow(clippy::cast_possible_truncation)] // there are not as many shards
+        let home = |port| AtomicU16::new(block_shard(port - first, count) as u16);
         Conntrack {
+            homes: std::array::from_fn(|_| (first..=last).map(home).collect()),
+            moves: Mutex::new(()),
             activities: shards.iter().map(|shard| lock(shard).activities()).collect(),
             shards,
             hasher: RandomState::new(),
             nat_ports,
-            per_port: (0..PORTS_MAX).map(|_| AtomicU32::new(0)).collect(),
+            accounts: (0..PORTS_MAX).map(|_| Account::default()).collect(),
         }
     }
 
@@ -349,6 +382,11 @@ impl Conntrack {
         self.nat_ports.contains(&port)
     }
 
+    /// Most external ports of a protocol that a port may have unless it is told otherwise.
+    pub fn fair_ports(&self) -> u32 {
+        (u32::try_from(self.nat_ports.len()).unwrap_or(u32::MAX) / NAT_PORTS_SHARE).max(1)
+    }
+
     /// As [`conntrack::Table::outward`].
     ///
     /// # Errors
@@ -360,15 +398,26 @@ impl Conntrack {
         external: Ipv4Addr,
         ask: &Ask<'_>,
     ) -> Result<Translated, DropReason> {
-        let admitted = Cell::new(false);
         let index = self.index_inside(ask.seen.protocol, inside);
-        let mut shard = lock(&self.shards[index]);
-        let new = || self.admit(ask, &admitted);
-        let answer = shard.outward(inside, remote, external, &ask.seen, new, ask.timeouts);
-        self.translated(index, answer, ask, &admitted)
+        let attempt = || {
+            let mut bill = Bill { conntrack: self, ask, connection: false };
+            let answer = lock(&self.shards[index]).outward(
+                inside,
+                remote,
+                external,
+                &ask.seen,
+                &mut bill,
+                ask.timeouts,
+            );
+            self.translated(index, answer, &bill)
+        };
+        match attempt() {
+            Err(DropReason::NatPortsExhausted) if self.borrow(index, inside.port, &ask.seen) => attempt(),
+            answer => answer,
+        }
     }
 
-    /// As [`conntrack::Table::inward`].
+    /// As [`conntrack::Table::inward`]; without a `target`, a hairpin's is who masquerades with the port.
     ///
     /// # Errors
     /// Why the packet has no connection.
@@ -379,12 +428,15 @@ impl Conntrack {
         target: Option<Endpoint>,
         ask: &Ask<'_>,
     ) -> Result<Translated, DropReason> {
-        let admitted = Cell::new(false);
-        let index = self.index_outside(ask.seen.protocol, outside, target).ok_or(DropReason::Unsolicited)?;
+        let protocol = ask.seen.protocol;
+        let index = self.index_outside(protocol, outside, target).ok_or(DropReason::Unsolicited)?;
+        let mut bill = Bill { conntrack: self, ask, connection: false };
         let mut shard = lock(&self.shards[index]);
-        let new = || self.admit(ask, &admitted);
-        let answer = shard.inward(outside, remote, target, &ask.seen, new, ask.timeouts);
-        self.translated(index, answer, ask, &admitted)
+        let holder = || ask.hairpin.then(|| shard.holder(protocol, outside.port)).flatten();
+        let target = target.or_else(holder);
+        let answer = shard.inward(outside, remote, target, &ask.seen, &mut bill, ask.timeouts);
+        drop(shard);
+        self.translated(index, answer, &bill)
     }
 
     /// Where to note a packet of a connection that was [`Translated`] before, without a lock; `None` if the
@@ -422,16 +474,21 @@ impl Conntrack {
         self.shard_inside(protocol, inside).mapping(protocol, inside)
     }
 
+    /// As [`conntrack::Table::holder`].
+    pub fn holder(&self, protocol: Protocol, port: u16) -> Option<Endpoint> {
+        lock(&self.shards[self.index_of_port(protocol, port)?]).holder(protocol, port)
+    }
+
     /// Ends connections whose time is over, in the shards that are worker `worker`'s to sweep.
     pub fn expire(&self, worker: usize, workers: usize, now: Time, budget: usize) {
         for shard in self.shards.iter().skip(worker).step_by(workers.max(1)) {
-            lock(shard).expire(now, budget, |port| self.dismiss(port));
+            lock(shard).expire(now, budget, |ended| self.refund(ended));
         }
     }
 
     /// Ends the connections that `which` picks. Returns how many.
     pub fn flush(&self, now: Time, mut which: impl FnMut(&conntrack::Info) -> bool) -> usize {
-        self.shards.iter().map(|shard| lock(shard).flush(now, &mut which, |port| self.dismiss(port))).sum()
+        self.shards.iter().map(|shard| lock(shard).flush(now, &mut which, |ended| self.refund(ended))).sum()
     }
 
     /// All connections, in no order.
@@ -448,40 +505,71 @@ impl Conntrack {
 
     /// Connections of a port of the switch.
     pub fn connections_of(&self, port: PortId) -> u32 {
-        self.per_port.get(port.index()).map_or(0, |count| count.load(Relaxed))
+        self.accounts.get(port.index()).map_or(0, |account| account.connections.load(Relaxed))
     }
 
-    /// Keeps an external port from being dealt: it is published, or the host uses it.
+    /// External ports that masquerading has taken for a port of the switch.
+    pub fn nat_ports_of(&self, port: PortId, protocol: Protocol) -> u32 {
+        let account = self.accounts.get(port.index());
+        account.map_or(0, |account| account.nat_ports[protocol as usize].load(Relaxed))
+    }
+
+    /// Keeps an external port from being dealt: it is published, or the host uses it. Connections that have it
+    /// already keep it.
     pub fn reserve(&self, protocol: Protocol, port: u16) {
-        if let Some(mut shard) = self.shard_of_port(port) {
-            shard.reserve(protocol, port);
+        let _still = lock(&self.moves);
+        if let Some(index) = self.index_of_port(protocol, port) {
+            lock(&self.shards[index]).reserve(protocol, port);
         }
     }
 
     /// Ends a reservation.
     pub fn release(&self, protocol: Protocol, port: u16, now: Time) {
-        if let Some(mut shard) = self.shard_of_port(port) {
-            shard.release(protocol, port, now);
+        let _still = lock(&self.moves);
+        if let Some(index) = self.index_of_port(protocol, port) {
+            lock(&self.shards[index]).release(protocol, port, now);
         }
     }
 
-    fn shard_of_port(&self, port: u16) -> Option<MutexGuard<'_, conntrack::Table>> {
-        Some(lock(&self.shards[self.index_of_port(port)?]))
+    /// Gets shard `index`, which has none left, a free external port of another shard. If there is none, one that
+    /// still rests: RFC 6888 REQ-8 allows that where filtering is address and port-dependent, and it is better
+    /// than to refuse. Says whether there was one.
+    #[cold]
+    fn borrow(&self, index: usize, like: u16, seen: &Seen) -> bool {
+        let (protocol, count) = (seen.protocol, self.shards.len());
+        let _moving = lock(&self.moves);
+        let mut others = (1..count).map(|step| (index + step) % count);
+        let found = others.find_map(|other| lock(&self.shards[other]).lend(protocol, like, seen.now));
+        let mut all = (0..count).map(|step| (index + step) % count);
+        let found = found.or_else(|| all.find_map(|any| lock(&self.shards[any]).lend_resting(protocol)));
+        let Some(port) = found else { return false };
+        if let (Some(home), Ok(index)) = (self.home(protocol, port), u16::try_from(index)) {
+            home.store(index, Relaxed);
+        }
+        lock(&self.shards[index]).adopt(protocol, port);
+        true
     }
 
     fn shard_inside(&self, protocol: Protocol, inside: Endpoint) -> MutexGuard<'_, conntrack::Table> {
         lock(&self.shards[self.index_inside(protocol, inside)])
     }
 
-    fn index_of_port(&self, port: u16) -> Option<usize> {
-        let offset = self.nat_ports.contains(&port).then(|| port - self.nat_ports.start())?;
-        Some(block_shard(offset, self.shards.len()))
+    fn offset(&self, port: u16) -> Option<u16> {
+        self.nat_ports.contains(&port).then(|| port - self.nat_ports.start())
+    }
+
+    fn home(&self, protocol: Protocol, port: u16) -> Option<&AtomicU16> {
+        self.homes[protocol as usize].get(usize::from(self.offset(port)?))
+    }
+
+    fn index_of_port(&self, protocol: Protocol, port: u16) -> Option<usize> {
+        self.home(protocol, port).map(|home| usize::from(home.load(Relaxed)))
     }
 
     fn index_inside(&self, protocol: Protocol, inside: Endpoint) -> usize {
         #[allow(clippy::cast_possible_truncation)] // a hash: any bits will do
         let by_hash = || self.hasher.hash_one((protocol, inside)) as usize & (self.shards.len() - 1);
-        self.index_of_port(inside.port).unwrap_or_else(by_hash)
+        self.offset(inside.port).map_or_else(by_hash, |offset| block_shard(offset, self.shards.len()))
     }
 
     fn index_outside(
@@ -492,24 +580,23 @@ impl Conntrack {
     ) -> Option<usize> {
         match target {
             Some(target) => Some(self.index_inside(protocol, target)),
-            None => self.index_of_port(outside.port),
+            None => self.index_of_port(protocol, outside.port),
         }
     }
 
-    /// Counts one more connection for the asking port, unless it has its quota.
-    fn admit(&self, ask: &Ask<'_>, admitted: &Cell<bool>) -> Result<NewConnection, DropReason> {
-        let count = self.per_port.get(ask.owner.index()).ok_or(DropReason::PortGone)?;
-        if count.fetch_add(1, Relaxed) >= ask.quota {
-            count.fetch_sub(1, Relaxed);
-            return Err(DropReason::ConntrackQuota);
-        }
-        admitted.set(true);
-        Ok(NewConnection { port: ask.owner, hairpin: ask.hairpin })
+    fn account(&self, port: PortId) -> Result<&Account, DropReason> {
+        self.accounts.get(port.index()).ok_or(DropReason::PortGone)
     }
 
-    fn dismiss(&self, port: PortId) {
-        if let Some(count) = self.per_port.get(port.index()) {
-            count.fetch_sub(1, Relaxed);
+    /// Gives back what a connection that has ended was charged.
+    fn refund(&self, Ended { port, freed }: Ended) {
+        if let Ok(account) = self.account(port) {
+            account.connections.fetch_sub(1, Relaxed);
+        }
+        if let Some((protocol, port)) = freed
+            && let Ok(account) = self.account(port)
+        {
+            account.nat_ports[protocol as usize].fetch_sub(1, Relaxed);
         }
     }
 
@@ -519,11 +606,10 @@ impl Conntrack {
         &self,
         shard: usize,
         answer: Result<conntrack::Answer, DropReason>,
-        ask: &Ask<'_>,
-        admitted: &Cell<bool>,
+        bill: &Bill<'_>,
     ) -> Result<Translated, DropReason> {
-        if answer.is_err() && admitted.get() {
-            self.dismiss(ask.owner);
+        if answer.is_err() && bill.connection {
+            self.refund(Ended { port: bill.ask.owner, freed: None });
         }
         let conntrack::Answer { endpoint, track } = answer?;
         let tracked = track.and_then(|track| Some(Tracked { shard: u16::try_from(shard).ok()?, track }));
@@ -531,7 +617,32 @@ impl Conntrack {
     }
 }
 
-/// The shard, of a power of two, that owns the external port at `offset` of the range.
+/// Charges the asking port for what its packet makes.
+#[derive(Debug)]
+struct Bill<'a> {
+    conntrack: &'a Conntrack,
+    ask: &'a Ask<'a>,
+    /// Whether a connection was charged. An external port is the last thing to be, so that it never comes back.
+    connection: bool,
+}
+
+impl Sponsor for &mut Bill<'_> {
+    fn connection(&mut self) -> Result<NewConnection, DropReason> {
+        let account = self.conntrack.account(self.ask.owner)?;
+        if !charge(&account.connections, self.ask.quota) {
+            return Err(DropReason::ConntrackQuota);
+        }
+        self.connection = true;
+        Ok(NewConnection { port: self.ask.owner, hairpin: self.ask.hairpin })
+    }
+
+    fn external_port(&mut self) -> Result<(), DropReason> {
+        let count = &self.conntrack.account(self.ask.owner)?.nat_ports[self.ask.seen.protocol as usize];
+        if charge(count, self.ask.nat_ports) { Ok(()) } else { Err(DropReason::NatPortQuota) }
+    }
+}
+
+/// The shard, of a power of two, that at first owns the external port at `offset` of the range.
 fn block_shard(offset: u16, shards: usize) -> usize {
     usize::from(offset / PORT_BLOCK) & (shards - 1)
 }

@@ -144,6 +144,8 @@ pub struct Port {
     pub policing: Policing,
     /// What it has done of it.
     pub meters: Arc<Meters>,
+    /// Most external ports of each protocol that masquerading may take for it at once.
+    pub nat_ports: u32,
     /// Its counters.
     pub counters: Arc<PortCounters>,
     /// Frames that the kernel dropped because the switch was too slow to read them.

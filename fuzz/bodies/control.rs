@@ -100,6 +100,6 @@ fn control() -> Control<MemoryHost> {
         gateway: None,
         nat_ports,
     };
-    control.open_uplink(uplink).expect("an uplink");
+    control.open_uplink(uplink, Time::from_secs(1)).expect("an uplink");
     control
 }

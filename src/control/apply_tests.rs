@@ -11,10 +11,11 @@ use super::memory::MemoryHost;
 use super::request::Request;
 use super::response::{NetworkInfo, PortInfo, PublicationInfo, Response};
 use super::uplink::UplinkSettings;
-use crate::addr::{MacAddr, PortId, Protocol};
+use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
-use crate::shared::{Conntrack, Shared};
+use crate::shared::{Ask, Conntrack, Shared};
 use crate::snapshot::{Pins, Snapshot, UplinkMode};
+use crate::table::conntrack::{Seen, Timeouts};
 use crate::table::route_table::Via;
 
 const NOW: Time = Time::from_secs(10);
@@ -58,7 +59,7 @@ fn switch() -> Switch {
         gateway: None,
         nat_ports,
     };
-    control.open_uplink(settings).unwrap();
+    control.open_uplink(settings, NOW).unwrap();
     ask(&mut control, "network create", r#"{"name":"default","subnet":"10.1.0.0/24"}"#).unwrap();
     control
 }
@@ -248,7 +249,7 @@ fn every_wrong_use_is_named_and_leaves_no_trace() {
             Kind::Exists,
             "published already",
         ),
-        ("publish add", r#"{"spec":"127.0.0.1:9090:80","to":"web"}"#, Kind::NotFound, "one of 192.0.2.5"),
+        ("publish add", r#"{"spec":"192.0.2.9:9090:80","to":"web"}"#, Kind::NotFound, "one of 192.0.2.5"),
         ("publish add", r#"{"spec":"9090:80","to":"bare"}"#, Kind::Usage, "no address to publish"),
         ("publish add", r#"{"spec":"9090:80","to":"hidden"}"#, Kind::Usage, "internal network"),
         ("publish rm", r#"{"spec":"9090"}"#, Kind::NotFound, "is not published"),
@@ -362,6 +363,84 @@ fn a_publication_is_hidden_from_the_host_and_goes_with_its_port() {
     });
 }
 
+/// Has masquerading take `port` for the first port of the switch.
+fn masquerade(control: &Switch, port: u16) -> Option<u16> {
+    let seen = Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 60, now: NOW };
+    let (owner, timeouts) = (PortId(1), &Timeouts::default());
+    let ask = Ask { seen, timeouts, owner, quota: 100, nat_ports: 100, hairpin: false };
+    let inside = Endpoint::new(Ipv4Addr::new(10, 1, 0, 9), port);
+    let remote = Endpoint::new(Ipv4Addr::new(198, 51, 100, 7), 53);
+    let made = control.shared().conntrack.outward(inside, remote, UPLINK_IP, &ask);
+    made.ok().map(|made| made.endpoint.port)
+}
+
+fn holds(control: &Switch, port: u16) -> bool {
+    control.shared().conntrack.holder(Protocol::Udp, port).is_some()
+}
+
+#[test]
+fn row_79_a_port_belongs_to_one_of_masquerading_publications_and_the_host_in_any_order() {
+    let mut control = switch();
+    port(&mut control, r#"{"name":"web","netns":"red","ip":"10.1.0.9"}"#);
+    // Published after a connection has it, and before.
+    assert_eq!(masquerade(&control, 61_100), Some(61_100));
+    publish(&mut control, r#"{"spec":"61100:53/udp","to":"web"}"#);
+    assert!(!holds(&control, 61_100), "the connection keeps what is published");
+    assert_ne!(masquerade(&control, 61_100), Some(61_100));
+    // What the publication itself binds is no process of the host.
+    control.host_mut().host_ports.insert((Protocol::Udp, 61_100));
+    control.follow_host_ports(NOW);
+    let hidden = |control: &Switch, port: u16| {
+        let guard = control.host().guard.iter().filter(|hidden| hidden.protocol == Protocol::Udp);
+        guard.filter(|hidden| hidden.ports.contains(&port)).count()
+    };
+    assert!(hidden(&control, 61_100) > 0);
+    // Bound by the host after a connection has it, and before.
+    assert_eq!(masquerade(&control, 61_200), Some(61_200));
+    assert_eq!((hidden(&control, 61_200), hidden(&control, 61_300)), (1, 1));
+    control.host_mut().host_ports.extend([(Protocol::Udp, 61_200), (Protocol::Udp, 61_300)]);
+    control.follow_host_ports(NOW);
+    assert!(!holds(&control, 61_200), "the connection keeps what the host has");
+    assert_eq!((hidden(&control, 61_200), hidden(&control, 61_300)), (0, 0), "the host sees its packets");
+    for port in [61_200, 61_300] {
+        assert_ne!(masquerade(&control, port), Some(port));
+    }
+    // Given back, it rests.
+    control.host_mut().host_ports.remove(&(Protocol::Udp, 61_300));
+    control.follow_host_ports(NOW);
+    assert_eq!(hidden(&control, 61_300), 1);
+}
+
+#[test]
+fn row_78_a_loopback_publication_is_reserved_and_found_by_no_packet() {
+    let mut control = switch();
+    port(&mut control, r#"{"name":"web","netns":"red"}"#);
+    publish(&mut control, r#"{"spec":"127.0.0.1:8080:80","to":"web"}"#);
+    assert_eq!(control.host().reserved.len(), 1);
+    let at =
+        |ip| control.shared().snapshot().publications.find(Protocol::Tcp, Endpoint::new(ip, 8080)).copied();
+    assert_eq!((at(Ipv4Addr::LOCALHOST), at(UPLINK_IP)), (None, None));
+    assert!(!control.host().guard.iter().any(|hidden| hidden.ports.contains(&8080)));
+    ask(&mut control, "publish rm", r#"{"spec":"127.0.0.1:8080"}"#).unwrap();
+    assert!(control.host().reserved.is_empty());
+}
+
+#[test]
+fn row_57_an_uplink_that_moves_into_a_network_carries_nothing_until_they_are_apart() {
+    let mut control = switch();
+    let address = |control: &Switch| control.shared().snapshot().uplink.as_ref().unwrap().address;
+    let before = address(&control);
+    assert!(before.is_some());
+    let mut moved = facts();
+    moved.addresses = vec!["10.1.0.77/24".parse().unwrap()];
+    moved.host_addresses = vec![Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 1, 0, 77)];
+    control.host_mut().uplink = Some(moved);
+    control.follow_uplink(NOW);
+    assert_eq!(address(&control), None);
+    ask(&mut control, "network rm", r#"{"name":"default"}"#).unwrap();
+    assert!(address(&control).is_some(), "the network was in its way");
+}
+
 #[test]
 fn a_device_that_vanishes_takes_its_port_with_it() {
     let mut control = switch();
@@ -421,11 +500,11 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
         gateway: None,
         nat_ports: 61_000..=61_009,
     };
-    assert!(control.open_uplink(settings.clone()).is_err());
+    assert!(control.open_uplink(settings.clone(), NOW).is_err());
     let snapshot = control.shared().snapshot_full();
     assert!(snapshot.uplink.is_none() && snapshot.port(PortId::UPLINK).is_none());
     control.host_mut().uplink = None;
-    assert_eq!(control.open_uplink(settings).unwrap_err().kind, Kind::NotFound);
+    assert_eq!(control.open_uplink(settings, NOW).unwrap_err().kind, Kind::NotFound);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io;
+use std::io::{self, BufRead};
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 
@@ -313,8 +313,11 @@ impl Host for LinuxHost {
             (Protocol::Udp, "udp6"),
         ];
         let read = |(protocol, name): (Protocol, &str)| {
-            let table = fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
-            table.lines().filter_map(|line| used_port(protocol, line)).collect::<Vec<_>>()
+            let table = fs::File::open(format!("/proc/thread-self/net/{name}")).into_iter();
+            let lines =
+                table.flat_map(|table| io::BufReader::new(table).lines().map_while(Result::ok).skip(1));
+            // The kernel lists TCP's listening sockets first: the many that follow need not be read.
+            lines.map_while(|line| used_port(protocol, &line)).collect::<Vec<_>>()
         };
         tables.into_iter().flat_map(read).filter(|(_, port)| range.contains(port)).collect()
     }

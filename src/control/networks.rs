@@ -119,6 +119,8 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        // The uplink may have been in its way.
+        self.publish_uplink();
         Ok(1)
     }
 }

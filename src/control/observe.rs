@@ -167,8 +167,8 @@ impl<H: Host> Control<H> {
             flushed: stats.flushed,
             refused_full: stats.refused_full,
             refused_quota: stats.refused_quota,
+            refused_port_quota: stats.refused_port_quota,
             ports_exhausted: stats.ports_exhausted,
-            overloaded: stats.overloaded,
         }
     }
 

@@ -16,8 +16,8 @@ use super::host::{Attachment, Host, NetnsIdentity, PortPlan};
 use super::name::Name;
 use super::networks::{check_host_address, checked_mtu};
 use super::request::{Bound, PortAdd, PortSet, PortSetting, Remove, Security};
-use super::response::{PortDetail, PortInfo, PortKind, Usage};
-use crate::addr::{MacAddr, NetworkId, PortId};
+use super::response::{NatPorts, PortDetail, PortInfo, PortKind, Usage};
+use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
@@ -70,6 +70,11 @@ impl<H: Host> Control<H> {
                 used: u64::from(self.shared.conntrack.connections_of(record.id)),
                 limit: u64::from(port.quota),
             },
+            nat_ports: NatPorts {
+                tcp: self.nat_ports(port, Protocol::Tcp),
+                udp: self.nat_ports(port, Protocol::Udp),
+                icmp: self.nat_ports(port, Protocol::Icmp),
+            },
             rx_super: totals.rx_super,
             tx_super: totals.tx_super,
             tx_coalesced: totals.tx_coalesced,
@@ -77,6 +82,11 @@ impl<H: Host> Control<H> {
             drop_reasons: self.drops_of(port, now),
             published,
         })
+    }
+
+    fn nat_ports(&self, port: &Port, protocol: Protocol) -> Usage {
+        let used = self.shared.conntrack.nat_ports_of(port.id, protocol);
+        Usage { used: u64::from(used), limit: u64::from(port.nat_ports) }
     }
 
     /// Attaches a port.
@@ -172,6 +182,7 @@ impl<H: Host> Control<H> {
         for setting in &set.settings {
             match *setting {
                 PortSetting::Connections(quota) => port.quota = quota,
+                PortSetting::NatPorts(quota) => port.nat_ports = quota,
                 PortSetting::Mtu(mtu) => port.mtu = checked_mtu(mtu)?,
                 PortSetting::Security(security) => {
                     port.pins = (security == Security::On).then_some(Pins { mac, ip });
@@ -205,6 +216,7 @@ impl<H: Host> Control<H> {
             pins: None,
             policing: Policing::default(),
             meters: Arc::default(),
+            nat_ports: self.shared.conntrack.fair_ports(),
             counters: Arc::new(PortCounters::new(self.shared.workers())),
             missed: Arc::default(),
         }

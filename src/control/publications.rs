@@ -1,7 +1,12 @@
 //! Published ports: what outsiders reach of a container through the uplink's address.
 //!
 //! A publication takes its ports on the host (in mode `shared`, where host and switch have one address),
-//! out of the range for masquerading, and off the host's stack by the guard; only then do packets find it.
+//! out of the range for masquerading, and off the host's stack by the guard; only then do packets find it. A
+//! connection that was masqueraded with one of the ports ends then: whoever publishes wins, and no container can
+//! keep a service from being published, or get its clients (CVE-2021-3773).
+//!
+//! A publication on a loopback address (Docker's way to say "only for this host") takes the port on the host and
+//! nothing else: no packet for such an address comes from outside, or is let in if it does.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,7 +18,7 @@ use super::name::Name;
 use super::publish_spec::{Listen, PublishSpec};
 use super::request::{PublishAdd, PublishRm};
 use super::response::PublicationInfo;
-use crate::addr::{Endpoint, PortId};
+use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::limits::PUBLICATIONS_MAX;
 use crate::snapshot::{NetworkMode, Publication, UplinkMode};
@@ -31,13 +36,27 @@ pub(super) struct PublicationRecord {
 impl PublicationRecord {
     /// Whether a connection came in by this publication.
     fn carries(&self, connection: &Info) -> bool {
-        let listen = &self.spec.listen;
         connection.port == self.to
-            && connection.protocol == listen.protocol
             && matches!(connection.nat, Nat::Dnat | Nat::Hairpin)
             && connection.inside.ip == self.target_ip
-            && listen.ports.contains(&connection.outside.port)
-            && listen.ip.is_none_or(|ip| ip == connection.outside.ip)
+            && self.is_at(connection.protocol, connection.outside)
+    }
+
+    /// Whether a connection leads a container to this publication.
+    fn attracts(&self, connection: &Info) -> bool {
+        connection.nat == Nat::Hairpin && self.is_at(connection.protocol, connection.remote)
+    }
+
+    fn is_at(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
+        let listen = &self.spec.listen;
+        protocol == listen.protocol
+            && listen.ports.contains(&endpoint.port)
+            && listen.ip.is_none_or(|ip| ip == endpoint.ip)
+    }
+
+    /// Whether only the host itself could be a client.
+    fn is_loopback(&self) -> bool {
+        self.spec.listen.ip.is_some_and(|ip| ip.is_loopback())
     }
 
     fn info(&self, connections: usize) -> PublicationInfo {
@@ -105,6 +124,10 @@ impl<H: Host> Control<H> {
             return Err(error);
         }
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
+        if record.is_loopback() {
+            log::info!("{}: reserved on the host, and reached by nobody outside", add.spec);
+            return Ok(record.info(0));
+        }
         self.shared.publish(|snapshot| {
             let publications = Arc::make_mut(&mut snapshot.publications);
             add.spec.pairs().for_each(|(port, target)| {
@@ -117,6 +140,14 @@ impl<H: Host> Control<H> {
                 });
             });
         });
+        // Nobody gets one of the ports any more; who had one before has it no longer.
+        let had = |connection: &Info| record.is_at(connection.protocol, connection.outside);
+        let ended = self.shared.conntrack.flush(now, |connection| {
+            had(connection) && connection.nat != Nat::Dnat && !record.carries(connection)
+        });
+        if ended > 0 {
+            log::warn!("{}: ended {ended} connections that were masqueraded with it", add.spec);
+        }
         Ok(record.info(0))
     }
 
@@ -153,7 +184,7 @@ impl<H: Host> Control<H> {
         });
         self.shared
             .conntrack
-            .flush(now, |connection| removed.iter().any(|record| record.carries(connection)));
+            .flush(now, |connection| removed.iter().any(|r| r.carries(connection) || r.attracts(connection)));
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
@@ -182,6 +213,7 @@ impl<H: Host> Control<H> {
         }
         let addresses = &uplink.facts.addresses;
         if let Some(ip) = add.spec.listen.ip
+            && !ip.is_loopback()
             && !addresses.iter().any(|address| address.addr() == ip)
         {
             let list: Vec<_> = addresses.iter().map(|address| address.addr().to_string()).collect();

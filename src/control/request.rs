@@ -260,7 +260,8 @@ pub struct PortSet {
     pub name: Name,
     /// security=on|off (its own addresses only, no router, no DHCP server), storm=FRAMES|off (a second, for
     /// broadcast, multicast and unknown together, or each by its name), macs=N|off (learned addresses),
-    /// moves=N|off (stations a second taken over from other ports), connections=N (most at once), mtu=BYTES
+    /// moves=N|off (stations a second taken over from other ports), connections=N (most at once), nat_ports=N (most
+    /// external ports of a protocol at once), mtu=BYTES
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub settings: Vec<PortSetting>,
 }
@@ -271,6 +272,9 @@ pub struct PortSet {
 pub enum PortSetting {
     /// Most connections that it may have at once.
     Connections(u32),
+    /// Most external ports of each protocol that masquerading may take for it at once.
+    #[serde(rename = "nat_ports")]
+    NatPorts(u32),
     /// Largest IP packet in bytes.
     Mtu(u16),
     /// Whether it must keep to its own addresses, and be no router and no DHCP server.
@@ -326,7 +330,7 @@ impl FromStr for PortSetting {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         const KEYS: &str =
-            "one of security, storm, broadcast, multicast, unknown, macs, moves, connections, mtu";
+            "one of security, storm, broadcast, multicast, unknown, macs, moves, connections, nat_ports, mtu";
         let (key, value) =
             text.split_once('=').ok_or_else(|| Error::usage(text, "no setting", "write KEY=VALUE"))?;
         let bound = |setting: fn(Bound) -> PortSetting| {
@@ -336,6 +340,7 @@ impl FromStr for PortSetting {
         let number = |_| Error::usage(text, "not a number in range", format_args!("write {key}=NUMBER"));
         match key {
             "connections" => value.parse().map(PortSetting::Connections).map_err(number),
+            "nat_ports" => value.parse().map(PortSetting::NatPorts).map_err(number),
             "mtu" => value.parse().map(PortSetting::Mtu).map_err(number),
             "security" => match value {
                 "on" => Ok(PortSetting::Security(Security::On)),

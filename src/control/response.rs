@@ -43,6 +43,16 @@ pub struct Done {
     pub changed: usize,
 }
 
+/// External ports that a port of the switch has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct NatPorts {
+    pub tcp: Usage,
+    pub udp: Usage,
+    /// Identifiers of echo requests.
+    pub icmp: Usage,
+}
+
 /// How much of a bounded table is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -205,6 +215,8 @@ pub struct PortDetail {
     pub security: Security,
     pub policing: PolicingInfo,
     pub connections: Usage,
+    /// External ports that masquerading has taken for it.
+    pub nat_ports: NatPorts,
     pub rx_super: u64,
     pub tx_super: u64,
     pub tx_coalesced: u64,
@@ -322,10 +334,10 @@ pub struct ConnectionStats {
     pub refused_full: u64,
     /// Refused because the port had as many as it may have.
     pub refused_quota: u64,
+    /// Refused because the port had as many external ports as it may have.
+    pub refused_port_quota: u64,
     /// Refused because no external port was free.
     pub ports_exhausted: u64,
-    /// Given an external port that another connection to another destination uses.
-    pub overloaded: u64,
 }
 
 /// `ct timeouts`.

@@ -14,6 +14,7 @@ use ipnet::Ipv4Net;
 use super::apply::Control;
 use super::error::Error;
 use super::host::{Host, UplinkFacts};
+use super::publish_spec::Listen;
 use crate::addr::{NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::host::guard::Hidden;
@@ -54,22 +55,13 @@ impl<H: Host> Control<H> {
     ///
     /// # Errors
     /// `NotFound` if there is no such interface, `Failed` if the kernel or nft refuses.
-    pub fn open_uplink(&mut self, settings: UplinkSettings) -> Result<(), Error> {
+    pub fn open_uplink(&mut self, settings: UplinkSettings, now: Time) -> Result<(), Error> {
         let Some(facts) = self.host.uplink()? else {
             return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
         };
         let neighbors = Arc::new(Neighbors::of_uplink(self.shared.epoch()));
-        let busy = match settings.mode {
-            UplinkMode::Shared => self.host.busy_ports(&settings.nat_ports),
-            UplinkMode::Own => BTreeSet::new(),
-        };
-        for &(protocol, port) in &busy {
-            log::warn!(
-                "{port}/{protocol}: a process of this host uses it, so it is not used for masquerading"
-            );
-            self.shared.conntrack.reserve(protocol, port);
-        }
-        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy });
+        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new() });
+        self.yield_ports(now);
         self.publish_uplink();
         let opened = self.host.open_uplink().and_then(|()| self.renew_guard());
         if opened.is_err() {
@@ -80,6 +72,53 @@ impl<H: Host> Control<H> {
             });
         }
         opened
+    }
+
+    /// Leaves those ports of the range for masquerading to the host that its processes use now. Called every
+    /// [`crate::limits::HOST_PORTS_INTERVAL`].
+    ///
+    /// The kernel asks nobody when it gives a port to a process, so for that long both may have it. Then the
+    /// host has it alone: the connection that was masqueraded with it ends, and the guard shows the host its
+    /// packets. No connection gets it as long as the process has it.
+    pub fn follow_host_ports(&mut self, now: Time) {
+        if self.yield_ports(now)
+            && let Err(error) = self.renew_guard()
+        {
+            log::warn!("guard: {error}");
+        }
+    }
+
+    /// Says whether other ports than before are the host's.
+    fn yield_ports(&mut self, now: Time) -> bool {
+        let Some(uplink) = self.uplink.as_mut().filter(|uplink| uplink.settings.mode == UplinkMode::Shared)
+        else {
+            return false;
+        };
+        let mut busy = self.host.busy_ports(&uplink.settings.nat_ports);
+        // What is published is bound by us.
+        let published = self.publications.iter().map(|record| &record.spec.listen);
+        published.for_each(|listen| {
+            busy.retain(|(p, port)| *p != listen.protocol || !listen.ports.contains(port))
+        });
+        if busy == uplink.busy {
+            return false;
+        }
+        let before = std::mem::replace(&mut uplink.busy, busy.clone());
+        let conntrack = &self.shared.conntrack;
+        for &(protocol, port) in busy.difference(&before) {
+            log::warn!(
+                "{port}/{protocol}: a process of this host uses it, so it is not used for masquerading"
+            );
+            conntrack.reserve(protocol, port);
+        }
+        conntrack.flush(now, |connection| busy.contains(&(connection.protocol, connection.outside.port)));
+        for &(protocol, port) in before.difference(&busy) {
+            let is_published = |listen: &Listen| listen.protocol == protocol && listen.ports.contains(&port);
+            if !self.publications.iter().any(|record| is_published(&record.spec.listen)) {
+                conntrack.release(protocol, port, now);
+            }
+        }
+        true
     }
 
     /// Puts the guard back if somebody flushed it.
@@ -151,9 +190,32 @@ impl<H: Host> Control<H> {
         self.host.guard(hidden)
     }
 
-    fn publish_uplink(&self) {
+    /// Whether no network of the switch has addresses of the uplink's link (RFC 4787 REQ-7). Otherwise nobody could
+    /// say whose they are, and nothing may be translated until one of both has moved.
+    fn is_apart(&self, settings: &UplinkSettings, facts: &UplinkFacts) -> bool {
+        let snapshot = self.snapshot();
+        let overlap = facts.addresses.iter().find_map(|link| {
+            let mut networks = snapshot.networks.iter().flatten();
+            let overlaps =
+                |subnet: &Ipv4Net| subnet.contains(&link.network()) || link.contains(&subnet.network());
+            networks.find(|network| overlaps(&network.subnet)).map(|network| (link.trunc(), network.clone()))
+        });
+        if let Some((link, network)) = &overlap {
+            log::error!(
+                "uplink {}: its link {link} overlaps network {} ({}), so nothing goes out or in \
+                 (move one of them)",
+                settings.name,
+                network.name,
+                network.subnet
+            );
+        }
+        overlap.is_none()
+    }
+
+    pub(super) fn publish_uplink(&self) {
         let Some(UplinkRecord { settings, facts, neighbors, .. }) = &self.uplink else { return };
         let mtu = facts.mtu.clamp(MTU_MIN, MTU_MAX);
+        let address = facts.addresses.first().copied().filter(|_| self.is_apart(settings, facts));
         let mut routes = RouteTable::new();
         for route in &facts.routes {
             let via = match (route.by_uplink, route.gateway) {
@@ -167,7 +229,7 @@ impl<H: Host> Control<H> {
             name: settings.name.clone(),
             mode: settings.mode,
             mac: facts.mac,
-            address: facts.addresses.first().copied(),
+            address,
             host_addresses: facts.host_addresses.clone(),
             mtu,
             up: facts.up,

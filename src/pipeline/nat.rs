@@ -23,7 +23,7 @@ use crate::addr::{Endpoint, MacAddr, Protocol};
 use crate::drops::DropReason;
 use crate::frame::{Frame, Segment};
 use crate::shared::Ask;
-use crate::snapshot::{Network, NetworkMode, Publication, Uplink, UplinkMode};
+use crate::snapshot::{Network, NetworkMode, Port, Publication, Uplink, UplinkMode};
 use crate::table::conntrack::Seen;
 use crate::wire::edit::Endpoints;
 use crate::wire::icmpv4::Error;
@@ -168,7 +168,8 @@ fn around<'a>(
                 .peek_outward(protocol, src, dst)
                 .or_else(|| conntrack.mapping(protocol, src).map(|port| Endpoint::new(external, port)));
             let known = own.and_then(|own| conntrack.peek_inward(protocol, dst, own, target));
-            let Some(inside) = known.or(target) else {
+            let holder = || conntrack.holder(protocol, dst.port).filter(|_| dst.ip == external);
+            let Some(inside) = known.or(target).or_else(holder) else {
                 let reason = DropReason::HostService;
                 return Err(icmp_error::refuse(cx, frame, &view.ip, Error::PortUnreachable, reason));
             };
@@ -217,6 +218,9 @@ pub(super) fn inbound_from_uplink<'a>(
     if cx.snapshot.network_of(ip.dst).is_some() {
         // Networks behind the switch are reached by published ports, never by a route.
         return Err(DropReason::Unsolicited);
+    }
+    if ip.dst.is_loopback() {
+        return Err(DropReason::MartianDestination);
     }
     if !uplink.host_addresses.contains(&ip.dst) {
         return Ok(FromUplink::NotOurs);
@@ -319,7 +323,10 @@ pub(super) fn outbound<'a>(
     let (change, repeats) = change.inspect_err(|&reason| {
         let out_of_resources = matches!(
             reason,
-            DropReason::ConntrackFull | DropReason::ConntrackQuota | DropReason::NatPortsExhausted
+            DropReason::ConntrackFull
+                | DropReason::ConntrackQuota
+                | DropReason::NatPortQuota
+                | DropReason::NatPortsExhausted
         );
         if out_of_resources {
             icmp_error::refuse(cx, frame, &arrived.view.ip, Error::Prohibited, reason);
@@ -344,11 +351,14 @@ fn flow_change(
         now: cx.now,
     };
     let timeouts = &cx.snapshot.timeouts;
-    let outward = |hairpin| Ask { seen, timeouts, owner: cx.ingress.id, quota: cx.ingress.quota, hairpin };
+    let ask = |owner: &Port, hairpin| {
+        let &Port { id, quota, nat_ports, .. } = owner;
+        Ask { seen, timeouts, owner: id, quota, nat_ports, hairpin }
+    };
+    let outward = |hairpin| ask(cx.ingress, hairpin);
     let inward = |publication: Option<&Publication>, hairpin| {
-        let owner = publication.map_or(cx.ingress.id, |p| p.to);
-        let quota = cx.snapshot.port(owner).map_or(0, |port| port.quota);
-        Ask { seen, timeouts, owner, quota, hairpin }
+        let owner = publication.map_or(Some(cx.ingress), |p| cx.snapshot.port(p.to).map(|port| &**port));
+        owner.map(|owner| ask(owner, hairpin)).ok_or(DropReason::PortGone)
     };
     let (endpoints, tracked) = match arrived.way {
         Way::Along(_) => return Ok((Change::Nothing, Repeats::Always)),
@@ -358,13 +368,13 @@ fn flow_change(
         }
         Way::In { publication, .. } => {
             let target = publication.map(|p| p.target);
-            let inside = conntrack.inward(dst, src, target, &inward(publication, false))?;
+            let inside = conntrack.inward(dst, src, target, &inward(publication, false)?)?;
             (Endpoints { src: None, dst: Some(inside.endpoint) }, inside.tracked)
         }
         Way::Around { external, publication, .. } => {
             let target = publication.map(|p| p.target);
             let shown = conntrack.outward(src, dst, external, &outward(true))?.endpoint;
-            let inside = conntrack.inward(dst, shown, target, &inward(publication, true))?.endpoint;
+            let inside = conntrack.inward(dst, shown, target, &inward(publication, true)?)?.endpoint;
             (Endpoints { src: Some(shown), dst: Some(inside) }, None)
         }
     };

@@ -172,6 +172,7 @@ impl Switch {
             pins: None,
             policing: Policing::default(),
             meters: Arc::default(),
+            nat_ports: self.shared.conntrack.fair_ports(),
             counters: Arc::new(PortCounters::new(1)),
             missed: Arc::new(AtomicU64::new(0)),
         };

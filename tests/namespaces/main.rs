@@ -18,6 +18,7 @@ mod lifecycle;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
+mod rows_nat;
 mod rows_ports;
 mod switch;
 mod transfer;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         rows_ports::TESTS,
         bench::TESTS,
         rows_icmp::TESTS,
+        rows_nat::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();

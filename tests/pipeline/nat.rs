@@ -49,6 +49,185 @@ fn row_45_one_socket_has_one_external_port() {
 }
 
 #[test]
+fn row_45_tcp_and_udp_keep_their_port_whatever_the_destination() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let destinations = [server(1), server(2), Endpoint::new(Ipv4Addr::new(198, 51, 100, 8), 1)];
+    for port in 5000..5100 {
+        let mut shown = Vec::new();
+        for to in destinations {
+            let syn = Tcp { flags: SYN, ..Tcp::default() };
+            switch.send(&c, &packet::tcp(via(&c), c.at(port), to, syn, b""));
+            shown.push(read(&one(&router)).src);
+        }
+        assert!(shown.iter().all(|&src| src == shown[0]), "{shown:?}");
+    }
+    settle(&switch);
+}
+
+#[test]
+fn row_46_two_containers_with_one_port_and_one_destination_never_cross() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let d = switch.add_port(network);
+    switch.resolve(&d);
+    for port in [1, 80, 5000, 61_000, 65_535] {
+        let shown = [&c, &d].map(|station| {
+            let syn = Tcp { flags: SYN, ..Tcp::default() };
+            switch.send(station, &packet::tcp(via(station), station.at(port), server(80), syn, b""));
+            read(&one(&router)).src
+        });
+        assert_ne!(shown[0], shown[1]);
+        for (station, src) in [(&d, shown[1]), (&c, shown[0])] {
+            let answer = Tcp { flags: SYN | ACK, ..Tcp::default() };
+            switch.send(&router, &packet::tcp(via(&router), server(80), src, answer, b""));
+            assert_eq!(read(&one(station)).dst, station.at(port));
+        }
+        nothing(&c);
+    }
+    settle(&switch);
+}
+
+#[test]
+fn row_47_parity_is_kept_and_the_class_as_far_as_the_range_has_it() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    for port in (500..540).chain(40_000..40_040) {
+        switch.send(&c, &packet::udp(via(&c), c.at(port), server(53), b"x"));
+        let shown = read(&one(&router)).src.port;
+        assert_eq!(shown % 2, port % 2, "{port} became {shown}");
+        assert!(vswitchd::sim::NAT_PORTS.contains(&shown), "the range has no port below 1024");
+    }
+    settle(&switch);
+}
+
+/// Opens a UDP flow from each of these ports, and says how many were shown to the world.
+fn fill(switch: &mut Switch, from: &Station, router: &Station, ports: std::ops::Range<u16>) -> usize {
+    ports
+        .map(|port| {
+            switch.send(from, &packet::udp(via(from), from.at(port), server(53), b"x"));
+            received(router).len()
+        })
+        .sum()
+}
+
+#[test]
+fn row_48_mappings_are_the_same_at_any_load() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let stations: Vec<_> = (0..2).map(|_| switch.add_port(network)).collect();
+    stations.iter().for_each(|station| switch.resolve(station));
+    let [d, e] = &stations[..] else { panic!() };
+    let all = vswitchd::sim::NAT_PORTS.len();
+    let half = u16::try_from(all / 2).unwrap();
+    assert_eq!(fill(&mut switch, d, &router, 1..1 + half), all / 2, "the quota is half of the range");
+    assert_eq!(fill(&mut switch, e, &router, 1..1 + 1814), 1814);
+    // Nine in ten are used: row 45 again.
+    for socket in 0..50 {
+        let mut shown = std::collections::HashSet::new();
+        for n in 1..=20 {
+            switch.send(&c, &packet::udp(via(&c), c.at(3000 + socket), server(n), b"x"));
+            shown.insert(read(&one(&router)).src);
+        }
+        assert_eq!(shown.len(), 1);
+    }
+    // Up to the last one, whatever shard it belongs to; then new ones are refused, and old ones do not notice.
+    let left = all - all / 2 - 1814 - 50;
+    assert_eq!(fill(&mut switch, &c, &router, 10_000..10_000 + u16::try_from(left).unwrap()), left);
+    received(&c);
+    switch.send(&c, &packet::udp(via(&c), c.at(9), server(53), b"x"));
+    let refused = icmp_error(&one(&c));
+    assert_eq!((refused.0, refused.1), (3, 13));
+    assert_eq!(switch.drops(DropReason::NatPortsExhausted), 1);
+    nothing(&router);
+    switch.send(&c, &packet::udp(via(&c), c.at(3000), server(99), b"x"));
+    let mapped = switch.shared.conntrack.mapping(Protocol::Udp, c.at(3000)).unwrap();
+    assert_eq!(read(&one(&router)).src, external(mapped));
+    settle(&switch);
+}
+
+#[test]
+fn row_49_a_udp_flow_lives_five_minutes_or_as_long_as_it_is_told() {
+    for (seconds, set) in [(300, None), (120, Some(120)), (20, Some(20))] {
+        let (mut switch, c, router) = Switch::with_uplink();
+        if let Some(seconds) = set {
+            switch.shared.publish(|snapshot| snapshot.timeouts.udp = Duration::from_secs(seconds));
+        }
+        switch.send(&c, &packet::udp(via(&c), c.at(5000), server(53), b"x"));
+        let shown = read(&one(&router)).src;
+        switch.pass((seconds - 1) * SECOND, SECOND);
+        switch.resolve(&c);
+        switch.send(&router, &packet::udp(via(&router), server(53), shown, b"x"));
+        assert_eq!(received(&c).len(), 1, "after {} s", seconds - 1);
+        switch.pass(3 * SECOND, SECOND);
+        switch.send(&router, &packet::udp(via(&router), server(53), shown, b"x"));
+        assert_eq!(received(&c).len(), 0, "after {} s", seconds + 2);
+        settle(&switch);
+    }
+}
+
+#[test]
+fn row_50_only_what_the_container_wants_to_say_keeps_a_mapping() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    switch.shared.publish(|snapshot| {
+        snapshot.timeouts.udp = 20 * SECOND;
+        snapshot.timeouts.tcp_transitory = 20 * SECOND;
+    });
+    switch.send(&c, &packet::udp(via(&c), c.at(5000), server(53), b"x"));
+    let shown = read(&one(&router)).src;
+    switch.send(&c, &packet::tcp(via(&c), c.at(5000), server(80), Tcp { flags: SYN, seq: 9, ack: 0 }, b""));
+    let tcp = read(&one(&router)).src;
+    for _ in 0..3 {
+        switch.pass(5 * SECOND, SECOND);
+        switch.resolve(&c);
+        switch.send(&router, &packet::udp(via(&router), server(53), shown, b"x"));
+        let came = one(&c);
+        let error = packet::icmp_error(via(&c), c.ip, SERVER, Error::PortUnreachable, &came[14..]);
+        switch.send(&c, &error);
+        assert_eq!(received(&router).len(), 1, "the error goes out");
+        let stray = Tcp { flags: RST, seq: 77, ack: 0 };
+        switch.send(&c, &packet::tcp(via(&c), c.at(5000), server(80), stray, b""));
+        assert_eq!(read(&one(&router)).src, tcp, "the reset goes out");
+    }
+    switch.pass(8 * SECOND, SECOND);
+    assert_eq!(switch.shared.conntrack.stats().connections, 0);
+    settle(&switch);
+}
+
+#[test]
+fn row_52_a_hairpin_shows_the_external_source_and_needs_no_other_permission() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let d = switch.add_port(network);
+    switch.resolve(&d);
+    // UDP: to the peer's mapping, and to one's own.
+    let shown = [&c, &d].map(|station| {
+        switch.send(station, &packet::udp(via(station), station.at(5000), server(53), b"x"));
+        read(&one(&router)).src
+    });
+    for (from, to, own, other) in [(&c, &d, shown[0], shown[1]), (&d, &c, shown[1], shown[0])] {
+        switch.send(from, &packet::udp(via(from), from.at(5000), other, b"hairpin"));
+        let seen = read(&one(to));
+        assert_eq!((seen.src, seen.dst, seen.payload), (own, to.at(5000), b"hairpin".to_vec()));
+    }
+    switch.send(&c, &packet::udp(via(&c), c.at(5001), shown[0], b"me"));
+    let me = read(&one(&c));
+    assert_eq!((me.src.ip, me.dst), (EXTERNAL, c.at(5000)));
+    // TCP, with an answer.
+    let header = |flags, seq, ack| Tcp { flags, seq, ack };
+    switch.send(&d, &packet::tcp(via(&d), d.at(80), server(80), header(SYN, 1, 0), b""));
+    let there = read(&one(&router)).src;
+    switch.send(&c, &packet::tcp(via(&c), c.at(6000), there, header(SYN, 10, 0), b""));
+    let syn = read(&one(&d));
+    assert_eq!((syn.src.ip, syn.dst), (EXTERNAL, d.at(80)));
+    switch.send(&d, &packet::tcp(via(&d), d.at(80), syn.src, header(SYN | ACK, 50, 11), b""));
+    assert_eq!(read(&one(&c)).src, there);
+    // A port that nobody has is nobody's.
+    switch.send(&c, &packet::udp(via(&c), c.at(5000), external(1), b"x"));
+    assert_eq!((icmp_error(&one(&c)).0, switch.drops(DropReason::HostService)), (3, 1));
+    nothing(&router);
+    settle(&switch);
+}
+
+#[test]
 fn row_46_and_68_the_same_ports_of_two_containers_stay_apart() {
     let (mut switch, c, router) = Switch::with_uplink();
     let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
@@ -102,6 +281,105 @@ fn row_55_a_partial_checksum_and_none_at_all_survive_translation() {
     let sum = vswitchd::wire::checksum::checksum(&bytes[34..]);
     bytes[50..52].copy_from_slice(&sum.to_be_bytes());
     read(&bytes);
+    settle(&switch);
+}
+
+#[test]
+fn row_55_every_checksum_is_updated_right_in_both_directions() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let (mut shown, mut ones) = (server(0), 0);
+    for value in 0..=u16::MAX {
+        let payload = value.to_be_bytes();
+        switch.send(&c, &packet::udp(via(&c), c.at(5000), server(53), &payload));
+        let out = one(&router);
+        let seen = read(&out);
+        assert_eq!(seen.payload, payload);
+        assert_ne!(out[40..42], [0, 0], "a computed 0 goes out as all ones (RFC 768)");
+        ones += usize::from(out[40..42] == [0xff, 0xff]);
+        shown = seen.src;
+        switch.send(&router, &packet::udp(via(&router), server(53), shown, &payload));
+        let back = one(&c);
+        assert_eq!(read(&back).payload, payload);
+        assert_ne!(back[40..42], [0, 0]);
+        // So that both the story and the flow cache are asked.
+        switch.now += Duration::from_millis(3);
+        if value % 4096 == 0 {
+            (switch.resolve(&c), switch.resolve(&router));
+        }
+    }
+    assert!(ones > 0, "the corner was met");
+    let mut none = packet::udp(via(&router), server(53), shown, b"no checksum");
+    none[40..42].copy_from_slice(&[0, 0]);
+    for _ in 0..3 {
+        switch.send(&router, &none);
+        assert_eq!(one(&c)[40..42], [0, 0], "none stays none, inwards too");
+    }
+    settle(&switch);
+}
+
+#[test]
+fn row_56_empty_odd_and_longest_datagrams_arrive_whole() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let mtu = vswitchd::limits::MTU_MAX;
+    switch.shared.publish(|snapshot| {
+        let mut network = vswitchd::snapshot::Network::clone(snapshot.networks[0].as_ref().unwrap());
+        network.mtu = mtu;
+        snapshot.set_network(network);
+        std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap()).mtu = mtu;
+        for id in [c.id, router.id] {
+            let mut port = vswitchd::snapshot::Port::clone(snapshot.port(id).unwrap());
+            port.mtu = mtu;
+            snapshot.set_port(port);
+        }
+    });
+    let longest = usize::from(mtu) - 28;
+    for len in [0, 1, 2, 3, 17, 1471, 1472, 9001, longest - 1, longest] {
+        let payload: Vec<u8> = (0..len).map(|n| (n % 251) as u8).collect();
+        // The second one is repeated by the flow cache.
+        for _ in 0..2 {
+            switch.send(&c, &packet::udp(via(&c), c.at(5000), server(53), &payload));
+            let seen = read(&one(&router));
+            assert_eq!(seen.payload.len(), len);
+            assert_eq!(seen.payload, payload);
+            switch.send(&router, &packet::udp(via(&router), server(53), seen.src, &payload));
+            assert_eq!(read(&one(&c)).payload, payload);
+        }
+    }
+    settle(&switch);
+}
+
+#[test]
+fn row_53_twenty_errors_of_a_third_router_arrive_and_end_nothing() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    switch.send(&c, &packet::udp(via(&c), c.at(5000), server(53), b"x"));
+    let udp = one(&router);
+    let header = |flags, seq, ack| Tcp { flags, seq, ack };
+    switch.send(&c, &packet::tcp(via(&c), c.at(6000), server(80), header(SYN, 1, 0), b""));
+    let tcp = one(&router);
+    let answer = packet::tcp(via(&router), server(80), read(&tcp).src, header(SYN | ACK, 8, 2), b"");
+    switch.send(&router, &answer);
+    switch.send(&c, &packet::tcp(via(&c), c.at(6000), server(80), header(ACK, 2, 9), b""));
+    (received(&c), received(&router));
+    let third = Ipv4Addr::new(203, 0, 113, 99);
+    let kinds = (0..16).map(|code| (3, code)).chain([(11, 0), (11, 1), (12, 0), (12, 1)]);
+    for (kind, code) in kinds {
+        for shown in [&udp, &tcp] {
+            let error = Error::HostUnreachable;
+            let mut error = packet::icmp_error(via(&router), third, EXTERNAL, error, &shown[14..]);
+            (error[34], error[35]) = (kind, code);
+            error[36..38].copy_from_slice(&[0, 0]);
+            let sum = vswitchd::wire::checksum::checksum(&error[34..]);
+            error[36..38].copy_from_slice(&sum.to_be_bytes());
+            switch.send(&router, &error);
+            let (seen_kind, seen_code, quoted) = icmp_error(&one(&c));
+            assert_eq!((seen_kind, seen_code), (kind, code));
+            assert_eq!(quoted[12..16], c.ip.octets(), "the quote is what the container sent");
+        }
+    }
+    let states: Vec<_> = switch.shared.conntrack.entries(switch.now).iter().map(|info| info.state).collect();
+    assert!(states.contains(&"ESTABLISHED") && states.len() == 2, "{states:?}");
+    switch.send(&router, &packet::udp(via(&router), server(53), read(&udp).src, b"still here"));
+    assert_eq!(read(&one(&c)).payload, b"still here");
     settle(&switch);
 }
 

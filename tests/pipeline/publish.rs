@@ -48,9 +48,142 @@ fn row_76_only_the_published_address_is_translated() {
 fn row_78_a_crafted_loopback_destination_is_not_ours() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.publish(Protocol::Udp, 53, &c, 53);
+    // As a host has it: 127.0.0.1 is one of its addresses.
+    switch.shared.publish(|snapshot| {
+        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        uplink.host_addresses.push(Ipv4Addr::LOCALHOST);
+    });
     let loopback = Endpoint::new(Ipv4Addr::LOCALHOST, 53);
     switch.send(&router, &packet::udp(via(&router), server(1), loopback, b"x"));
     nothing(&c);
+    assert_eq!(switch.drops(DropReason::MartianDestination), 1);
+    settle(&switch);
+}
+
+#[test]
+fn row_79_a_containers_own_source_port_captures_no_service() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let d = switch.add_port(network);
+    switch.resolve(&d);
+    switch.publish(Protocol::Udp, 1194, &d, 1194);
+    switch.publish(Protocol::Udp, 62_000, &d, 2000);
+    // c speaks from the ports of the published services and of the host's own (53) to a client of theirs.
+    let client = server(7000);
+    for port in [1194, 62_000, 53] {
+        switch.send(&c, &packet::udp(via(&c), c.at(port), client, b"shadow"));
+        assert_ne!(read(&one(&router)).src.port, port);
+    }
+    for (port, target) in [(1194, 1194), (62_000, 2000)] {
+        switch.send(&router, &packet::udp(via(&router), client, external(port), b"to the service"));
+        assert_eq!(read(&one(&d)).dst, d.at(target));
+    }
+    let left = switch.totals().left_to_host;
+    switch.send(&router, &packet::udp(via(&router), client, external(53), b"to the host"));
+    assert_eq!(switch.totals().left_to_host, left + 1);
+    nothing(&c);
+    settle(&switch);
+}
+
+#[test]
+fn row_80_an_old_flow_follows_the_publication_and_ends_with_it() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let d = switch.add_port(network);
+    switch.resolve(&d);
+    let question = packet::udp(via(&router), server(7000), external(53), b"x");
+    let unpublish = |switch: &mut Switch| {
+        switch.shared.publish(|snapshot| {
+            std::sync::Arc::make_mut(&mut snapshot.publications).remove(Protocol::Udp, None, 53);
+        });
+        switch.shared.conntrack.flush(switch.now, |connection| connection.outside.port == 53)
+    };
+    for target in [&c, &d] {
+        switch.publish(Protocol::Udp, 53, target, 5353);
+        for _ in 0..3 {
+            switch.send(&router, &question);
+            assert_eq!(read(&one(target)).dst, target.at(5353));
+        }
+        assert_eq!(unpublish(&mut switch), 1);
+        let left = switch.totals().left_to_host;
+        switch.send(&router, &question);
+        assert_eq!(switch.totals().left_to_host, left + 1, "nothing is left of it");
+    }
+    nothing(&c);
+    assert_eq!(switch.shared.conntrack.stats().connections, 0);
+    settle(&switch);
+}
+
+#[test]
+fn row_81_a_port_does_not_get_all_external_ports() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
+    let d = switch.add_port(network);
+    switch.resolve(&d);
+    let quota = usize::try_from(switch.shared.conntrack.fair_ports()).unwrap();
+    // Those of the range as well: they would all be in one shard's hands.
+    for port in (1..3000).chain(61_000..=65_535) {
+        switch.send(&c, &packet::udp(via(&c), c.at(port), server(53), b"x"));
+    }
+    assert_eq!(received(&router).len(), quota);
+    assert!(received(&c).iter().all(|frame| (icmp_error(frame).0, icmp_error(frame).1) == (3, 13)));
+    assert!(switch.drops(DropReason::NatPortQuota) > 0);
+    for port in 1..=1000 {
+        switch.send(&d, &packet::udp(via(&d), d.at(port), server(53), b"x"));
+        assert_eq!(received(&router).len(), 1, "{port}");
+    }
+    assert_eq!(switch.shared.conntrack.nat_ports_of(d.id, Protocol::Udp), 1000);
+    switch.pass(302 * SECOND, SECOND);
+    assert_eq!(switch.shared.conntrack.nat_ports_of(c.id, Protocol::Udp), 0, "time gives the quota back");
+    settle(&switch);
+}
+
+#[test]
+fn row_82_a_freed_port_rests_two_minutes() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let shown = |switch: &mut Switch| {
+        switch.resolve(&router);
+        switch.send(&c, &packet::udp(via(&c), c.at(62_000), server(53), b"x"));
+        read(&one(&router)).src.port
+    };
+    assert_eq!(shown(&mut switch), 62_000);
+    for (wait, expected) in [(0, false), (119, false), (3, true)] {
+        switch.shared.conntrack.flush(switch.now, |_| true);
+        switch.pass(wait * SECOND, SECOND);
+        let kept = shown(&mut switch) == 62_000;
+        assert_eq!(kept, expected, "after {wait} s more");
+    }
+    settle(&switch);
+}
+
+#[test]
+fn row_83_external_ports_are_spread_evenly_and_in_no_order() {
+    const TRIALS: usize = 10_000;
+    let (mut switch, c, router) = Switch::with_uplink();
+    let mut ports = Vec::new();
+    let mut own = 1024;
+    while ports.len() < TRIALS {
+        for _ in 0..1000 {
+            own = if own == 60_000 { 1024 } else { own + 1 };
+            switch.send(&c, &packet::udp(via(&c), c.at(own), server(53), b"x"));
+            ports.push(read(&one(&router)).src.port);
+        }
+        switch.shared.conntrack.flush(switch.now, |_| true);
+        switch.now += 121 * SECOND;
+        (switch.resolve(&router), switch.resolve(&c));
+    }
+    const BINS: usize = 63;
+    let (range, mut counts) = (vswitchd::sim::NAT_PORTS, [0_f64; BINS]);
+    for port in &ports {
+        counts[usize::from(port - range.start()) * BINS / range.len()] += 1.0;
+    }
+    let expected = TRIALS as f64 / BINS as f64;
+    let chi_square: f64 = counts.iter().map(|count| (count - expected).powi(2) / expected).sum();
+    assert!(chi_square < 90.8, "{chi_square:.1} with 62 degrees of freedom: p < 0.01");
+    // By chance, three in a row come in about one of 4536^2 triples.
+    let runs =
+        ports.windows(3).filter(|w| w[1] == w[0].wrapping_add(1) && w[2] == w[1].wrapping_add(1)).count();
+    assert!(runs <= 1, "{runs} runs of three");
     settle(&switch);
 }
 
@@ -75,7 +208,7 @@ fn row_81_a_port_has_a_quota_and_the_next_one_is_not_harmed() {
     assert!(refusals.iter().all(|frame| (icmp_error(frame).0, icmp_error(frame).1) == (3, 13)));
     assert_eq!(switch.drops(DropReason::ConntrackQuota), 10);
     assert_eq!(switch.shared.conntrack.connections_of(c.id), 10);
-    switch.pass(302 * SECOND, SECOND);
+    switch.pass(310 * SECOND, SECOND);
     assert_eq!(switch.shared.conntrack.connections_of(c.id), 0, "time gives the quota back");
     settle(&switch);
 }

@@ -8,7 +8,7 @@ use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
     ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo, NetworkDetail,
-    NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout,
+    NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -169,7 +169,10 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
         ("storm", storm(&detail.policing)),
         ("macs", off_if_zero(detail.policing.macs)),
         ("moves", per_second(detail.policing.moves)),
-        ("connections", format!("{}/{}", detail.connections.used, detail.connections.limit)),
+        ("connections", used(detail.connections)),
+        ("NAT ports, TCP", used(detail.nat_ports.tcp)),
+        ("NAT ports, UDP", used(detail.nat_ports.udp)),
+        ("NAT ports, ICMP", used(detail.nat_ports.icmp)),
         ("received", traffic(port.rx_packets, port.rx_bytes, wide)),
         ("sent", traffic(port.tx_packets, port.tx_bytes, wide)),
         ("super-frames", format!("{} received, {} sent", detail.rx_super, detail.tx_super)),
@@ -229,6 +232,10 @@ fn neighbors(neighbors: &[NeighborInfo], wide: bool) -> String {
     table.to_string()
 }
 
+fn used(usage: Usage) -> String {
+    format!("{}/{}", usage.used, usage.limit)
+}
+
 fn connections(connections: &[ConnectionInfo], status: &Status, wide: bool) -> String {
     let columns = ["PROTO", "STATE", "PORT", "ORIGINAL", "REPLY", ">EXPIRES", ">PACKETS", ">BYTES"];
     let extra = ["NETWORK", "NAT"];
@@ -269,8 +276,8 @@ fn connection_stats(stats: &ConnectionStats) -> String {
         ("flushed", stats.flushed.to_string()),
         ("refused, table full", stats.refused_full.to_string()),
         ("refused, port's quota", stats.refused_quota.to_string()),
+        ("refused, port's quota of NAT ports", stats.refused_port_quota.to_string()),
         ("refused, no NAT port", stats.ports_exhausted.to_string()),
-        ("NAT ports used twice", stats.overloaded.to_string()),
     ])
 }
 

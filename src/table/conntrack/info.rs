@@ -98,10 +98,10 @@ pub struct Stats {
     pub refused_full: u64,
     /// Refused because the port had its quota.
     pub refused_quota: u64,
+    /// Refused because the port had its quota of external ports.
+    pub refused_port_quota: u64,
     /// Refused because no external port was left.
     pub ports_exhausted: u64,
-    /// Connections that share an external port with another mapping.
-    pub overloaded: u64,
 }
 
 impl std::ops::AddAssign for Stats {
@@ -113,7 +113,7 @@ impl std::ops::AddAssign for Stats {
         self.flushed += other.flushed;
         self.refused_full += other.refused_full;
         self.refused_quota += other.refused_quota;
+        self.refused_port_quota += other.refused_port_quota;
         self.ports_exhausted += other.ports_exhausted;
-        self.overloaded += other.overloaded;
     }
 }

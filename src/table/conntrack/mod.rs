@@ -9,12 +9,13 @@
 //! # Mappings
 //! Masquerading is endpoint-independent (RFC 4787 REQ-1, RFC 5382 REQ-1): all connections of one inside
 //! endpoint share one external port, whatever their remotes. That is a mapping; it lives as long as one of
-//! its connections. The port is the container's own if it is within the range and free, else a random one.
-//! Filtering is address and port-dependent (RFC 4787 REQ-8): from outside only the remote of an existing
-//! connection gets in.
+//! its connections. The port is the container's own if it is within the range and free, else a random one
+//! ([`crate::table::port_pool`]). No two mappings share a port (RFC 4787 REQ-3): when none is free, a new inside
+//! endpoint gets no connection, and those that have a mapping do not notice (RFC 4787 REQ-11).
 //!
-//! When no port is left, a port that is in use is taken once more for a remote endpoint that it is not
-//! used with (counted as `overloaded`). Such a connection has a port of its own and no mapping.
+//! Filtering is address and port-dependent (RFC 4787 REQ-8): from outside only the remote of an existing
+//! connection gets in. Only for the containers of the same network a mapping is open to everyone: they reach the
+//! container directly as well.
 //!
 //! # States, and who moves them
 //! TCP: see [`tcp`]. UDP and ICMP: unreplied until the other side speaks. A packet pushes its connection's
@@ -24,7 +25,8 @@
 //!
 //! # Bounds
 //! A table holds `limit` connections and refuses one more. How many of them one port of the switch may
-//! have is the caller's to count: every connection names its port, and the table tells when it ends.
+//! have, and how many external ports, is the caller's to count ([`Sponsor`]): every connection and every mapping
+//! names its port, and the table tells when it ends ([`Ended`]).
 //!
 //! # Locks and clocks
 //! None. The table is one shard; [`crate::shared::Conntrack`] owns the locks and picks the shard.
@@ -40,7 +42,6 @@ use hashbrown::HashTable;
 use crate::addr::{Address, Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::drops::DropReason;
-use crate::limits::NAT_OVERLOAD_TRIES;
 use crate::table::port_pool::PortPool;
 use crate::wire::transport::TcpSegment;
 
@@ -105,6 +106,41 @@ pub struct NewConnection {
     pub hairpin: bool,
 }
 
+/// Answers for what a packet makes in a table: it is asked before.
+pub trait Sponsor {
+    /// A connection is to be made.
+    ///
+    /// # Errors
+    /// Why it may not be.
+    fn connection(&mut self) -> Result<NewConnection, DropReason>;
+
+    /// The connection is to have an external port of its own, which was free until now.
+    ///
+    /// # Errors
+    /// Why it may not.
+    fn external_port(&mut self) -> Result<(), DropReason>;
+}
+
+/// Who does not mind how many external ports there are.
+impl<F: FnMut() -> Result<NewConnection, DropReason>> Sponsor for F {
+    fn connection(&mut self) -> Result<NewConnection, DropReason> {
+        self()
+    }
+
+    fn external_port(&mut self) -> Result<(), DropReason> {
+        Ok(())
+    }
+}
+
+/// A connection that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// The container's port of the switch, who answered for it.
+    pub port: PortId,
+    /// If it was the last one of a mapping: the protocol of the external port, and who answered for that.
+    pub freed: Option<(Protocol, PortId)>,
+}
+
 /// What a table answers about a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answer<A: Address = Ipv4Addr> {
@@ -164,26 +200,28 @@ impl<A: Address> Connection<A> {
 
     fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts, activity: &Activity) {
         activity.count(direction, seen.bytes);
-        match &mut self.state {
-            State::Tcp(tcp) => {
-                if let Some(segment) = &seen.segment {
-                    tcp.segment(direction, segment, activity);
-                }
+        let refreshes = match (&mut self.state, &seen.segment) {
+            (State::Tcp(tcp), Some(segment)) => tcp.segment(direction, segment, activity),
+            (State::Tcp(_), None) => false,
+            (State::Query { replied }, _) => {
+                *replied |= direction != self.opener;
+                self.is_refreshed_by(direction)
             }
-            State::Query { replied } => *replied |= direction != self.opener,
-        }
-        if self.is_refreshed_by(direction) {
+        };
+        if refreshes {
             activity.refresh(seen.now);
             self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
         }
     }
 
-    /// Whether a packet of this direction pushes the deadline. From outside it does not, unless the outside
-    /// spoke first (RFC 4787 REQ-6); TCP says itself when it is over.
+    /// Whether a packet of this direction pushes the deadline. From outside it does not where that would keep a
+    /// mapping (RFC 4787 REQ-6), but does where a port is published, and for TCP until that says that it is over.
     fn is_refreshed_by(&self, direction: Direction) -> bool {
-        matches!(self.state, State::Tcp(_))
-            || direction == Direction::Outward
-            || self.opener == Direction::Inward
+        let from_outside = match self.state {
+            State::Tcp(tcp) => !tcp.is_over(),
+            State::Query { .. } => !self.mapped,
+        };
+        direction == Direction::Outward || from_outside
     }
 
     /// Whether further packets of this direction, those with SYN, FIN or RST apart, change nothing but the
@@ -268,6 +306,8 @@ struct Mapping<A> {
     protocol: Protocol,
     inside: Endpoint<A>,
     outside_port: u16,
+    /// Who answers for the external port.
+    port: PortId,
     connections: u32,
 }
 
@@ -281,7 +321,7 @@ pub struct Table<A: Address = Ipv4Addr> {
     by_inside: Index,
     by_outside: Index,
     mappings: HashTable<Mapping<A>>,
-    pools: [PortPool; 3],
+    pools: [PortPool<A>; 3],
     wheel: Wheel,
     hasher: RandomState,
     dice: u64,
@@ -320,7 +360,7 @@ impl<A: Address> Table<A> {
     }
 
     /// A packet from `inside` to `remote`: the outside endpoint that the world shall see instead. Makes the
-    /// connection, masqueraded to `external`, if `new` allows and the packet may open one.
+    /// connection, masqueraded to `external`, if `sponsor` allows and the packet may open one.
     ///
     /// # Errors
     /// Why there is no connection and none could be made.
@@ -330,7 +370,7 @@ impl<A: Address> Table<A> {
         remote: Endpoint<A>,
         external: A,
         seen: &Seen,
-        new: impl FnOnce() -> Result<NewConnection, DropReason>,
+        mut sponsor: impl Sponsor,
         timeouts: &Timeouts,
     ) -> Result<Answer<A>, DropReason> {
         if let Some(number) = self.find_inside(seen.protocol, inside, remote) {
@@ -338,16 +378,16 @@ impl<A: Address> Table<A> {
         }
         opens(seen)?;
         self.refuse_if_full()?;
-        let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
-        let (outside_port, mapped) = self.outside_port(seen.protocol, inside, external, remote, seen.now)?;
-        let outside = Endpoint::new(external, outside_port);
+        let made = sponsor.connection().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let NewConnection { port, hairpin } = made;
+        let outside = Endpoint::new(external, self.map(seen, inside, port, sponsor)?);
         let nat = if hairpin { Nat::Hairpin } else { Nat::Snat };
-        let opener = Direction::Outward;
+        let (opener, mapped) = (Direction::Outward, true);
         self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
     }
 
     /// A packet from `remote` to `outside`: the container's endpoint. Makes the connection to `target`, the
-    /// publication's, if there is one, `new` allows and the packet may open one.
+    /// publication's or the mapping's, if there is one, `sponsor` allows and the packet may open one.
     ///
     /// # Errors
     /// Why there is no connection and none could be made.
@@ -357,7 +397,7 @@ impl<A: Address> Table<A> {
         remote: Endpoint<A>,
         target: Option<Endpoint<A>>,
         seen: &Seen,
-        new: impl FnOnce() -> Result<NewConnection, DropReason>,
+        mut sponsor: impl Sponsor,
         timeouts: &Timeouts,
     ) -> Result<Answer<A>, DropReason> {
         if let Some(number) = self.find_outside(seen.protocol, outside, remote) {
@@ -370,10 +410,13 @@ impl<A: Address> Table<A> {
             return Err(DropReason::NatPortsExhausted);
         }
         self.refuse_if_full()?;
-        let NewConnection { port, hairpin } = new().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let made = sponsor.connection().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let NewConnection { port, hairpin } = made;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Dnat };
         let opener = Direction::Inward;
-        self.insert(New { opener, nat, mapped: false, port, inside, outside, remote }, seen, timeouts)
+        let mapping = self.mapping_of(seen.protocol, inside).filter(|m| m.outside_port == outside.port);
+        let mapped = mapping.map(|mapping| mapping.connections += 1).is_some();
+        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
     }
 
     /// The container's endpoint behind `outside` towards `remote`, without taking note of a packet.
@@ -411,9 +454,13 @@ impl<A: Address> Table<A> {
         Some(mapping.outside_port)
     }
 
-    /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` the port of
-    /// each.
-    pub fn expire(&mut self, now: Time, budget: usize, mut ended: impl FnMut(PortId)) {
+    /// Who masquerades with this external port.
+    pub fn holder(&self, protocol: Protocol, port: u16) -> Option<Endpoint<A>> {
+        self.pools[protocol as usize].holder(port)
+    }
+
+    /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` of each.
+    pub fn expire(&mut self, now: Time, budget: usize, mut ended: impl FnMut(Ended)) {
         for _ in 0..budget {
             let Some(number) = self.wheel.pop_due(now) else { return };
             let Slot::Used(connection) = &self.slots[number as usize] else { continue };
@@ -427,12 +474,12 @@ impl<A: Address> Table<A> {
         }
     }
 
-    /// Ends the connections that `which` picks, and returns how many. Tells `ended` the port of each.
+    /// Ends the connections that `which` picks, and returns how many. Tells `ended` of each.
     pub fn flush(
         &mut self,
         now: Time,
         mut which: impl FnMut(&Info<A>) -> bool,
-        mut ended: impl FnMut(PortId),
+        mut ended: impl FnMut(Ended),
     ) -> usize {
         let mut count = 0;
         for (number, at) in (0..).zip(0..self.slots.len()) {
@@ -466,8 +513,23 @@ impl<A: Address> Table<A> {
 
     /// Ends a reservation.
     pub fn release(&mut self, protocol: Protocol, port: u16, now: Time) {
-        let dealt = self.mappings.iter().any(|m| m.protocol == protocol && m.outside_port == port);
-        self.pools[protocol as usize].release(port, dealt, now);
+        self.pools[protocol as usize].release(port, now);
+    }
+
+    /// Gives a free external port away to another table, as much like `like` as there is one.
+    pub fn lend(&mut self, protocol: Protocol, like: u16, now: Time) -> Option<u16> {
+        let random = self.random();
+        self.pools[protocol as usize].lend(like, random, now)
+    }
+
+    /// As [`Table::lend`], the port that has rested longest.
+    pub fn lend_resting(&mut self, protocol: Protocol) -> Option<u16> {
+        self.pools[protocol as usize].lend_resting()
+    }
+
+    /// Takes over an external port that no table has.
+    pub fn adopt(&mut self, protocol: Protocol, port: u16) {
+        self.pools[protocol as usize].adopt(port);
     }
 
     fn refuse_if_full(&mut self) -> Result<(), DropReason> {
@@ -478,65 +540,38 @@ impl<A: Address> Table<A> {
         Ok(())
     }
 
-    /// The external port for a new connection, and whether it is its mapping's.
-    fn outside_port(
+    /// The external port for one more connection of `inside`: its mapping's, made if there is none.
+    fn map(
         &mut self,
-        protocol: Protocol,
+        seen: &Seen,
         inside: Endpoint<A>,
-        external: A,
-        remote: Endpoint<A>,
-        now: Time,
-    ) -> Result<(u16, bool), DropReason> {
-        let hash = self.hasher.hash_one((protocol, inside));
-        if let Some(mapping) = self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
-        {
-            let outside = Endpoint::new(external, mapping.outside_port);
-            let port = mapping.outside_port;
-            // An overloaded connection may stand in the way; then this one is overloaded too.
-            if self.find_outside(protocol, outside, remote).is_none() {
-                if let Some(m) =
-                    self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
-                {
-                    m.connections += 1;
-                }
-                return Ok((port, true));
-            }
-            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
+        port: PortId,
+        mut sponsor: impl Sponsor,
+    ) -> Result<u16, DropReason> {
+        let (protocol, random) = (seen.protocol, self.random());
+        if let Some(mapping) = self.mapping_of(protocol, inside) {
+            mapping.connections += 1;
+            return Ok(mapping.outside_port);
         }
-        let random = self.random();
         let pool = &mut self.pools[protocol as usize];
-        let wanted = pool.take(inside.port, now).then_some(inside.port);
-        let Some(port) = wanted.or_else(|| pool.take_any(random, now)) else {
-            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
+        let Some(outside_port) = pool.take(inside, random, seen.now) else {
+            self.stats.ports_exhausted += 1;
+            return Err(DropReason::NatPortsExhausted);
         };
-        // An overloaded connection may outlive the mapping whose port it borrowed.
-        if self.find_outside(protocol, Endpoint::new(external, port), remote).is_some() {
-            self.pools[protocol as usize].give(port, now);
-            return self.overloaded_port(protocol, external, remote).map(|port| (port, false));
-        }
-        let mapping = Mapping { protocol, inside, outside_port: port, connections: 1 };
+        sponsor.external_port().inspect_err(|_| {
+            pool.untake(outside_port);
+            self.stats.refused_port_quota += 1;
+        })?;
+        let mapping = Mapping { protocol, inside, outside_port, port, connections: 1 };
         let hasher = &self.hasher;
+        let hash = hasher.hash_one((protocol, inside));
         self.mappings.insert_unique(hash, mapping, |m| hasher.hash_one((m.protocol, m.inside)));
-        Ok((port, true))
+        Ok(outside_port)
     }
 
-    /// A port that is in use, but not towards this remote.
-    fn overloaded_port(
-        &mut self,
-        protocol: Protocol,
-        external: A,
-        remote: Endpoint<A>,
-    ) -> Result<u16, DropReason> {
-        for _ in 0..NAT_OVERLOAD_TRIES {
-            let random = self.random();
-            let Some(port) = self.pools[protocol as usize].any_dealt(random) else { continue };
-            if self.find_outside(protocol, Endpoint::new(external, port), remote).is_none() {
-                self.stats.overloaded += 1;
-                return Ok(port);
-            }
-        }
-        self.stats.ports_exhausted += 1;
-        Err(DropReason::NatPortsExhausted)
+    fn mapping_of(&mut self, protocol: Protocol, inside: Endpoint<A>) -> Option<&mut Mapping<A>> {
+        let hash = self.hasher.hash_one((protocol, inside));
+        self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
     }
 
     /// The next number of a keyed sequence: nobody outside can predict it.
@@ -616,10 +651,10 @@ impl<A: Address> Table<A> {
     }
 
     /// Removes a connection that is not in the wheel, and its mapping with the last one.
-    fn forget(&mut self, number: u32, now: Time) -> PortId {
+    fn forget(&mut self, number: u32, now: Time) -> Ended {
         let place = &mut self.slots[number as usize];
         let Slot::Used(connection) = std::mem::replace(place, Slot::Free { next: self.free }) else {
-            return PortId::UPLINK; // nobody forgets a place twice
+            return Ended { port: PortId::UPLINK, freed: None }; // nobody forgets a place twice
         };
         self.free = number;
         self.activities.at(number).end_life();
@@ -632,18 +667,19 @@ impl<A: Address> Table<A> {
         self.by_outside.remove(hasher.hash_one((protocol, outside, remote)), number, |other| {
             used(other).map_or(0, |c| hasher.hash_one((c.protocol, c.outside, c.remote)))
         });
+        let mut freed = None;
         if connection.mapped {
             let hash = self.hasher.hash_one((protocol, inside));
             let entry = self.mappings.find_entry(hash, |m| m.protocol == protocol && m.inside == inside);
             if let Ok(mut entry) = entry {
                 entry.get_mut().connections -= 1;
                 if entry.get().connections == 0 {
-                    entry.remove();
+                    freed = Some((protocol, entry.remove().0.port));
                     self.pools[protocol as usize].give(outside.port, now);
                 }
             }
         }
-        connection.port
+        Ended { port: connection.port, freed }
     }
 
     fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {

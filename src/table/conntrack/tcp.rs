@@ -7,11 +7,17 @@
 //! 3.2), so that blind RSTs do nothing.
 //!
 //! ```text
-//!  SYN ──▶ SynSent ── SYN from the other side (with ACK or without) ──▶ SynReceived ── ACK ──▶ Established
+//!  SYN ──▶ SynSent ── SYN from the other side (with ACK or without) ──▶ SynReceived ── ACKs of both ──▶ Established
 //!  Established ── FIN ──▶ Closing ── FIN from the other side ──▶ TimeWait
-//!  any ── exact RST ──▶ Closed;    TimeWait, Closed ── SYN ──▶ SynSent
+//!  any ── exact RST ──▶ Closed ── the side that had reset goes on ──▶ Established
+//!  TimeWait, Closed ── SYN ──▶ the same ── SYN from the other side ──▶ SynReceived
 //! ```
 //! Only Established has the long timeout.
+//!
+//! **A connection that is over** (TimeWait, Closed) still passes what comes, for its four minutes (RFC 7857
+//! section 2). A SYN opens it anew only if the other side answers with one: until then it stays what it is, and
+//! outsiders cannot keep it alive with SYNs. A side that goes on after its RST never sent it, so the connection
+//! is what it was (RFC 6146 3.5.2.2, state TRANS).
 
 use super::Direction;
 use super::activity::Activity;
@@ -54,20 +60,27 @@ impl TcpState {
 pub struct Tcp {
     /// The state.
     pub state: TcpState,
-    /// Whether anything is known of what the sender of each direction expects.
-    known: [bool; 2],
+    /// Who has acknowledged the other's SYN.
+    agreed: [bool; 2],
+    /// Who has sent a FIN.
     fin: [bool; 2],
-    opener: Direction,
+    /// Who sent the first SYN; in `Closed`, who sent the RST.
+    first: Direction,
+    /// Who has sent a SYN since the connection was over.
+    reopener: Option<Direction>,
 }
 
 impl Tcp {
     /// A connection that `segment`, a SYN, opens.
     pub fn open(direction: Direction, segment: &TcpSegment, activity: &Activity) -> Self {
-        let mut known = [false; 2];
-        // What the other side will expect once it has this SYN.
-        known[direction.other() as usize] = true;
-        activity.set_acked(direction.other(), segment.seq.wrapping_add(segment.len));
-        Tcp { state: TcpState::SynSent, known, fin: [false; 2], opener: direction }
+        expect_after(direction, segment, activity);
+        Tcp {
+            state: TcpState::SynSent,
+            agreed: [false; 2],
+            fin: [false; 2],
+            first: direction,
+            reopener: None,
+        }
     }
 
     /// Whether a segment may open a connection: SYN, without ACK, RST or FIN.
@@ -77,28 +90,35 @@ impl Tcp {
 
     /// Whether nothing but SYN, FIN and RST changes the state from now on.
     pub const fn is_settled(&self) -> bool {
-        !matches!(self.state, TcpState::SynSent | TcpState::SynReceived)
+        !matches!(self.state, TcpState::SynSent | TcpState::SynReceived | TcpState::Closed)
     }
 
-    /// Takes note of a segment.
-    pub fn segment(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) {
+    /// Whether both sides, or one by force, have ended it.
+    pub const fn is_over(&self) -> bool {
+        matches!(self.state, TcpState::TimeWait | TcpState::Closed)
+    }
+
+    /// Takes note of a segment. Says whether it is a sign of life, for which the connection's time begins anew:
+    /// a RST that ends nothing is none, and neither is what comes in for a connection that is over.
+    pub fn segment(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
         if segment.has(RST) {
-            if self.is_exact(direction, segment, activity) {
-                self.state = TcpState::Closed;
+            let ends = self.state != TcpState::Closed && self.is_exact(direction, segment, activity);
+            if ends {
+                *self = Tcp { state: TcpState::Closed, first: direction, reopener: None, ..*self };
             }
-            return;
+            return ends;
+        }
+        let was_over = self.is_over();
+        if was_over && segment.has(SYN) {
+            return self.reopen(direction, segment, activity);
         }
         match self.state {
-            TcpState::TimeWait | TcpState::Closed if Tcp::opens(segment) => {
-                *self = Tcp::open(direction, segment, activity);
-                activity.end_life();
-                return;
-            }
-            TcpState::SynSent if segment.has(SYN) && direction != self.opener => {
+            TcpState::SynSent if segment.has(SYN) && direction != self.first => {
                 self.state = TcpState::SynReceived;
+                expect_after(direction, segment, activity);
             }
-            TcpState::SynReceived if segment.has(ACK) && !segment.has(SYN) => {
-                self.state = TcpState::Established;
+            TcpState::Closed if direction == self.first && segment.has(ACK) => {
+                self.state = if self.fin == [false; 2] { TcpState::Established } else { TcpState::Closing };
             }
             TcpState::SynSent
             | TcpState::SynReceived
@@ -106,6 +126,10 @@ impl Tcp {
             | TcpState::Closing
             | TcpState::TimeWait
             | TcpState::Closed => {}
+        }
+        // An acknowledgment of something other than the SYN is an answer of an older connection (RFC 9293 3.5.1).
+        if segment.has(ACK) && self.state != TcpState::SynSent {
+            self.acknowledge(direction, segment, activity);
         }
         if segment.has(FIN) {
             self.fin[direction as usize] = true;
@@ -115,23 +139,53 @@ impl Tcp {
                 _ => TcpState::Closing,
             };
         }
-        if segment.has(ACK) {
-            if std::mem::replace(&mut self.known[direction as usize], true) {
-                activity.acknowledge(direction, segment.ack);
-            } else {
-                activity.set_acked(direction, segment.ack);
+        direction == Direction::Outward || !(was_over && self.is_over())
+    }
+    /// A SYN to a connection that is over.
+    fn reopen(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
+        match self.reopener {
+            Some(first) if first != direction => {
+                *self =
+                    Tcp { state: TcpState::SynReceived, first, ..Tcp::open(direction, segment, activity) };
+                activity.end_life();
+                if segment.has(ACK) {
+                    self.acknowledge(direction, segment, activity);
+                }
+                true
             }
+            _ if Tcp::opens(segment) => {
+                expect_after(direction, segment, activity);
+                self.reopener = Some(direction);
+                direction == Direction::Outward
+            }
+            _ => false,
+        }
+    }
+
+    fn acknowledge(&mut self, direction: Direction, segment: &TcpSegment, activity: &Activity) {
+        if std::mem::replace(&mut self.agreed[direction as usize], true) {
+            activity.acknowledge(direction, segment.ack);
+        } else {
+            activity.set_acked(direction, segment.ack);
+        }
+        if self.state == TcpState::SynReceived && self.agreed == [true, true] {
+            self.state = TcpState::Established;
         }
     }
 
     /// Whether a RST is at exactly the number that its receiver expects next. A receiver that has said
     /// nothing yet is one that refuses a SYN: its RST acknowledges the SYN.
     fn is_exact(&self, direction: Direction, segment: &TcpSegment, activity: &Activity) -> bool {
-        if self.state == TcpState::SynSent && direction != self.opener {
+        if self.state == TcpState::SynSent && direction != self.first {
             return segment.has(ACK) && segment.ack == activity.acked(direction);
         }
-        self.known[direction.other() as usize] && segment.seq == activity.acked(direction.other())
+        segment.seq == activity.acked(direction.other())
     }
+}
+
+/// Notes what the other side will expect once it has this SYN.
+fn expect_after(direction: Direction, syn: &TcpSegment, activity: &Activity) {
+    activity.set_acked(direction.other(), syn.seq.wrapping_add(syn.len));
 }
 
 #[cfg(test)]
@@ -153,8 +207,8 @@ mod tests {
             Pair(Tcp::open(direction, segment, &activity), activity)
         }
 
-        fn segment(&mut self, direction: Direction, segment: &TcpSegment) {
-            self.0.segment(direction, segment, &self.1);
+        fn segment(&mut self, direction: Direction, segment: &TcpSegment) -> bool {
+            self.0.segment(direction, segment, &self.1)
         }
     }
 
@@ -176,8 +230,38 @@ mod tests {
         assert_eq!(tcp.0.state, TcpState::Closing);
         tcp.segment(Inward, &segment(FIN | ACK, 511, 102, 0));
         assert_eq!(tcp.0.state, TcpState::TimeWait);
-        tcp.segment(Outward, &segment(SYN, 9000, 0, 0));
-        assert_eq!(tcp.0.state, TcpState::SynSent);
+    }
+
+    #[test]
+    fn what_is_over_opens_anew_by_a_syn_of_both_sides_only() {
+        for over in [FIN | ACK, RST] {
+            for (first, second) in [(Outward, Inward), (Inward, Outward)] {
+                let mut tcp = established();
+                tcp.segment(Inward, &segment(over, 501, 101, 0));
+                tcp.segment(Outward, &segment(FIN | ACK, 101, 502, 0));
+                let state = tcp.0.state;
+                assert!(matches!(state, TcpState::TimeWait | TcpState::Closed), "{state:?}");
+                for seq in [9000, 9000, 9500] {
+                    let life = tcp.segment(first, &segment(SYN, seq, 0, 0));
+                    assert_eq!((tcp.0.state, life), (state, first == Outward), "one side alone");
+                }
+                assert!(tcp.segment(second, &segment(SYN | ACK, 700, 9501, 0)));
+                assert_eq!(tcp.0.state, TcpState::SynReceived);
+                tcp.segment(first, &segment(ACK, 9501, 701, 0));
+                assert_eq!(tcp.0.state, TcpState::Established);
+            }
+        }
+    }
+
+    #[test]
+    fn a_side_that_goes_on_after_its_reset_never_sent_it() {
+        let mut tcp = established();
+        tcp.segment(Inward, &segment(RST, 501, 0, 0));
+        assert!(tcp.segment(Outward, &segment(ACK, 101, 501, 10)));
+        assert_eq!(tcp.0.state, TcpState::Closed, "the other side may not know yet");
+        assert!(!tcp.segment(Inward, &segment(RST, 501, 0, 0)), "it ends nothing any more");
+        tcp.segment(Inward, &segment(ACK, 501, 111, 10));
+        assert_eq!(tcp.0.state, TcpState::Established);
     }
 
     #[test]
@@ -186,7 +270,9 @@ mod tests {
         tcp.segment(Inward, &segment(SYN, 500, 0, 0));
         assert_eq!(tcp.0.state, TcpState::SynReceived);
         tcp.segment(Outward, &segment(SYN | ACK, 100, 501, 0));
-        tcp.segment(Inward, &segment(ACK, 501, 101, 0));
+        assert_eq!(tcp.0.state, TcpState::SynReceived);
+        // RFC 9293 figure 7: either side's SYN-ACK is the other's acknowledgment.
+        tcp.segment(Inward, &segment(SYN | ACK, 500, 101, 0));
         assert_eq!(tcp.0.state, TcpState::Established);
     }
 
@@ -194,7 +280,7 @@ mod tests {
     fn only_an_exact_rst_closes() {
         let mut tcp = established();
         for seq in [0, 500, 502, 501_u32.wrapping_sub(65_535), u32::MAX] {
-            tcp.segment(Inward, &segment(RST, seq, 0, 0));
+            assert!(!tcp.segment(Inward, &segment(RST, seq, 0, 0)), "no sign of life");
             assert_eq!(tcp.0.state, TcpState::Established, "{seq}");
         }
         tcp.segment(Inward, &segment(RST, 501, 0, 0));

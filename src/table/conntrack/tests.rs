@@ -40,12 +40,12 @@ fn back(table: &mut Table, to: Endpoint, from: Endpoint, seen: &Seen) -> Result<
 }
 
 fn sweep(table: &mut Table, now: Time) -> usize {
-    let mut ended = 0;
-    table.expire(now, usize::MAX, |port| {
-        assert_eq!(port, PORT);
-        ended += 1;
+    let mut count = 0;
+    table.expire(now, usize::MAX, |ended| {
+        assert_eq!(ended.port, PORT);
+        count += 1;
     });
-    ended
+    count
 }
 
 #[test]
@@ -74,22 +74,60 @@ fn a_port_of_the_range_is_kept_where_free() {
 }
 
 #[test]
-fn a_full_range_is_shared_by_remote_and_replies_never_cross() {
+fn a_full_range_is_refused_and_nobody_who_has_a_port_notices() {
     let mut table = table(61_000..61_002);
-    for host in 2..4 {
-        out(&mut table, inside(host, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+    let held =
+        [2, 3].map(|host| out(&mut table, inside(host, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap());
+    for to in [remote(1, 53), remote(2, 53)] {
+        let refused = out(&mut table, inside(4, 5000), to, &udp(Time::ZERO));
+        assert_eq!(refused, Err(DropReason::NatPortsExhausted));
     }
-    let refused = out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::ZERO));
-    assert_eq!(refused, Err(DropReason::NatPortsExhausted));
-    let shared = out(&mut table, inside(4, 5000), remote(2, 53), &udp(Time::ZERO)).unwrap();
-    assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
-    let owner = back(&mut table, shared, remote(1, 53), &udp(Time::ZERO)).unwrap();
-    assert_ne!(owner, inside(4, 5000));
-    assert_eq!(table.stats().overloaded, 1);
-    // The owner of the port now wants the remote that the port is shared for: it gets another one.
-    let moved = out(&mut table, owner, remote(2, 53), &udp(Time::ZERO)).unwrap();
-    assert_ne!(moved, shared);
-    assert_eq!(back(&mut table, shared, remote(2, 53), &udp(Time::ZERO)), Ok(inside(4, 5000)));
+    assert_eq!(out(&mut table, inside(3, 5000), remote(2, 53), &udp(Time::ZERO)), Ok(held[1]));
+    assert_eq!(table.flush(Time::ZERO, |info| info.inside == inside(2, 5000), |_| ()), 1);
+    let rests = out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::from_secs(119)));
+    assert_eq!(rests, Err(DropReason::NatPortsExhausted), "RFC 6888 REQ-8");
+    assert_eq!(out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::from_secs(120))), Ok(held[0]));
+    assert_eq!(table.stats().ports_exhausted, 3);
+}
+
+#[test]
+fn a_port_that_its_sponsor_refuses_is_free_at_once() {
+    struct Poor;
+    impl Sponsor for Poor {
+        fn connection(&mut self) -> Result<NewConnection, DropReason> {
+            yes()
+        }
+        fn external_port(&mut self) -> Result<(), DropReason> {
+            Err(DropReason::NatPortQuota)
+        }
+    }
+    let mut table = table(61_000..61_001);
+    let (a, b, now) = (inside(2, 5000), remote(1, 53), udp(Time::ZERO));
+    let refused = table.outward(a, b, EXTERNAL, &now, Poor, &Timeouts::default());
+    assert_eq!(refused, Err(DropReason::NatPortQuota));
+    let made = out(&mut table, a, b, &now).unwrap();
+    let again = table.outward(a, remote(2, 53), EXTERNAL, &now, Poor, &Timeouts::default());
+    assert_eq!(again.map(|answer| answer.endpoint), Ok(made), "it has that port already");
+    let mut freed = Vec::new();
+    table.flush(Time::ZERO, |_| true, |ended| freed.extend(ended.freed));
+    assert_eq!(freed, [(Protocol::Udp, PORT)], "the last connection frees it");
+}
+
+#[test]
+fn a_mapping_is_open_to_a_hairpin_and_outlives_none_of_its_connections() {
+    let mut table = table(61_000..61_100);
+    let outside = out(&mut table, inside(2, 5000), remote(1, 53), &udp(Time::ZERO)).unwrap();
+    let holder = table.holder(Protocol::Udp, outside.port);
+    assert_eq!(holder, Some(inside(2, 5000)));
+    let peer = Endpoint::new(EXTERNAL, 61_001);
+    let timeouts = Timeouts::default();
+    let to = table.inward(outside, peer, holder, &udp(Time::ZERO), yes, &timeouts).unwrap();
+    assert_eq!(to.endpoint, inside(2, 5000));
+    table.flush(Time::ZERO, |info| info.remote == remote(1, 53), |ended| assert_eq!(ended.freed, None));
+    // What only comes in does not keep it (RFC 4787 REQ-6).
+    table.inward(outside, peer, None, &udp(Time::from_secs(299)), yes, &timeouts).unwrap();
+    assert_eq!(sweep(&mut table, Time::from_secs(302)), 1);
+    assert_eq!(table.holder(Protocol::Udp, outside.port), None);
 }
 
 #[test]
@@ -220,8 +258,9 @@ fn what_is_noted_beside_the_table_counts_refreshes_and_guards_against_resets() {
     assert!(activities.alive(out.number, out.life).is_some());
 
     out_again(&mut table, to, later);
-    assert!(activities.alive(out.number, out.life).is_none(), "a connection that begins anew");
+    assert!(activities.alive(out.number, out.life).is_some(), "one side alone opens nothing");
     let [_, _] = remembered(&mut table, to, &tcp(SYN, 100, 0, later), &tcp(SYN | ACK, 900, 101, later));
+    assert!(activities.alive(out.number, out.life).is_none(), "a connection that begins anew");
     let life = remembered(&mut table, to, &tcp(ACK, 101, 901, later), &tcp(ACK, 901, 101, later))[0].unwrap();
     assert!(activities.alive(life.number, life.life).is_some());
     table.flush(later, |_| true, |_| ());

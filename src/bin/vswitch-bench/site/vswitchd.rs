@@ -62,7 +62,10 @@ fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
 /// Attaches a namespace as container number `host`, with that address.
 pub(super) fn attach(client: &Client, netns: &Netns, host: u16) -> Result<(), Error> {
     let port = json!({ "name": format!("c{host}"), "netns": netns.path(), "ip": inside(host) });
-    ask::<PortInfo>(client, "port", "add", &port).map(drop)
+    ask::<PortInfo>(client, "port", "add", &port)?;
+    // One container is all of the load.
+    let whole_range = json!({ "name": format!("c{host}"), "settings": [{ "nat_ports": 65_535 }] });
+    ask::<Done>(client, "port", "set", &whole_range).map(drop)
 }
 
 /// Asks the daemon as `vswitchctl NOUN VERB` does.
