@@ -360,7 +360,8 @@ fn row_72_nobody_speaks_about_the_connections_of_another() {
     [&c, &d, &router].into_iter().for_each(nothing);
     let count = about.len() as u64;
     assert_eq!(switch.drops(DropReason::IcmpErrorUnmatched), 3 * count);
-    assert_eq!(switch.drops(DropReason::ForeignSource), 2 * count + 2);
+    assert_eq!(switch.drops(DropReason::SpoofedGateway), count);
+    assert_eq!(switch.drops(DropReason::ForeignSource), count + 2);
     settle(&switch);
 }
 

@@ -384,8 +384,8 @@ fn row_33_a_container_speaks_with_an_address_of_its_network() {
     }
     nothing(&c);
     nothing(&router);
-    let (martian, foreign) = (DropReason::MartianSource, DropReason::ForeignSource);
-    assert_eq!(switch.drops(martian) + switch.drops(foreign), 3 * strangers.len() as u64);
+    let reasons = [DropReason::MartianSource, DropReason::ForeignSource, DropReason::SpoofedGateway];
+    assert_eq!(reasons.map(|reason| switch.drops(reason)).iter().sum::<u64>(), 3 * strangers.len() as u64);
     settle(&switch);
 }
 
