@@ -12,18 +12,22 @@ use std::time::{Duration, Instant};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use vswitchd::addr::{Endpoint, MacAddr, NetworkId};
+use vswitchd::drops::DropReason;
 use vswitchd::frame::{Checksum, Offload, Segment};
 use vswitchd::pipeline::{Outbox, Pipeline};
 use vswitchd::sim::packet::{self, Macs, Tcp};
 use vswitchd::sim::{EXTERNAL, SERVER, Station, Switch};
 use vswitchd::snapshot::Snapshot;
 use vswitchd::wire::edit::{self, Endpoints};
-use vswitchd::wire::ethernet;
 use vswitchd::wire::transport::{ACK, FIN, SYN};
+use vswitchd::wire::{checksum, ethernet, ipv4};
 
 /// The container's port and what masquerading makes of it: the same, as it is in the external range.
 const PORT: u16 = 61_000;
 const REMOTE: Endpoint = Endpoint::new(SERVER, 443);
+
+/// Type of the ICMP error that routers send most.
+const TIME_EXCEEDED: u8 = 11;
 
 /// Connections that are made before they are flushed and the next ones measured.
 const MISSES: u64 = 4_000;
@@ -178,5 +182,111 @@ fn misses(bench: &mut Bench, frame: &[u8], count: u64) -> Duration {
     spent
 }
 
-criterion_group!(benches, switch, snat_hit, snat_miss);
+fn plain(from: &Station, frame: Vec<u8>) -> Case<'_> {
+    Case(from, frame, Offload::NONE)
+}
+
+/// Frames that cost the most that a frame can: what an attacker would send. None may cost much more than an ordinary
+/// miss, or a flood of it stops the switch at a rate that a container can send.
+fn worst(c: &mut Criterion) {
+    let mut group = c.benchmark_group("worst");
+    let mut bench = Bench::new();
+    let (inside, router) = (bench.container.clone(), bench.router.clone());
+    let (macs, src, outside) = (to_gateway(&inside), inside.at(PORT), Endpoint::new(EXTERNAL, PORT));
+    let datagram = packet::udp(macs, src, REMOTE, &[0; 18]);
+    assert_eq!(bench.process(&inside, &datagram, Offload::NONE), 1);
+    let shown = packet::udp(to_gateway(&router), outside, REMOTE, &[0; 1_400]);
+    let error = |quoted: &[u8]| {
+        let about = [[TIME_EXCEEDED, 0, 0, 0, 0, 0, 0, 0].as_slice(), quoted].concat();
+        let mut frame = packet::ip(to_gateway(&router), SERVER, EXTERNAL, ipv4::ICMP, &about);
+        let sum = checksum::checksum(&frame[34..]);
+        frame[36..38].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    for (name, case, copies) in [
+        ("icmp error, 28 bytes quoted", plain(&router, error(&shown[14..42])), 1),
+        ("icmp error, 1400 bytes quoted", plain(&router, error(&shown[14..1_414])), 1),
+        ("icmp error about nothing", plain(&router, error(&unknown(&shown)[14..42])), 0),
+        ("40 bytes of options", plain(&inside, with_options(&datagram, 40)), 1),
+        ("ttl ends, error refused by its rate", plain(&inside, with_ttl(&datagram, 1)), 0),
+    ] {
+        // The first ones may take the last of what the rate allows.
+        (0..1000).for_each(|_| {
+            bench.process(case.0, &case.1, case.2);
+        });
+        bench.measure(&mut group, name, &case, copies);
+    }
+    flood_of_ports(&mut group);
+    full_table(&mut group);
+    group.finish();
+}
+
+/// An unknown destination on a network of many ports: the one frame that becomes many.
+fn flood_of_ports(group: &mut Group<'_>) {
+    const OTHERS: usize = 255;
+    let mut bench = Bench::new();
+    (1..OTHERS).for_each(|_| {
+        bench.switch.add_port(NetworkId(0));
+    });
+    bench.snapshot = bench.switch.shared.snapshot_full();
+    let from = bench.container.clone();
+    let macs = Macs { src: from.mac, dst: MacAddr([2, 0, 0, 0, 0, 9]) };
+    let frame = packet::udp(macs, from.at(1), bench.peer.at(2), &[0; 18]);
+    bench.measure(group, "unknown unicast, 255 copies", &Case(&from, frame, Offload::NONE), OTHERS);
+}
+
+/// New flows when the connection table is full: each is looked up and refused.
+fn full_table(group: &mut Group<'_>) {
+    let mut bench = Bench::new();
+    let (macs, src) = (to_gateway(&bench.container), bench.container.at(PORT));
+    let frame = packet::udp(macs, src, REMOTE, &[0; 18]);
+    let from = bench.container.clone();
+    // The simulated table has room for 10,000, in two shards that fill unevenly.
+    let remote = |n: u32| Endpoint::new(Ipv4Addr::from_bits(0x0b00_0000 + n), REMOTE.port);
+    let send = |bench: &mut Bench, n: u32| {
+        let mut frame = frame.clone();
+        edit::readdress(&mut frame[ethernet::HEADER_LEN..], Endpoints { src: None, dst: Some(remote(n)) });
+        bench.process(&from, &frame, Offload::NONE)
+    };
+    let mut next = 0;
+    // At its limit a shard refuses, and only errors come back, until their rate ends as well.
+    while bench.switch.drops(DropReason::ConntrackFull) < 1_000 {
+        send(&mut bench, next);
+        next += 1;
+    }
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("new flow, table full", |b| {
+        b.iter(|| {
+            next += 1;
+            send(&mut bench, next)
+        });
+    });
+}
+
+/// The packet from a port that has no connection.
+fn unknown(frame: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    frame[35] ^= 1;
+    frame
+}
+
+fn with_ttl(frame: &[u8], ttl: u8) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    edit::set_ttl(&mut frame[ethernet::HEADER_LEN..], ttl);
+    frame
+}
+
+/// The packet with so many bytes of options that do nothing.
+fn with_options(frame: &[u8], len: u8) -> Vec<u8> {
+    let options = vec![1; usize::from(len)];
+    let mut frame = [&frame[..34], &options, &frame[34..]].concat();
+    frame[14] += len / 4;
+    frame[17] += len;
+    frame[24..26].fill(0);
+    let sum = checksum::checksum(&frame[14..34 + usize::from(len)]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+criterion_group!(benches, switch, snat_hit, snat_miss, worst);
 criterion_main!(benches);

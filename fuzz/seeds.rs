@@ -13,6 +13,7 @@ use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
 use vswitchd::wire::{checksum, ethernet, ipv4};
 
 use crate::bodies::coalesce::RAW;
+use crate::bodies::speech::{Say, say};
 use crate::bodies::switch::{REPAIR, TIME, World};
 
 /// A seed: its name and what is in it.
@@ -282,6 +283,51 @@ fn switch() -> Vec<Seed> {
                 plain(c1, source_routed(&out.udp(b"routed"))),
             ]
             .concat(),
+        ),
+    ]
+    .into_iter()
+    .chain(speech())
+    .collect()
+}
+
+/// Stations that keep to the protocols. The first of the frames heard or said last is number 0.
+fn speech() -> Vec<Seed> {
+    const TCP: u8 = 0x00;
+    const UDP: u8 = 0x80;
+    const ECHO: u8 = 0xc0;
+    const SERVER: u8 = 0;
+    const PUBLISHED: u8 = 2;
+    // Everybody tells the gateway, or the uplink, where it is.
+    let everybody =
+        |count: u8| -> Vec<u8> { (0..count).flat_map(|who| say(Say::ARP, [who, 2, 4, 1])).collect() };
+    let out = |how| say(Say::OUT, [1, SERVER, 5, how]);
+    let answer = |how| say(Say::ANSWER, [0, how, 0, 0]);
+    let report = |how, quoted, by| say(Say::REPORT, [0, how, quoted, by]);
+    // ARP for the router is heard and answered; what waited for it goes on.
+    let begin = |how| [everybody(4), out(how), answer(0)].concat();
+    let conversation = [begin(TCP | SYN), answer(SYN | ACK), answer(ACK), answer(ACK)].concat();
+    vec![
+        ("said-tcp", [&conversation[..], &answer(FIN | ACK), &answer(FIN | ACK), &answer(ACK)].concat()),
+        ("said-rst", [&conversation[..], &answer(RST | ACK), &answer(ACK)].concat()),
+        ("said-simultaneous-open", [begin(TCP | SYN), say(Say::IN, [0, SERVER, 5, SYN])].concat()),
+        ("said-udp", [begin(UDP), answer(0), answer(0)].concat()),
+        ("said-echo", [begin(ECHO), answer(0)].concat()),
+        ("said-published", [everybody(4), say(Say::IN, [0, SERVER, 16, SYN]), answer(SYN | ACK)].concat()),
+        ("said-around", [everybody(4), say(Say::OUT, [3, PUBLISHED, 5, SYN]), answer(SYN | ACK)].concat()),
+        ("said-errors-in", [begin(UDP), report(0, 255, 1), report(6, 28, 0), report(7, 128, 64)].concat()),
+        ("said-errors-out", [begin(UDP), answer(0), report(3, 255, 0), report(3, 28, 1)].concat()),
+        ("said-error-around", [everybody(4), say(Say::OUT, [3, 3, 5, UDP]), report(3, 255, 0)].concat()),
+        (
+            "said-fragments",
+            [begin(UDP), say(Say::FRAGMENT, [0, 0x20, 0, 8]), say(Say::FRAGMENT, [1, 0, 1, 8])].concat(),
+        ),
+        (
+            "said-arp",
+            (0..=255).step_by(5).flat_map(|how| say(Say::ARP, [how, how, how >> 3, how >> 5])).collect(),
+        ),
+        (
+            "said-again",
+            [begin(UDP), say(Say::AGAIN, [0, 2, 0, 0]), say(Say::ALTERED, [1, 22, 1, 0])].concat(),
         ),
     ]
 }

@@ -43,8 +43,28 @@ drop_reasons! {
     BadOffload = "bad-offload",
     /// The source MAC is a group address or zero (IEEE 802.1D 7.8: no station has it).
     BadSourceMac = "bad-source-mac",
-    /// A port sent with the gateway's own MAC as its source.
+    /// A port sent with the gateway's own MAC or IP address as its source.
     SpoofedGateway = "spoofed-gateway",
+    /// Port security: the source MAC is not the port's own, or it is the one of another port.
+    SpoofedMac = "spoofed-mac",
+    /// Port security: the source IP address is not the port's own.
+    SpoofedIp = "spoofed-ip",
+    /// Port security: the sender that an ARP packet names does not have the port's own addresses.
+    SpoofedArp = "spoofed-arp",
+    /// Port security: a DHCP server's message to a client, from a port.
+    DhcpServer = "dhcp-server",
+    /// Port security: an IPv6 router advertisement or redirect, from a port (RFC 6105).
+    RouterAdvertisement = "router-advertisement",
+    /// More priority tags or IPv6 extension headers than are looked through, or a first fragment that lacks some (RFC 7113).
+    UnreadableHeaders = "unreadable-headers",
+    /// More broadcast frames a second than the port may send.
+    StormBroadcast = "storm-broadcast",
+    /// More multicast frames a second than the port may send.
+    StormMulticast = "storm-multicast",
+    /// More frames a second to unknown stations than the port may send.
+    StormUnknown = "storm-unknown",
+    /// The source is a station of another port, and too many have moved to this one lately.
+    MacFlap = "mac-flap",
     /// The destination is 01:80:C2:00:00:00-0F, which no bridge relays.
     ReservedGroup = "reserved-group",
     // Switch
@@ -63,8 +83,10 @@ drop_reasons! {
     // Gateway and ARP
     /// An ARP packet of the wrong form, or with a sender that cannot be a station.
     BadArp = "bad-arp",
-    /// A port claims the gateway's IP address.
+    /// Somebody claims an IP address of the switch.
     ArpConflict = "arp-conflict",
+    /// ARP on the uplink names a new MAC for a known neighbor; it is believed once the old one does not answer any more.
+    ArpDoubtful = "arp-doubtful",
     /// Addressed to the gateway's MAC, but neither IPv4 nor ARP.
     NotForGateway = "not-for-gateway",
     /// A service that the gateway does not offer.

@@ -53,8 +53,34 @@ pub const MTU_MAX: u16 = 65_521;
 /// MAC addresses that a network learns before the port with most entries loses its oldest.
 pub const MAC_TABLE_SIZE: usize = 8192;
 
+/// MAC addresses that a network learns from one port before the port's own oldest makes room. The table is in
+/// eight parts, and each has its share of this.
+pub const MACS_PER_PORT: u32 = 1024;
+
+/// Broadcast frames, multicast frames, and frames to unknown stations that a port may send a second, of each kind
+/// and of each as many at once. That is far more than ARP, DHCP and name services need, and less than what keeps
+/// a core busy when it is flooded to a dozen ports. More are dropped.
+pub const STORM_FRAMES: u32 = 5_000;
+
+/// Stations a second that a port may take over from other ports. Each costs every worker its flow cache, and a
+/// loop or an impostor moves one with every frame. More are dropped, and the station stays where it was.
+pub const MAC_MOVES_PER_SECOND: u32 = 10;
+
+/// Stations that a port may take over at once, after a time without: a machine with all of its guests.
+pub const MAC_MOVES_AT_ONCE: u32 = 100;
+
+/// Priority tags and SNAP headers in a row that port security looks through. More are dropped.
+pub const PRIORITY_TAGS_MAX: usize = 4;
+
+/// IPv6 extension headers in a row that port security looks through (RFC 7113 asks for all of a chain; each of the
+/// eight kinds appears once, RFC 8200 4.1). More are dropped.
+pub const EXTENSION_HEADERS_MAX: usize = 8;
+
 /// Seconds after which an idle MAC address is forgotten (BRIDGE-MIB dot1dTpAgingTime).
 pub const MAC_AGEING: Duration = Duration::from_secs(300);
+
+/// Seconds that the ageing time can be set to (BRIDGE-MIB dot1dTpAgingTime).
+pub const MAC_AGEING_RANGE: std::ops::RangeInclusive<u32> = 10..=1_000_000;
 
 /// Neighbors that are remembered per network; beyond it the longest unused one is forgotten.
 pub const NEIGHBORS_MAX: usize = 4096;
@@ -71,6 +97,10 @@ pub const ARP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Requests without an answer after which a neighbor is unreachable.
 pub const ARP_TRIES: u32 = 3;
+
+/// Requests to the known MAC address of a neighbor on the uplink, without an answer, after which another one is
+/// believed.
+pub const NEIGHBOR_POLLS: u32 = 2;
 
 /// How long a neighbor that did not answer counts as unreachable, before traffic for it is worth asking again.
 pub const NEIGHBOR_HOLD: Duration = Duration::from_secs(3);
@@ -105,8 +135,12 @@ pub const FRAGMENTS_MAX: usize = 65_515 / 48 + 1;
 /// Least time between two defences of an address that somebody else claims (RFC 5227 2.4, DEFEND_INTERVAL).
 pub const ARP_DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
-/// ICMP errors a second, all together (RFC 1812 4.3.2.8). More are not sent.
+/// ICMP errors in any second, all together (RFC 1812 4.3.2.8). More are not sent.
 pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
+
+/// ICMP errors in any second about what came in by one port, so that who floods the switch with what cannot be
+/// delivered does not use up the errors that tell others the MTU of their path.
+pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;

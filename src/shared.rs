@@ -21,9 +21,9 @@ use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::limits::{
-    DROP_SAMPLE_BYTES, DROP_SAMPLES, FRAGMENT_BYTES, FRAGMENT_BYTES_PER_SOURCE, FRAGMENT_DATAGRAMS,
-    FRAGMENT_DATAGRAMS_PER_SOURCE, MAC_TABLE_SIZE, NAT_PORTS_SHARE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX,
-    PORTS_MAX,
+    ARP_DEFEND_INTERVAL, DROP_SAMPLE_BYTES, DROP_SAMPLES, FRAGMENT_BYTES, FRAGMENT_BYTES_PER_SOURCE,
+    FRAGMENT_DATAGRAMS, FRAGMENT_DATAGRAMS_PER_SOURCE, ICMP_ERRORS_PER_PORT, ICMP_ERRORS_PER_SECOND,
+    MAC_TABLE_SIZE, NAT_PORTS_SHARE, NEIGHBOR_QUEUE_TOTAL, NEIGHBORS_MAX, PORTS_MAX,
 };
 use crate::snapshot::Snapshot;
 use crate::table::conntrack::{
@@ -33,6 +33,7 @@ use crate::table::datagram_ids::DatagramIds;
 use crate::table::fragment_table::{Datagram, Fragment, FragmentTable, Room};
 use crate::table::mac_table::{Entry, Learned, MacTable, Station};
 use crate::table::neighbor_table::NeighborTable;
+use crate::table::rate_limit::{Allowance, Rate, RateLimit};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
@@ -95,10 +96,19 @@ impl Fdb {
         lock(&self.shards[index])
     }
 
-    /// Notes that `mac` was seen as a source on `port`.
-    pub fn learn(&self, mac: MacAddr, port: PortId, now: Time) -> Learned {
+    /// Notes that `mac` was seen as a source on `port`, which may have about `quota` learned addresses. A station
+    /// moves there only if `may_move` says so, given the port that it was on.
+    pub fn learn(
+        &self,
+        mac: MacAddr,
+        port: PortId,
+        quota: u32,
+        now: Time,
+        may_move: impl FnOnce(PortId) -> bool,
+    ) -> Learned {
+        let share = usize::try_from(quota).unwrap_or(usize::MAX).div_ceil(FDB_SHARDS);
         let mut shard = self.shard(mac);
-        let learned = shard.learn(mac, port, now);
+        let learned = shard.learn_if(mac, port, share, now, may_move);
         if matches!(learned, Learned::Moved { .. }) {
             self.epoch.advance();
         }
@@ -192,13 +202,35 @@ impl Waiting {
 pub struct Neighbors {
     table: Mutex<NeighborTable<Ipv4Addr, Waiting>>,
     epoch: Epoch,
+    defence: RateLimit,
+    warning: RateLimit,
 }
 
 impl Neighbors {
-    /// An empty table, whose changes advance `epoch`.
-    pub fn new(epoch: &Epoch) -> Self {
-        let table = NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL);
-        Neighbors { table: Mutex::new(table), epoch: epoch.clone() }
+    /// An empty table for a network, whose changes advance `epoch`.
+    pub fn of_network(epoch: &Epoch) -> Self {
+        Self::new(NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL), epoch)
+    }
+
+    /// An empty table for the uplink, whose changes advance `epoch`. It is cautious: whoever is out there can say
+    /// whatever they like.
+    pub fn of_uplink(epoch: &Epoch) -> Self {
+        Self::new(NeighborTable::new(NEIGHBORS_MAX, NEIGHBOR_QUEUE_TOTAL).cautious(), epoch)
+    }
+
+    fn new(table: NeighborTable<Ipv4Addr, Waiting>, epoch: &Epoch) -> Self {
+        let (defence, warning) = (RateLimit::default(), RateLimit::default());
+        Neighbors { table: Mutex::new(table), epoch: epoch.clone(), defence, warning }
+    }
+
+    /// Whether an address of ours that somebody else claims on this link may be defended now.
+    pub fn may_defend(&self, now: Time) -> bool {
+        self.defence.allows(Rate::every(ARP_DEFEND_INTERVAL), 1, now)
+    }
+
+    /// Whether a neighbor in doubt is worth another line in the log.
+    pub fn may_warn(&self, now: Time) -> bool {
+        self.warning.allows(Rate::every(ARP_DEFEND_INTERVAL), 1, now)
     }
 
     /// The table, locked.
@@ -434,6 +466,11 @@ impl Conntrack {
     /// As [`conntrack::Table::peek_outward`].
     pub fn peek_outward(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<Endpoint> {
         self.shard_inside(protocol, inside).peek_outward(protocol, inside, remote)
+    }
+
+    /// As [`conntrack::Table::owner`].
+    pub fn owner(&self, protocol: Protocol, inside: Endpoint, remote: Endpoint) -> Option<PortId> {
+        self.shard_inside(protocol, inside).owner(protocol, inside, remote)
     }
 
     /// As [`conntrack::Table::mapping`].
@@ -732,6 +769,8 @@ pub struct Shared {
     pub fragments: Fragments,
     /// Identifications of datagrams that leave with another source.
     pub datagram_ids: DatagramIds,
+    /// How many ICMP errors may be sent, of which each port has a share.
+    pub icmp_errors: Allowance,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -749,6 +788,11 @@ impl Shared {
             conntrack,
             fragments: Fragments::new(),
             datagram_ids: DatagramIds::new(),
+            icmp_errors: Allowance::new(
+                Rate::within_a_second(ICMP_ERRORS_PER_SECOND),
+                Rate::within_a_second(ICMP_ERRORS_PER_PORT),
+                PORTS_MAX,
+            ),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
 use crate::counters::PortCounters;
-use crate::limits::MAC_AGEING;
+use crate::limits::{MAC_AGEING, MAC_MOVES_PER_SECOND, MACS_PER_PORT, STORM_FRAMES};
 use crate::shared::{Fdb, Neighbors};
 use crate::table::conntrack::Timeouts;
+use crate::table::rate_limit::RateLimit;
 use crate::table::route_table::RouteTable;
 
 /// What a network is connected to.
@@ -63,8 +64,65 @@ pub struct Network {
     pub fdb: Arc<Fdb>,
     /// Resolved addresses.
     pub neighbors: Arc<Neighbors>,
-    /// When the gateway last defended its address, in microseconds since the start; 0 for never.
-    pub last_defence: Arc<AtomicU64>,
+}
+
+/// Port security: the addresses that a port must keep to in what it sends. One that is not known is not looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pins {
+    /// Its MAC address.
+    pub mac: Option<MacAddr>,
+    /// Its IP address.
+    pub ip: Option<Ipv4Addr>,
+}
+
+/// How much a port may do to the others. Zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policing {
+    /// Broadcast frames a second.
+    pub broadcast: u32,
+    /// Multicast frames a second.
+    pub multicast: u32,
+    /// Frames a second to stations that are not known.
+    pub unknown: u32,
+    /// Stations a second that it takes over from other ports.
+    pub moves: u32,
+    /// MAC addresses that are learned from it.
+    pub macs: u32,
+}
+
+impl Default for Policing {
+    fn default() -> Self {
+        Policing {
+            broadcast: STORM_FRAMES,
+            multicast: STORM_FRAMES,
+            unknown: STORM_FRAMES,
+            moves: MAC_MOVES_PER_SECOND,
+            macs: MACS_PER_PORT,
+        }
+    }
+}
+
+/// What a port has used of the rates of its [`Policing`].
+#[derive(Debug, Default)]
+#[allow(missing_docs, reason = "they are named as the rates are")]
+pub struct Meters {
+    pub broadcast: RateLimit,
+    pub multicast: RateLimit,
+    pub unknown: RateLimit,
+    pub moves: RateLimit,
+}
+
+impl Network {
+    /// Whether this is the network's own address or its broadcast address, which no single host has.
+    pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
+        is_broadcast(self.subnet, ip)
+    }
+}
+
+/// Whether no single host on a link with this prefix has the address: all bits behind the prefix are set, or
+/// none is (RFC 1812 4.2.2.11). Prefixes of 31 bits have hosts only (RFC 3021).
+fn is_broadcast(link: Ipv4Net, ip: Ipv4Addr) -> bool {
+    link.prefix_len() < 31 && (ip == link.network() || ip == link.broadcast())
 }
 
 /// What the data plane knows of a port.
@@ -80,6 +138,12 @@ pub struct Port {
     pub mtu: u16,
     /// Most connections that it may have at once.
     pub quota: u32,
+    /// Port security, unless it is off.
+    pub pins: Option<Pins>,
+    /// What it may do to the others.
+    pub policing: Policing,
+    /// What it has done of it.
+    pub meters: Arc<Meters>,
     /// Most external ports of each protocol that masquerading may take for it at once.
     pub nat_ports: u32,
     /// Its counters.
@@ -131,6 +195,13 @@ pub struct Uplink {
     pub nat_ports: RangeInclusive<u16>,
     /// Resolved next hops.
     pub neighbors: Arc<Neighbors>,
+}
+
+impl Uplink {
+    /// Whether this is the link's own address or its broadcast address, which no single host has.
+    pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
+        self.address.is_some_and(|link| is_broadcast(link, ip))
+    }
 }
 
 /// A published port: what arrives at `listen` goes to `target`.
@@ -339,8 +410,7 @@ mod tests {
             mode: NetworkMode::Nat,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(&Epoch::default())),
-            neighbors: Arc::new(Neighbors::new(&Epoch::default())),
-            last_defence: Arc::default(),
+            neighbors: Arc::new(Neighbors::of_network(&Epoch::default())),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod coalesce;
 pub mod conntrack;
 pub mod control;
 pub mod flows;
+pub mod speech;
 pub mod switch;
 pub mod wire;
 

@@ -14,9 +14,12 @@ use vswitchd::wire::ethernet::{self, Ethernet};
 use vswitchd::wire::ipv4::{self, Ipv4};
 
 use super::Input;
+use super::speech::{Talk, is_sound};
 
 /// A first byte of a record from here on lets time pass.
 pub const TIME: u8 = 0x80;
+/// One from here on says a packet ([`super::speech`]).
+pub const SPEAK: u8 = 0xc0;
 /// With this bit in a record's second byte, checksums are made right before the frame is sent, so that the
 /// fuzzer gets past them.
 pub const REPAIR: u8 = 0x80;
@@ -38,6 +41,9 @@ pub struct World {
     switch: Switch,
     /// The stations, by their ports.
     pub stations: Vec<Station>,
+    talk: Talk,
+    /// Whether all checksums of all packets so far were right; then those of all that leave are, too.
+    sound: bool,
 }
 
 impl World {
@@ -57,16 +63,24 @@ impl World {
         ];
         switch.publish(Protocol::Tcp, 8080, &stations[1], 80);
         switch.publish(Protocol::Udp, 5353, &stations[2], 53);
-        World { switch, stations }
+        World { switch, stations, talk: Talk::default(), sound: true }
     }
 }
 
 /// The input is a sequence of records: a station, a kind of promise, its parameter (two bytes), a length
-/// (two bytes) and a frame; or [`TIME`] and how long, in steps of 50 ms.
+/// (two bytes) and a frame; or [`TIME`] and how long, in steps of 50 ms; or [`SPEAK`], a byte that does not matter, and
+/// what is said.
 pub fn run(input: &[u8]) {
     let mut world = World::new();
     let mut input = Input(input);
     while let (Some(what), Some(how)) = (input.byte(), input.byte()) {
+        if what >= SPEAK {
+            let World { talk, stations, .. } = &mut world;
+            if let Some((number, frame)) = talk.next(what, &mut input, stations) {
+                world.send(number, &frame, Offload::NONE);
+            }
+            continue;
+        }
         if what >= TIME {
             world.switch.now += Duration::from_millis(50 * u64::from(how));
             world.switch.run();
@@ -80,8 +94,7 @@ pub fn run(input: &[u8]) {
         }
         let number = usize::from(what) % world.stations.len();
         let offload = promise(how & !REPAIR, parameter, &frame);
-        world.switch.send_promising(&world.stations[number], &frame, offload);
-        world.check(Some(number));
+        world.send(number, &frame, offload);
     }
 }
 
@@ -106,7 +119,7 @@ fn promise(kind: u8, parameter: u16, frame: &[u8]) -> Offload {
 }
 
 /// Makes the checksums of an untagged IPv4 header, and of ICMP behind it, right.
-fn repair(frame: &mut [u8]) {
+pub fn repair(frame: &mut [u8]) {
     let Some(packet) = frame.get_mut(ethernet::HEADER_LEN..) else { return };
     let Some(&first) = packet.first() else { return };
     let header_len = usize::from(first & 0x0f) * 4;
@@ -129,8 +142,14 @@ fn put_checksum(bytes: &mut [u8], at: usize) {
 }
 
 impl World {
+    fn send(&mut self, number: usize, frame: &[u8], offload: Offload) {
+        self.sound &= offload == Offload::NONE && is_sound(frame);
+        self.switch.send_promising(&self.stations[number], frame, offload);
+        self.check(Some(number));
+    }
+
     /// What must hold after every step; `sender` is the station that sent a frame, if one did.
-    fn check(&self, sender: Option<usize>) {
+    fn check(&mut self, sender: Option<usize>) {
         assert_eq!(self.switch.imbalance(), 0, "frames in are frames out and drops");
         for (number, station) in self.stations.iter().enumerate() {
             while let Some((frame, offload)) = station.device.pop() {
@@ -138,6 +157,8 @@ impl World {
                 if !offload.is_super() {
                     assert!(frame.len() - eth.len <= MTU, "a frame over the MTU left");
                 }
+                assert!(!self.sound || is_sound(&frame), "a wrong checksum left: {frame:02x?}");
+                self.talk.hear(number, &frame);
                 if number == 0 {
                     shows_nothing_inside(&eth, &frame);
                 }

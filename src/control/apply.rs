@@ -82,6 +82,7 @@ impl<H: Host> Control<H> {
             Request::FdbAdd(add) => self.fdb_add(&add, now).map(done),
             Request::FdbDel(del) => self.fdb_del(&del).map(done),
             Request::FdbFlush(flush) => self.fdb_flush(&flush).map(done),
+            Request::FdbAgeing(ageing) => self.fdb_ageing(ageing).map(Response::Timeouts),
             Request::NeighShow(_) => Ok(Response::Neighbors(self.neigh_show(now))),
             Request::CtLs(filter) => self.ct_ls(&filter, now).map(Response::Connections),
             Request::CtStats(_) => Ok(Response::ConnectionStats(self.ct_stats())),

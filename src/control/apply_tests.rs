@@ -14,7 +14,7 @@ use super::uplink::UplinkSettings;
 use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
 use crate::shared::{Ask, Conntrack, Shared};
-use crate::snapshot::{Snapshot, UplinkMode};
+use crate::snapshot::{Pins, Snapshot, UplinkMode};
 use crate::table::conntrack::{Seen, Timeouts};
 use crate::table::route_table::Via;
 
@@ -231,6 +231,7 @@ fn every_wrong_use_is_named_and_leaves_no_trace() {
         ("port rm", r#"{"name":"nope"}"#, Kind::NotFound, "no such port"),
         ("port set", r#"{"name":"nope","settings":[]}"#, Kind::NotFound, "no such port"),
         ("port set", r#"{"name":"web","settings":[{"mtu":1}]}"#, Kind::Usage, "choose 68 to"),
+        ("fdb ageing", r#"{"seconds":9}"#, Kind::Usage, "choose 10 to 1000000"),
         ("fdb add", r#"{"mac":"01:00:00:00:00:01","port":"web"}"#, Kind::Usage, "no station"),
         ("fdb add", r#"{"mac":"02:76:0a:01:00:01","port":"web"}"#, Kind::Exists, "the gateway"),
         ("fdb del", r#"{"mac":"02:00:00:00:00:01"}"#, Kind::NotFound, "no such entry"),
@@ -259,6 +260,53 @@ fn every_wrong_use_is_named_and_leaves_no_trace() {
         assert_eq!(error.kind, kind, "{what} {body}: {error}");
         assert!(error.to_string().contains(says), "{what} {body}: {error}");
     }
+}
+
+#[test]
+fn a_port_is_secured_with_the_addresses_that_it_is_listed_with() {
+    let mut control = switch();
+    let web = port(&mut control, r#"{"name":"web","netns":"red"}"#);
+    let bare = port(&mut control, r#"{"name":"bare","netns":"blue","no_address":true}"#);
+    let vm = port(&mut control, r#"{"name":"vm","device":"veth0","ip":"10.1.0.77"}"#);
+    let pins = |control: &Switch| -> Vec<Option<Pins>> {
+        let snapshot = control.shared().snapshot_full();
+        snapshot.ports.iter().flatten().skip(1).map(|port| port.pins).collect()
+    };
+    let expected = [&web, &bare, &vm].map(|port| Some(Pins { mac: port.mac, ip: port.ip }));
+    assert_eq!(pins(&control), expected);
+    assert!(web.mac.is_some() && bare.mac.is_some() && vm.mac.is_none() && bare.ip.is_none());
+    assert_eq!(control.shared().snapshot().port(PortId::UPLINK).unwrap().pins, None);
+    let inspect = |control: &mut Switch| {
+        let Response::PortDetail(detail) = ask(control, "port inspect", r#"{"name":"web"}"#).unwrap() else {
+            panic!()
+        };
+        serde_json::to_value(detail).unwrap()
+    };
+    assert_eq!(inspect(&mut control)["security"], "on");
+    ask(&mut control, "port set", r#"{"name":"web","settings":[{"security":"off"},{"storm":7},{"macs":9}]}"#)
+        .unwrap();
+    assert_eq!(pins(&control)[0], None);
+    let detail = inspect(&mut control);
+    assert_eq!(detail["security"], "off");
+    let policing = serde_json::json!({"broadcast":7,"multicast":7,"unknown":7,"moves":10,"macs":9});
+    assert_eq!(detail["policing"], policing);
+    ask(&mut control, "port set", r#"{"name":"web","settings":[{"security":"on"},{"unknown":0}]}"#).unwrap();
+    assert_eq!(pins(&control), expected);
+    assert_eq!(inspect(&mut control)["policing"]["unknown"], 0);
+}
+
+#[test]
+fn row_06_the_ageing_time_can_be_set() {
+    let mut control = switch();
+    let seconds = |control: &mut Switch, body: &str| {
+        let Response::Timeouts(timeouts) = ask(control, "fdb ageing", body).unwrap() else { panic!() };
+        timeouts[0].seconds
+    };
+    assert_eq!(seconds(&mut control, "{}"), 300);
+    for value in [10, 1_000_000] {
+        assert_eq!(seconds(&mut control, &format!(r#"{{"seconds":{value}}}"#)), value);
+    }
+    assert_eq!(control.shared().snapshot().mac_ageing.as_secs(), 1_000_000);
 }
 
 #[test]

@@ -104,8 +104,7 @@ impl<H: Host> Control<H> {
             mode: create.mode.unwrap_or(NetworkMode::Nat),
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
-            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
-            last_defence: Arc::default(),
+            neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
         })
     }
 

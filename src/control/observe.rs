@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::apply::Control;
 use super::error::Error;
 use super::host::Host;
-use super::request::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbDel, FdbFlush, FdbShow};
+use super::request::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow};
 use super::response::{
     ConnectionInfo, ConnectionStats, Counts, DropInfo, FdbEntry, Limits, NeighborInfo, PortStats, Stats,
     Status, Timeout, UplinkInfo, Usage,
@@ -15,7 +15,8 @@ use crate::addr::{PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
 use crate::limits::{
-    CONNECTIONS_PER_PORT, MAC_TABLE_SIZE, NETWORKS_MAX, PORTS_MAX, PUBLICATIONS_MAX, TIMEOUT_MAX,
+    CONNECTIONS_PER_PORT, MAC_AGEING_RANGE, MAC_TABLE_SIZE, NETWORKS_MAX, PORTS_MAX, PUBLICATIONS_MAX,
+    TIMEOUT_MAX,
 };
 use crate::shared::{DropSample, Neighbors};
 use crate::snapshot::Port;
@@ -189,6 +190,19 @@ impl<H: Host> Control<H> {
         }
         let seconds = |key: &str| timeouts.value(key).map_or(0, |value| value.as_secs());
         Ok(Timeouts::KEYS.iter().map(|&key| Timeout { key: key.into(), seconds: seconds(key) }).collect())
+    }
+
+    pub(super) fn fdb_ageing(&self, change: FdbAgeing) -> Result<Vec<Timeout>, Error> {
+        if let Some(seconds) = change.seconds {
+            if !MAC_AGEING_RANGE.contains(&seconds) {
+                let (first, last) = (MAC_AGEING_RANGE.start(), MAC_AGEING_RANGE.end());
+                let hint = format_args!("choose {first} to {last} seconds");
+                return Err(Error::usage(seconds, "out of range", hint));
+            }
+            let ageing = Duration::from_secs(u64::from(seconds));
+            self.shared.publish(|snapshot| snapshot.mac_ageing = ageing);
+        }
+        Ok(vec![Timeout { key: "ageing".into(), seconds: self.snapshot().mac_ageing.as_secs() }])
     }
 
     pub(super) fn drops(&self, wanted: &Drops, now: Time) -> Result<Vec<DropInfo>, Error> {

@@ -15,13 +15,13 @@ use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan};
 use super::name::Name;
 use super::networks::{check_host_address, checked_mtu};
-use super::request::{PortAdd, PortSet, PortSetting, Remove};
+use super::request::{Bound, PortAdd, PortSet, PortSetting, Remove, Security};
 use super::response::{NatPorts, PortDetail, PortInfo, PortKind, Usage};
 use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
-use crate::snapshot::{Network, NetworkMode, Port};
+use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port};
 
 /// The interface's name in a namespace unless another was asked for.
 const DEFAULT_IFNAME: &str = "eth0";
@@ -64,6 +64,8 @@ impl<H: Host> Control<H> {
         Ok(PortDetail {
             port: self.port_info(name, record),
             mtu: port.mtu,
+            security: if port.pins.is_some() { Security::On } else { Security::Off },
+            policing: port.policing.into(),
             connections: Usage {
                 used: u64::from(self.shared.conntrack.connections_of(record.id)),
                 limit: u64::from(port.quota),
@@ -118,7 +120,8 @@ impl<H: Host> Control<H> {
         };
         self.host.open_port(id, &plan)?;
 
-        let port = self.new_port(id, &add.name, network.id, network.mtu);
+        let port =
+            Port { pins: Some(Pins { mac, ip }), ..self.new_port(id, &add.name, network.id, network.mtu) };
         self.shared.publish(|snapshot| snapshot.set_port(port));
         self.host.start_port(id);
         if let (Some(ip), Some(mac)) = (address, mac) {
@@ -170,7 +173,7 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn port_set(&mut self, set: &PortSet) -> Result<usize, Error> {
-        let id = self.port(&set.name)?.id;
+        let &PortRecord { id, mac, ip, .. } = self.port(&set.name)?;
         let snapshot = self.snapshot();
         let Some(port) = snapshot.port(id) else {
             return Err(Error::not_found(&set.name, "no such port", "see vswitchctl port ls"));
@@ -181,6 +184,18 @@ impl<H: Host> Control<H> {
                 PortSetting::Connections(quota) => port.quota = quota,
                 PortSetting::NatPorts(quota) => port.nat_ports = quota,
                 PortSetting::Mtu(mtu) => port.mtu = checked_mtu(mtu)?,
+                PortSetting::Security(security) => {
+                    port.pins = (security == Security::On).then_some(Pins { mac, ip });
+                }
+                PortSetting::Storm(Bound(rate)) => {
+                    let Policing { moves, macs, .. } = port.policing;
+                    port.policing = Policing { broadcast: rate, multicast: rate, unknown: rate, moves, macs };
+                }
+                PortSetting::Broadcast(Bound(rate)) => port.policing.broadcast = rate,
+                PortSetting::Multicast(Bound(rate)) => port.policing.multicast = rate,
+                PortSetting::Unknown(Bound(rate)) => port.policing.unknown = rate,
+                PortSetting::Moves(Bound(rate)) => port.policing.moves = rate,
+                PortSetting::Macs(Bound(count)) => port.policing.macs = count,
             }
         }
         if snapshot.port(id).is_some_and(|before| before.mtu != port.mtu) {
@@ -198,6 +213,9 @@ impl<H: Host> Control<H> {
             network: (id != PortId::UPLINK).then_some(network),
             mtu,
             quota: CONNECTIONS_PER_PORT,
+            pins: None,
+            policing: Policing::default(),
+            meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
             counters: Arc::new(PortCounters::new(self.shared.workers())),
             missed: Arc::default(),

@@ -98,6 +98,8 @@ requests! {
     FdbDel(FdbDel) = "fdb" "del" changes,
     /// Forget what was learned.
     FdbFlush(FdbFlush) = "fdb" "flush" changes,
+    /// Show the ageing time of learned entries, after changing it if one is given.
+    FdbAgeing(FdbAgeing) = "fdb" "ageing" changes,
     /// The neighbors (ARP) of all networks and of the uplink.
     NeighShow(NoArguments) = "neigh" "show" reads,
     /// The tracked connections.
@@ -256,7 +258,10 @@ pub struct PortAdd {
 pub struct PortSet {
     /// Its name
     pub name: Name,
-    /// connections=N (most connections at once), nat_ports=N (most external ports of a protocol at once), mtu=BYTES
+    /// security=on|off (its own addresses only, no router, no DHCP server), storm=FRAMES|off (a second, for
+    /// broadcast, multicast and unknown together, or each by its name), macs=N|off (learned addresses),
+    /// moves=N|off (stations a second taken over from other ports), connections=N (most at once), nat_ports=N (most
+    /// external ports of a protocol at once), mtu=BYTES
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub settings: Vec<PortSetting>,
 }
@@ -272,18 +277,83 @@ pub enum PortSetting {
     NatPorts(u32),
     /// Largest IP packet in bytes.
     Mtu(u16),
+    /// Whether it must keep to its own addresses, and be no router and no DHCP server.
+    Security(Security),
+    /// Broadcast, multicast and unknown unicast frames a second, each.
+    Storm(Bound),
+    /// Broadcast frames a second.
+    Broadcast(Bound),
+    /// Multicast frames a second.
+    Multicast(Bound),
+    /// Frames a second to stations that are not known.
+    Unknown(Bound),
+    /// Stations a second that it takes over from other ports.
+    Moves(Bound),
+    /// MAC addresses that are learned from it.
+    Macs(Bound),
+}
+
+/// Whether port security is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    /// The port keeps to its own addresses.
+    On,
+    /// It may claim to be anybody but the gateway.
+    Off,
+}
+
+impl Security {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Security::On => "on",
+            Security::Off => "off",
+        }
+    }
+}
+
+/// A bound that can be turned off, which is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bound(pub u32);
+
+impl FromStr for Bound {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" { Ok(Bound(0)) } else { text.parse().map(Bound) }
+    }
 }
 
 impl FromStr for PortSetting {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let number = |_| Error::usage(text, "not a number in range", "write KEY=NUMBER");
-        match text.split_once('=') {
-            Some(("connections", value)) => value.parse().map(PortSetting::Connections).map_err(number),
-            Some(("nat_ports", value)) => value.parse().map(PortSetting::NatPorts).map_err(number),
-            Some(("mtu", value)) => value.parse().map(PortSetting::Mtu).map_err(number),
-            _ => Err(Error::usage(text, "no such setting", "write connections=N, nat_ports=N or mtu=BYTES")),
+        const KEYS: &str =
+            "one of security, storm, broadcast, multicast, unknown, macs, moves, connections, nat_ports, mtu";
+        let (key, value) =
+            text.split_once('=').ok_or_else(|| Error::usage(text, "no setting", "write KEY=VALUE"))?;
+        let bound = |setting: fn(Bound) -> PortSetting| {
+            let hint = format!("write {key}=NUMBER or {key}=off");
+            value.parse().map(setting).map_err(|_| Error::usage(text, "not a number in range", hint))
+        };
+        let number = |_| Error::usage(text, "not a number in range", format_args!("write {key}=NUMBER"));
+        match key {
+            "connections" => value.parse().map(PortSetting::Connections).map_err(number),
+            "nat_ports" => value.parse().map(PortSetting::NatPorts).map_err(number),
+            "mtu" => value.parse().map(PortSetting::Mtu).map_err(number),
+            "security" => match value {
+                "on" => Ok(PortSetting::Security(Security::On)),
+                "off" => Ok(PortSetting::Security(Security::Off)),
+                _ => Err(Error::usage(text, "neither on nor off", "write security=on or security=off")),
+            },
+            "storm" => bound(PortSetting::Storm),
+            "broadcast" => bound(PortSetting::Broadcast),
+            "multicast" => bound(PortSetting::Multicast),
+            "unknown" => bound(PortSetting::Unknown),
+            "moves" => bound(PortSetting::Moves),
+            "macs" => bound(PortSetting::Macs),
+            _ => Err(Error::usage(key, "no such setting", KEYS)),
         }
     }
 }
@@ -329,6 +399,15 @@ pub struct FdbFlush {
     /// Only this port's
     #[arg(long)]
     pub port: Option<Name>,
+}
+
+/// Changes the ageing time of learned entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct FdbAgeing {
+    /// Time after which an idle entry is forgotten, in seconds; without it, it is shown
+    #[serde(default)]
+    pub seconds: Option<u32>,
 }
 
 /// Chooses connections.
@@ -515,6 +594,25 @@ mod tests {
             ["lan", "lan=", "=10.0.0.0/8", "lan=10.1.0.0/24,mtu=x", "lan=10.1.0.0/24,a=b", "lan=10.1.0.0/33"]
         {
             assert!(wrong.parse::<NetworkCreate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn settings_of_a_port_read_as_they_are_written() {
+        for (text, json) in [
+            ("security=off", r#"{"security":"off"}"#),
+            ("storm=2000", r#"{"storm":2000}"#),
+            ("broadcast=off", r#"{"broadcast":0}"#),
+            ("macs=64", r#"{"macs":64}"#),
+            ("moves=off", r#"{"moves":0}"#),
+            ("connections=5", r#"{"connections":5}"#),
+        ] {
+            let setting: PortSetting = text.parse().unwrap();
+            assert_eq!(serde_json::to_string(&setting).unwrap(), json);
+            assert_eq!(serde_json::from_str::<PortSetting>(json).unwrap(), setting);
+        }
+        for wrong in ["security", "security=maybe", "storm=-1", "storm=", "colour=red", "connections=off"] {
+            assert_eq!(wrong.parse::<PortSetting>().unwrap_err().kind, Kind::Usage, "{wrong}");
         }
     }
 

@@ -8,8 +8,9 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol};
-use crate::snapshot::{NetworkMode, UplinkMode};
+use crate::snapshot::{NetworkMode, Policing, UplinkMode};
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -210,6 +211,9 @@ pub struct PortDetail {
     #[serde(flatten)]
     pub port: PortInfo,
     pub mtu: u16,
+    /// `on` or `off`.
+    pub security: Security,
+    pub policing: PolicingInfo,
     pub connections: Usage,
     /// External ports that masquerading has taken for it.
     pub nat_ports: NatPorts,
@@ -219,6 +223,27 @@ pub struct PortDetail {
     pub missed: u64,
     pub drop_reasons: Vec<DropInfo>,
     pub published: Vec<PublicationInfo>,
+}
+
+/// What a port may do to the others; zero is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicingInfo {
+    /// Broadcast frames a second.
+    pub broadcast: u32,
+    /// Multicast frames a second.
+    pub multicast: u32,
+    /// Frames a second to stations that are not known.
+    pub unknown: u32,
+    /// Stations a second that it takes over from other ports.
+    pub moves: u32,
+    /// MAC addresses that are learned from it.
+    pub macs: u32,
+}
+
+impl From<Policing> for PolicingInfo {
+    fn from(Policing { broadcast, multicast, unknown, moves, macs }: Policing) -> PolicingInfo {
+        PolicingInfo { broadcast, multicast, unknown, moves, macs }
+    }
 }
 
 /// `fdb show`.

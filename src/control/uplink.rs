@@ -59,7 +59,7 @@ impl<H: Host> Control<H> {
         let Some(facts) = self.host.uplink()? else {
             return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
         };
-        let neighbors = Arc::new(Neighbors::new(self.shared.epoch()));
+        let neighbors = Arc::new(Neighbors::of_uplink(self.shared.epoch()));
         self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new() });
         self.yield_ports(now);
         self.publish_uplink();

@@ -38,7 +38,8 @@ mod tests {
         bytes[5 << 20] = 7;
         let range = bytes.as_ptr_range();
         prefer_huge_pages(range.start as usize..range.end as usize);
-        prefer_huge_pages(100..90);
+        // Less than a page, and nowhere.
+        prefer_huge_pages(100..200);
         prefer_huge_pages(0..0);
         assert_eq!(bytes.iter().map(|&byte| usize::from(byte)).sum::<usize>(), 7);
     }

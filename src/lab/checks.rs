@@ -13,7 +13,10 @@ use super::rig::{GATEWAY, INTERNET, Rig, UPLINK_MTU};
 use super::switch::Switch;
 use super::traffic::{self, PATIENCE, SILENCE, Talk};
 use crate::addr::MacAddr;
-use crate::control::response::{FdbEntry, NetworkInfo, PortInfo, PortStats, PublicationInfo, Stats, Status};
+use crate::control::request::Security;
+use crate::control::response::{
+    Done, FdbEntry, NetworkInfo, PortInfo, PortStats, PublicationInfo, Stats, Status,
+};
 use crate::host::netns::Netns;
 
 /// A station that nothing in the laboratory has, of those that RFC 7042 keeps for documentation.
@@ -44,7 +47,7 @@ pub(super) const CHECKS: &[Check] = &[
     Check { scenario: "learning", claim: "the switch learns behind which port a station is", run: learning },
     Check {
         scenario: "flooding",
-        claim: "an unknown station is looked for everywhere, a known one not",
+        claim: "an unknown station is looked for everywhere, a known one not; an impostor is not heard",
         run: flooding,
     },
     Check {
@@ -155,6 +158,12 @@ impl Lab {
         Ok(())
     }
 
+    fn set_security(&self, port: &str, security: Security) -> Result<(), Failure> {
+        let set = json!({ "name": port, "settings": [{ "security": security }] });
+        self.switch.ask::<Done>("port", "set", &set)?;
+        Ok(())
+    }
+
     fn counters(&self, port: &str) -> Result<PortStats, Failure> {
         let stats: Stats = self.switch.ask("stats", "", &json!({}))?;
         let found = stats.ports.into_iter().find(|stats| stats.name == port);
@@ -209,9 +218,14 @@ fn flooding(lab: &Lab) -> Result<(), Failure> {
     one.says(lab.c1.mac, NOBODY, "anybody?")?;
     let heard = [two.hears("anybody?", PATIENCE), three.hears("anybody?", PATIENCE)];
     ensure(heard == [true, true], || format!("heard by c2, c3: {heard:?}"))?;
-    tell(format_args!("c2 and c3 hear it; now c2 says that it is {NOBODY}"));
+    tell(format_args!("c2 and c3 hear it; now c2 says that it is {NOBODY}, and is not believed"));
+    two.says(NOBODY, lab.c1.mac, "liar!")?;
+    ensure(!one.hears("liar!", SILENCE), || "c1 hears c2 under a wrong address".to_owned())?;
+    tell("$ vswitchctl port set c2 security=off");
+    lab.set_security("c2", Security::Off)?;
     two.says(NOBODY, lab.c1.mac, "here!")?;
     ensure(one.hears("here!", PATIENCE), || "c1 does not hear c2".to_owned())?;
+    lab.set_security("c2", Security::On)?;
     one.says(lab.c1.mac, NOBODY, "for you")?;
     let heard = [two.hears("for you", PATIENCE), three.hears("for you", SILENCE)];
     ensure(heard == [true, false], || format!("heard by c2, c3: {heard:?}"))?;

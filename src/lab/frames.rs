@@ -73,7 +73,11 @@ impl<'a> Tap<'a> {
         Ok(reply.and_then(|frame| frame.get(22..28)?.try_into().ok()).map(MacAddr))
     }
 
-    fn send(&self, src: MacAddr, dst: MacAddr, ethertype: u16, payload: &[u8]) -> io::Result<()> {
+    /// Sends a frame, padded to the shortest that there is.
+    ///
+    /// # Errors
+    /// If the interface does not take it.
+    pub fn send(&self, src: MacAddr, dst: MacAddr, ethertype: u16, payload: &[u8]) -> io::Result<()> {
         // 60 bytes are the shortest frame on a wire, without its checksum.
         let mut bytes = vec![0; (ethernet::HEADER_LEN + payload.len()).max(60)];
         ethernet::write(&mut bytes, dst, src, ethertype);

@@ -1,47 +1,18 @@
 //! ICMP errors: whether one may be sent (RFC 1812 4.3.2.7), how often (4.3.2.8), and where to.
+//!
+//! An error is made of the frame as it came in, so that its sender recognizes what is quoted, and goes back the
+//! way it came. How many there may be is counted for all workers together, and each port has a share of it.
 
 use std::net::Ipv4Addr;
 
 use super::Context;
 use super::packet::{is_icmp_error, is_martian_source};
-use crate::clock::Time;
+use crate::addr::MacAddr;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
-use crate::limits::ICMP_ERRORS_PER_SECOND;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::icmpv4::{self, Error};
 use crate::wire::ipv4::Ipv4;
-
-/// A token bucket for ICMP errors, one for each worker.
-#[derive(Debug)]
-pub(super) struct Limiter {
-    tokens: u64,
-    /// Microseconds that one token takes to grow.
-    interval: u64,
-    capacity: u64,
-    since: Time,
-}
-
-impl Limiter {
-    /// The share that one of `workers` workers has of [`ICMP_ERRORS_PER_SECOND`].
-    pub(super) fn new(workers: usize) -> Self {
-        let rate = (u64::from(ICMP_ERRORS_PER_SECOND) / workers.max(1) as u64).max(1);
-        // A tenth of a second's worth may come at once.
-        let capacity = (rate / 10).max(1);
-        Limiter { tokens: capacity, interval: 1_000_000 / rate, capacity, since: Time::ZERO }
-    }
-
-    fn allows(&mut self, now: Time) -> bool {
-        let grown = (now.as_micros() - self.since.as_micros().min(now.as_micros())) / self.interval;
-        if grown > 0 {
-            self.tokens = self.tokens.saturating_add(grown).min(self.capacity);
-            self.since = now;
-        }
-        let allowed = self.tokens > 0;
-        self.tokens = self.tokens.saturating_sub(1);
-        allowed
-    }
-}
 
 /// Refuses the packet in `frame` with `reason`, and tells its sender by `error` if that is allowed.
 #[cold]
@@ -53,14 +24,14 @@ pub(super) fn refuse(
     reason: DropReason,
 ) -> DropReason {
     let Ok(eth) = Ethernet::parse(frame.bytes()) else { return reason };
-    let Some((mac, source)) = speaker(cx, ip) else { return reason };
+    let Some((mac, source)) = speaker(cx, ip, error) else { return reason };
     let unanswerable = is_icmp_error(ip, frame)
         || ip.fragment_offset > 0
         || eth.dst.is_group()
         || is_martian_source(ip.src)
         || ip.dst.is_multicast()
         || ip.dst.is_broadcast();
-    if unanswerable || !cx.limiter.allows(cx.now) {
+    if unanswerable || !cx.shared.icmp_errors.allows(cx.ingress.id.index(), cx.now) {
         return reason;
     }
     let quoted = &frame.bytes()[ethernet::HEADER_LEN..ethernet::HEADER_LEN + ip.total_len];
@@ -74,29 +45,13 @@ pub(super) fn refuse(
     reason
 }
 
-/// The addresses that the switch speaks with on the link that the packet came from.
-fn speaker(cx: &Context<'_>, ip: &Ipv4) -> Option<(crate::addr::MacAddr, Ipv4Addr)> {
-    match cx.ingress.network {
-        Some(network) => cx.snapshot.network(network).map(|network| (network.gateway_mac, network.gateway)),
-        None => cx.snapshot.uplink.as_ref().map(|uplink| (uplink.mac, ip.dst)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn the_rate_holds_over_any_time() {
-        let mut limiter = Limiter::new(2);
-        let mut now = Time::from_secs(1);
-        let mut sent = 0;
-        for _ in 0..200_000 {
-            sent += u32::from(limiter.allows(now));
-            now += Duration::from_micros(50);
-        }
-        // Ten seconds at half of the limit, and the bucket that was full.
-        assert!((4900..=5060).contains(&sent), "{sent}");
-    }
+/// The addresses that the switch speaks with on the link that the packet came from. What a destination itself says,
+/// that nothing there listens, comes from the destination where that is the host whose address we share.
+fn speaker(cx: &Context<'_>, ip: &Ipv4, error: Error) -> Option<(MacAddr, Ipv4Addr)> {
+    let uplink = cx.snapshot.uplink.as_ref();
+    let Some(network) = cx.ingress.network else { return uplink.map(|uplink| (uplink.mac, ip.dst)) };
+    let network = cx.snapshot.network(network)?;
+    let by_destination = matches!(error, Error::PortUnreachable | Error::ProtocolUnreachable)
+        && uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst));
+    Some((network.gateway_mac, if by_destination { ip.dst } else { network.gateway }))
 }

@@ -36,8 +36,10 @@ use crate::table::neighbor_table::Event;
 use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
 
+mod arp;
 mod flow_cache;
 mod gateway;
+mod guard;
 mod icmp_error;
 mod nat;
 mod neighbor;
@@ -49,7 +51,6 @@ mod route;
 mod switch;
 
 use flow_cache::{FlowCache, Key, Repeats};
-use icmp_error::Limiter;
 use nat::FromUplink;
 pub use outbox::{Outbox, Send};
 use packet::{Packet, View, untagged_type};
@@ -92,7 +93,6 @@ struct Context<'a> {
     ingress: &'a Port,
     now: Time,
     out: &'a mut Outbox,
-    limiter: &'a mut Limiter,
     /// Frames whose next hop has answered meanwhile.
     released: &'a mut Vec<Waiting>,
 }
@@ -127,18 +127,18 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
     let packet = Packet::parse(frame)?;
     let arrived = match link_of(cx)? {
         Ingress::Network(network) => {
-            let admitted = switch::admit(cx, network, packet)?;
-            switch::learn(cx, &admitted);
+            let admitted = switch::admit(cx, network, frame, packet)?;
+            switch::learn(cx, &admitted)?;
             match classify(cx, frame, &admitted)? {
                 Class::Switch => return switch::forward(cx, &admitted),
-                Class::Arp => return gateway::arp(cx, frame, &admitted),
+                Class::Arp => return arp::on_network(cx, frame, &admitted),
                 Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Gateway(view) => return gateway::answer(cx, frame, &view),
                 Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
-            Some(ethernet::ARP) => return gateway::uplink_arp(cx, frame, uplink),
+            Some(ethernet::ARP) => return arp::on_uplink(cx, frame, uplink),
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,
@@ -199,8 +199,8 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     if packet::is_martian_source(ip.src) {
         return Err(DropReason::MartianSource);
     }
-    let is_host = network.subnet.network() < ip.src && ip.src < network.subnet.broadcast();
-    if !is_host || ip.src == network.gateway {
+    let is_host = network.subnet.contains(&ip.src) && !network.is_broadcast(ip.src);
+    if (!is_host || ip.src == network.gateway) && !nat::comes_from_behind(cx, frame, &ip) {
         return Err(DropReason::ForeignSource);
     }
     let Some(view) = reassembly::whole(cx, frame, &admitted.packet, ip)? else {
@@ -220,7 +220,6 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     worker: usize,
     flows: FlowCache,
-    limiter: Limiter,
     released: Vec<Waiting>,
     next_poll: Time,
     polls: u32,
@@ -229,9 +228,8 @@ pub struct Pipeline {
 impl Pipeline {
     /// The pipeline of worker number `worker`.
     pub fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let limiter = Limiter::new(shared.workers());
         let flows = FlowCache::new();
-        Pipeline { shared, worker, flows, limiter, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
+        Pipeline { shared, worker, flows, released: Vec::new(), next_poll: Time::ZERO, polls: 0 }
     }
 
     /// Takes in a frame that was read from `ingress`, and puts what comes of it into `out`.
@@ -438,7 +436,6 @@ impl Pipeline {
             ingress,
             now,
             out,
-            limiter: &mut self.limiter,
             released: &mut self.released,
         }
     }

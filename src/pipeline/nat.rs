@@ -4,12 +4,19 @@
 //! once a route and a neighbor allow it. A packet between two containers by way of the uplink's address
 //! (hairpin) is two translations of one packet: first outward, so that its source is shown as an external
 //! endpoint (RFC 4787 REQ-9), then inward.
+//!
+//! # ICMP errors
+//! An error belongs to the connection of the packet that it quotes, whoever sends it (RFC 5508 REQ-4 and 5): routers
+//! on the way are no party to the connection. Its quote becomes what the receiver has once sent, and is told by
+//! the address that the receiver knows. From inside, it must come from the port that the connection belongs to; its
+//! own source address may be that of a router or host behind the container, since nobody outside sees it.
+//! Errors make, refresh and end nothing.
 
 use std::net::Ipv4Addr;
 
 use super::flow_cache::Repeats;
 use super::neighbor::Resolved;
-use super::packet::{Flow, Packet, Quoted, View, is_martian_destination, is_martian_source};
+use super::packet::{Flow, Packet, Quoted, View, is_icmp_error, is_martian_destination, is_martian_source};
 use super::route::Link;
 use super::{Context, icmp_error, reassembly};
 use crate::addr::{Endpoint, MacAddr, Protocol};
@@ -20,6 +27,7 @@ use crate::snapshot::{Network, NetworkMode, Port, Publication, Uplink, UplinkMod
 use crate::table::conntrack::Seen;
 use crate::wire::edit::Endpoints;
 use crate::wire::icmpv4::Error;
+use crate::wire::ipv4::Ipv4;
 use crate::wire::transport::{Kind, Transport};
 
 /// What of a packet is translated.
@@ -72,11 +80,11 @@ pub(super) fn inbound_from_network<'a>(
         return Err(DropReason::MartianDestination);
     }
     if let Some(other) = cx.snapshot.network_of(ip.dst) {
+        if other.is_broadcast(ip.dst) {
+            return Err(DropReason::MartianDestination);
+        }
         if other.id != network.id {
             return Err(icmp_error::refuse(cx, frame, &ip, Error::Prohibited, DropReason::Isolated));
-        }
-        if ip.dst == network.subnet.network() || ip.dst == network.subnet.broadcast() {
-            return Err(DropReason::MartianDestination);
         }
         return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Along(network) });
     }
@@ -89,19 +97,42 @@ pub(super) fn inbound_from_network<'a>(
     let Some(external) = uplink.address.filter(|_| uplink.up).map(|net| net.addr()) else {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::UplinkDown));
     };
+    if uplink.is_broadcast(ip.dst) {
+        // Directed broadcasts are not for routers to pass on (RFC 2644).
+        return Err(DropReason::MartianDestination);
+    }
     let subject = subject(cx, frame, &view)?;
     if uplink.host_addresses.contains(&ip.dst) {
         return around(cx, frame, network, external, view, subject);
     }
     if let Subject::Error(quoted) = subject {
-        // The error is about a packet that came in, so its quote goes from the remote to the container.
-        let Flow { kind, src: remote, dst: inside } = quoted.flow;
-        cx.shared
-            .conntrack
-            .peek_outward(kind.protocol(), inside, remote)
-            .ok_or(DropReason::IcmpErrorUnmatched)?;
+        shown_in_quote(cx, &quoted)?;
     }
     Ok(Arrived { view, subject, way: Way::Out { uplink, external } })
+}
+
+/// Whether a packet from a source that is not of its network may be an ICMP error from a router or host behind a
+/// container, about one of that container's connections with the world (RFC 5508 REQ-5). Whether it is, the
+/// connection decides.
+pub(super) fn comes_from_behind(cx: &Context<'_>, frame: &Frame, ip: &Ipv4) -> bool {
+    let is_ours = |address| {
+        let uplink = cx.snapshot.uplink.as_ref();
+        cx.snapshot.network_of(address).is_some()
+            || uplink.is_some_and(|uplink| {
+                uplink.host_addresses.contains(&address) || uplink.is_broadcast(address)
+            })
+    };
+    is_icmp_error(ip, frame) && !ip.is_fragment && !is_ours(ip.src) && !is_ours(ip.dst)
+}
+
+/// What the world sees in the place of the container that sends an error: the packet that it quotes came in, to the
+/// container. Nobody speaks about the connections of another port.
+fn shown_in_quote(cx: &Context<'_>, quoted: &Quoted) -> Result<Endpoint, DropReason> {
+    let Flow { kind, src: remote, dst: inside } = quoted.flow;
+    let (conntrack, protocol) = (&cx.shared.conntrack, kind.protocol());
+    let owner = conntrack.owner(protocol, inside, remote);
+    let shown = conntrack.peek_outward(protocol, inside, remote).filter(|_| owner == Some(cx.ingress.id));
+    shown.ok_or(DropReason::IcmpErrorUnmatched)
 }
 
 /// What of the packet can be translated.
@@ -144,9 +175,10 @@ fn around<'a>(
             };
             (inside, publication)
         }
-        Subject::Error(Quoted { flow: Flow { kind, src: peer, dst: own }, .. }) => {
+        Subject::Error(quoted) => {
+            let Flow { kind, src: peer, .. } = quoted.flow;
             let protocol = kind.protocol();
-            let shown = conntrack.peek_outward(protocol, own, peer).ok_or(DropReason::IcmpErrorUnmatched)?;
+            let shown = shown_in_quote(cx, &quoted)?;
             let target = cx.snapshot.publications.find(protocol, peer).map(|p| p.target);
             let inside = conntrack.peek_inward(protocol, peer, shown, target);
             (inside.ok_or(DropReason::IcmpErrorUnmatched)?, None)
@@ -195,6 +227,7 @@ pub(super) fn inbound_from_uplink<'a>(
     }
     if is_martian_source(ip.src)
         || uplink.host_addresses.contains(&ip.src)
+        || uplink.is_broadcast(ip.src)
         || cx.snapshot.network_of(ip.src).is_some()
     {
         return Err(DropReason::MartianSource);
@@ -211,6 +244,8 @@ pub(super) fn inbound_from_uplink<'a>(
                 let Flow { kind, src: outside, dst: remote } = quoted.flow;
                 (Subject::Error(quoted), kind.protocol(), outside, remote)
             }
+            // Wrong checksums are nobody's.
+            Err(DropReason::BadIcmp) => return Err(DropReason::BadIcmp),
             Err(reason) => return left(uplink, reason),
         },
         (None, _) => return left(uplink, DropReason::NotTranslatable),
@@ -218,16 +253,14 @@ pub(super) fn inbound_from_uplink<'a>(
     let publication = cx.snapshot.publications.find(protocol, outside);
     let target = publication.map(|p| p.target);
     let known = cx.shared.conntrack.peek_inward(protocol, outside, remote, target);
-    let inside = match (known, subject) {
-        (Some(inside), _) => inside,
-        (None, Subject::Flow(_)) => match target {
-            Some(target) => target,
-            None if cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp => {
-                return Err(DropReason::Unsolicited);
-            }
-            None => return left(uplink, DropReason::Unsolicited),
-        },
-        (None, _) => return left(uplink, DropReason::IcmpErrorUnmatched),
+    let (new, reason) = match subject {
+        Subject::Flow(_) => (target, DropReason::Unsolicited),
+        Subject::Error(_) | Subject::Nothing => (None, DropReason::IcmpErrorUnmatched),
+    };
+    let Some(inside) = known.or(new) else {
+        // The host does not see these ports, so what is about them is not for it either.
+        let is_ours = cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp;
+        return if is_ours { Err(reason) } else { left(uplink, reason) };
     };
     let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
     Ok(FromUplink::Arrived(Arrived { view, subject, way: Way::In { network, inside, publication } }))
@@ -350,24 +383,14 @@ fn flow_change(
 
 /// Errors use connections as they are: they make none, refresh none and end none (RFC 5508 REQ-6).
 fn error_change(cx: &Context<'_>, arrived: &Arrived<'_>, quoted: Quoted) -> Result<Change, DropReason> {
-    let Flow { kind, src, dst } = quoted.flow;
-    let (inner, outer) = match arrived.way {
+    let (shown, inside) = match arrived.way {
         Way::Along(_) => return Ok(Change::Nothing),
-        Way::Out { external, .. } => {
-            let shown = cx.shared.conntrack.peek_outward(kind.protocol(), dst, src);
-            let shown = shown.ok_or(DropReason::IcmpErrorUnmatched)?;
-            let outer = Endpoints { src: Some(Endpoint::new(external, 0)), dst: None };
-            (Endpoints { src: None, dst: Some(shown) }, outer)
-        }
-        Way::In { inside, .. } => {
-            (Endpoints { src: Some(inside), dst: None }, Endpoints { src: None, dst: Some(inside) })
-        }
-        Way::Around { external, inside, .. } => {
-            let shown = cx.shared.conntrack.peek_outward(kind.protocol(), dst, src);
-            let shown = shown.ok_or(DropReason::IcmpErrorUnmatched)?;
-            let outer = Endpoints { src: Some(Endpoint::new(external, 0)), dst: Some(inside) };
-            (Endpoints { src: Some(inside), dst: Some(shown) }, outer)
-        }
+        Way::Out { .. } => (Some(shown_in_quote(cx, &quoted)?), None),
+        Way::In { inside, .. } => (None, Some(inside)),
+        Way::Around { inside, .. } => (Some(shown_in_quote(cx, &quoted)?), Some(inside)),
     };
+    // What the quoted packet was sent to is where the error comes from, and the other way round.
+    let outer = Endpoints { src: shown, dst: inside };
+    let inner = Endpoints { src: inside, dst: shown };
     Ok(Change::Error { quoted, inner, outer })
 }

@@ -7,7 +7,7 @@
 use smoltcp::wire::ArpOperation;
 
 use super::route::{Link, Routed};
-use super::{Context, gateway, icmp_error};
+use super::{Context, arp, icmp_error, switch};
 use crate::addr::{MacAddr, PortId};
 use crate::drops::DropReason;
 use crate::frame::Frame;
@@ -50,7 +50,10 @@ pub(super) fn resolve<'a>(
             Ok(Some(Resolved { routed, mac }))
         }
         Answer::Solicit => {
-            solicit(cx, routed.link, routed.next_hop, None);
+            // Whom a port may not ask for now is asked for with the table's next request, in a second.
+            if switch::may_ask_all(cx) {
+                solicit(cx, routed.link, routed.next_hop, None);
+            }
             Ok(None)
         }
         Answer::Pending => Ok(None),
@@ -65,7 +68,7 @@ pub(super) fn resolve<'a>(
 pub(super) fn solicit(cx: &mut Context<'_>, link: Link<'_>, ip: std::net::Ipv4Addr, known: Option<MacAddr>) {
     let mut frame = cx.out.fresh();
     let dst = known.unwrap_or(MacAddr::BROADCAST);
-    gateway::write_arp(&mut frame, ArpOperation::Request, link.own(), (MacAddr::ZERO, ip), dst);
+    arp::write(&mut frame, ArpOperation::Request, link.own(), (MacAddr::ZERO, ip), dst);
     match link {
         Link::Uplink(..) => cx.originate(frame, [PortId::UPLINK]),
         Link::Network(network) => match known.and_then(|mac| port_of(cx, network, mac)) {

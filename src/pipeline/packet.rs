@@ -7,6 +7,7 @@ use crate::drops::DropReason;
 use crate::frame::{Checksum, Frame, Segment};
 use crate::wire::checksum;
 use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::icmpv4;
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::{Kind, Ports, Transport};
 
@@ -156,6 +157,8 @@ pub(crate) struct Flow {
 pub(crate) struct Quoted {
     /// Bytes from the frame's first byte to the quoted packet.
     pub(crate) start: usize,
+    /// How much of it there is, without padding and extensions.
+    pub(crate) len: usize,
     pub(crate) header_len: usize,
     pub(crate) flow: Flow,
 }
@@ -163,24 +166,32 @@ pub(crate) struct Quoted {
 impl Quoted {
     /// Reads the quoted packet of the ICMP error in `frame`, after checking both checksums that RFC 5508
     /// REQ-3 asks for: the message's and the quoted IP header's. The quoted transport's is not looked at.
+    ///
+    /// An error goes to the sender of what it quotes (RFC 1122 3.2.2); one that does not is about nothing that we
+    /// know. So is one about a later fragment, which does not tell the ports.
     pub(crate) fn parse(frame: &Frame, view: &View) -> Result<Quoted, DropReason> {
         let start = ethernet::HEADER_LEN + view.ip.header_len;
         let message = &frame.bytes()[start..ethernet::HEADER_LEN + view.ip.total_len];
         if checksum::checksum(message) != 0 {
             return Err(DropReason::BadIcmp);
         }
-        let quoted = &message[crate::wire::icmpv4::HEADER_LEN..];
+        let quoted = icmpv4::quoted(message);
         let ip = Ipv4::parse_quoted(quoted).map_err(|_| DropReason::BadIcmp)?;
-        let ports = (ip.fragment_offset == 0)
+        let quoted = &quoted[..quoted.len().min(ip.total_len)];
+        let ports = (ip.fragment_offset == 0 && ip.src == view.ip.dst)
             .then(|| Ports::parse_quoted(ip.protocol, &quoted[ip.header_len..]))
             .flatten()
             .ok_or(DropReason::IcmpErrorUnmatched)?;
+        // No TCP header is as short as that: its rest was not quoted, and padding stands in its place.
+        let is_padding =
+            ports.kind == Kind::Tcp && quoted.get(ip.header_len + 12).is_some_and(|&n| n >> 4 < 5);
+        let len = if is_padding { ip.header_len + 8 } else { quoted.len() };
         let flow = Flow {
             kind: ports.kind,
             src: Endpoint::new(ip.src, ports.src),
             dst: Endpoint::new(ip.dst, ports.dst),
         };
-        Ok(Quoted { start: start + crate::wire::icmpv4::HEADER_LEN, header_len: ip.header_len, flow })
+        Ok(Quoted { start: start + icmpv4::HEADER_LEN, len, header_len: ip.header_len, flow })
     }
 }
 
@@ -199,7 +210,7 @@ pub(crate) fn is_martian_destination(ip: Ipv4Addr) -> bool {
 /// Whether this is an ICMP message that may not cause an ICMP error (RFC 1812 4.3.2.7).
 pub(crate) fn is_icmp_error(ip: &Ipv4, frame: &Frame) -> bool {
     let kind = frame.bytes().get(ethernet::HEADER_LEN + ip.header_len);
-    ip.protocol == ipv4::ICMP && kind.is_none_or(|&kind| crate::wire::icmpv4::is_error(kind))
+    ip.protocol == ipv4::ICMP && kind.is_none_or(|&kind| icmpv4::is_error(kind))
 }
 
 /// The EtherType of an untagged frame.

@@ -34,7 +34,8 @@ pub(super) fn rewrite(
         Change::Error { quoted, inner, outer } => {
             edit::readdress(packet, outer);
             let start = quoted.start - ethernet::HEADER_LEN;
-            edit::translate(&mut packet[start..], quoted.header_len, quoted.flow.kind, false, inner);
+            let part = &mut packet[start..start + quoted.len];
+            edit::translate(part, quoted.header_len, quoted.flow.kind, false, inner);
             let message = &mut packet[start - icmpv4::HEADER_LEN..];
             put16(message, 2, 0);
             let sum = checksum::checksum(message);

@@ -1,55 +1,126 @@
 //! Switching within a network: admit, learn, forward (IEEE 802.1D-2004 7.5 to 7.9).
+//!
+//! A frame is admitted if its source can be a station's and the port may speak for it ([`guard`]), if its
+//! destination is relayed, and if it fits. What would be flooded is metered for each port and kind, broadcast and
+//! multicast on their way in, a frame to an unknown station when that has turned out: storm control. Floods are
+//! never in the flow cache, so every one of them is counted.
 
 use super::flow_cache::Repeats;
 use super::packet::Packet;
-use super::{Context, Verdict};
+use super::{Context, Verdict, guard};
+use crate::addr::{MacAddr, PortId};
 use crate::drops::DropReason;
-use crate::snapshot::Network;
-use crate::table::mac_table::Station;
+use crate::frame::Frame;
+use crate::limits::MAC_MOVES_AT_ONCE;
+use crate::snapshot::{Network, Snapshot};
+use crate::table::mac_table::{Learned, Station};
+use crate::table::rate_limit::{Rate, RateLimit};
 
 /// A packet that the port may send on its network.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Admitted<'a> {
     pub(super) packet: Packet,
     pub(super) network: &'a Network,
+    /// Frames that it stands for.
+    frames: u32,
 }
 
-/// Port security and reserved addresses.
+/// Reserved addresses, port security, and storm control as far as the destination tells.
 pub(super) fn admit<'a>(
-    cx: &Context<'_>,
+    cx: &mut Context<'_>,
     network: &'a Network,
+    frame: &Frame,
     packet: Packet,
 ) -> Result<Admitted<'a>, DropReason> {
     if !packet.eth.src.is_station() {
         return Err(DropReason::BadSourceMac);
     }
-    if packet.eth.src == network.gateway_mac {
-        return Err(DropReason::SpoofedGateway);
-    }
+    guard::inspect(cx, network, frame, &packet)?;
     if packet.eth.dst.is_reserved_group() {
         return Err(DropReason::ReservedGroup);
     }
     if packet.l3_len > usize::from(cx.ingress.mtu) {
         return Err(DropReason::OverMtu);
     }
-    Ok(Admitted { packet, network })
+    let (policing, meters, frames) = (&cx.ingress.policing, &cx.ingress.meters, frames(frame));
+    if packet.eth.dst == MacAddr::BROADCAST {
+        meter(cx, &meters.broadcast, policing.broadcast, frames, DropReason::StormBroadcast)?;
+    } else if packet.eth.dst.is_group() {
+        meter(cx, &meters.multicast, policing.multicast, frames, DropReason::StormMulticast)?;
+    }
+    Ok(Admitted { packet, network, frames })
 }
 
 /// Notes where the source is. Only what was admitted is learned.
-pub(super) fn learn(cx: &Context<'_>, admitted: &Admitted<'_>) {
-    admitted.network.fdb.learn(admitted.packet.eth.src, cx.ingress.id, cx.now);
+///
+/// A station that is known on another port has moved, unless both ports are secured and it is that other port's
+/// own, or too many have moved to this one lately.
+pub(super) fn learn(cx: &Context<'_>, admitted: &Admitted<'_>) -> Result<(), DropReason> {
+    let (mac, port) = (admitted.packet.eth.src, cx.ingress);
+    let mut refused = DropReason::MacFlap;
+    let may_move = |from| {
+        if port.pins.is_some_and(|pins| pins.mac == Some(mac)) {
+            return true;
+        }
+        if port.pins.is_some() && is_pinned_to(cx.snapshot, from, mac) {
+            refused = DropReason::SpoofedMac;
+            return false;
+        }
+        let moves = Rate::per_second(port.policing.moves, MAC_MOVES_AT_ONCE);
+        port.policing.moves == 0 || port.meters.moves.allows(moves, 1, cx.now)
+    };
+    let quota = if port.policing.macs == 0 { u32::MAX } else { port.policing.macs };
+    match admitted.network.fdb.learn(mac, port.id, quota, cx.now, may_move) {
+        Learned::New | Learned::Refreshed | Learned::Moved { .. } | Learned::Fixed => Ok(()),
+        Learned::Refused => Err(refused),
+    }
+}
+
+fn is_pinned_to(snapshot: &Snapshot, port: PortId, mac: MacAddr) -> bool {
+    snapshot.port(port).and_then(|port| port.pins).is_some_and(|pins| pins.mac == Some(mac))
 }
 
 /// Sends a frame to where its destination is, or everywhere if that is not known.
 pub(super) fn forward(cx: &Context<'_>, admitted: &Admitted<'_>) -> Result<Verdict, DropReason> {
     let network = admitted.network;
+    let flood = Verdict::Flood { network: network.id, except: Some(cx.ingress.id) };
     if admitted.packet.eth.dst.is_group() {
-        return Ok(Verdict::Flood { network: network.id, except: Some(cx.ingress.id) });
+        return Ok(flood);
     }
     match network.fdb.lookup(admitted.packet.eth.dst, cx.now, cx.snapshot.mac_ageing) {
         Station::Port(port) if port == cx.ingress.id => Err(DropReason::SamePort),
         Station::Port(port) => Ok(Verdict::Forward(port, Repeats::Always)),
         Station::Local => Err(DropReason::NotForGateway),
-        Station::Unknown => Ok(Verdict::Flood { network: network.id, except: Some(cx.ingress.id) }),
+        Station::Unknown => {
+            let (used, rate) = (&cx.ingress.meters.unknown, cx.ingress.policing.unknown);
+            meter(cx, used, rate, admitted.frames, DropReason::StormUnknown)?;
+            Ok(flood)
+        }
     }
+}
+
+/// Whether the ingress port may have the switch ask all stations of a network for a neighbor, which is a broadcast
+/// on its behalf.
+pub(super) fn may_ask_all(cx: &Context<'_>) -> bool {
+    let (used, rate) = (&cx.ingress.meters.broadcast, cx.ingress.policing.broadcast);
+    meter(cx, used, rate, 1, DropReason::StormBroadcast).is_ok()
+}
+
+/// Charges `frames` to a rate a second, of which as many may come at once.
+fn meter(
+    cx: &Context<'_>,
+    used: &RateLimit,
+    rate: u32,
+    frames: u32,
+    over: DropReason,
+) -> Result<(), DropReason> {
+    let allowed = rate == 0 || used.allows(Rate::per_second(rate, rate), frames, cx.now);
+    if allowed { Ok(()) } else { Err(over) }
+}
+
+/// Frames that a frame will be cut into, or would be for a port that takes no super-frames.
+fn frames(frame: &Frame) -> u32 {
+    let Some(size) = frame.offload.segment.size() else { return 1 };
+    let payload = frame.len().saturating_sub(usize::from(frame.offload.header_len));
+    u32::try_from(payload.div_ceil(usize::from(size.max(1)))).unwrap_or(u32::MAX)
 }

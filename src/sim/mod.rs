@@ -16,12 +16,14 @@ use crate::clock::Time;
 use crate::counters::{PortCounters, Totals};
 use crate::drops::DropReason;
 use crate::frame::Offload;
-use crate::limits::CONNECTIONS_PER_PORT;
+use crate::limits::{CONNECTIONS_PER_PORT, MACS_PER_PORT};
 use crate::port::Promises;
 use crate::port::exchange::Io;
 use crate::port::memory::MemoryPort;
 use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
-use crate::snapshot::{Network, NetworkMode, Port, Publication, Snapshot, Uplink, UplinkMode};
+use crate::snapshot::{
+    Network, NetworkMode, Pins, Policing, Port, Publication, Snapshot, Uplink, UplinkMode,
+};
 use crate::table::route_table::{RouteTable, Via};
 use crate::worker::{PollMode, Worker, WorkerHandle, WorkerOptions};
 
@@ -62,7 +64,7 @@ impl Station {
     }
 }
 
-/// A simulated switch with one worker.
+/// A simulated switch with one worker. Port security is off unless it is turned on ([`Switch::secure`]).
 #[derive(Debug)]
 pub struct Switch {
     /// What its worker shares.
@@ -115,8 +117,7 @@ impl Switch {
             mode,
             ports: Vec::new(),
             fdb: Arc::new(fdb),
-            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
-            last_defence: Arc::new(AtomicU64::new(0)),
+            neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
         };
         self.shared.publish(|snapshot| snapshot.set_network(network));
         id
@@ -153,7 +154,7 @@ impl Switch {
             up: true,
             routes: Arc::new(routes),
             nat_ports: NAT_PORTS,
-            neighbors: Arc::new(Neighbors::new(self.shared.epoch())),
+            neighbors: Arc::new(Neighbors::of_uplink(self.shared.epoch())),
         };
         self.shared.publish(|snapshot| snapshot.uplink = Some(Arc::new(uplink)));
         let device = Arc::new(MemoryPort::new(Promises::ALL));
@@ -168,6 +169,9 @@ impl Switch {
             network,
             mtu,
             quota: CONNECTIONS_PER_PORT,
+            pins: None,
+            policing: Policing::default(),
+            meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
             counters: Arc::new(PortCounters::new(1)),
             missed: Arc::new(AtomicU64::new(0)),
@@ -175,6 +179,19 @@ impl Switch {
         self.shared.publish(|snapshot| snapshot.set_port(port));
         self.handle.attach(id, device, true);
         self.run();
+    }
+
+    /// Turns port security on at a station's port: it keeps to the station's addresses.
+    pub fn secure(&mut self, station: &Station) {
+        let pins = Pins { mac: Some(station.mac), ip: Some(station.ip) };
+        self.change_port(station, |port| port.pins = Some(pins));
+    }
+
+    /// Changes a station's port.
+    pub fn change_port(&mut self, station: &Station, change: impl FnOnce(&mut Port)) {
+        let mut port = Port::clone(self.shared.snapshot().port(station.id).expect("the port"));
+        change(&mut port);
+        self.shared.publish(|snapshot| snapshot.set_port(port));
     }
 
     /// Publishes a container's port at the uplink's address.
@@ -190,7 +207,7 @@ impl Switch {
         let network = snapshot.port(station.id).and_then(|port| port.network);
         let neighbors = match network.and_then(|id| snapshot.network(id)) {
             Some(network) => {
-                network.fdb.learn(station.mac, station.id, self.now);
+                network.fdb.learn(station.mac, station.id, MACS_PER_PORT, self.now, |_| true);
                 &network.neighbors
             }
             None => &snapshot.uplink.as_ref().expect("an uplink").neighbors,

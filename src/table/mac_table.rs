@@ -12,7 +12,7 @@
 //! **Bounds.** The table holds `limit` dynamic entries. One more evicts the least recently seen entry of
 //! the port that has the most of them: a port that floods random sources pushes out its own, and
 //! the other ports' entries survive. Static entries do not count against that, and have the same bound for
-//! themselves. Each step is at most logarithmic in the number of ports, however hard the table is pressed.
+//! themselves. A port may have a quota of its own, at which it loses its oldest. Each step is at most logarithmic in the number of ports, however hard the table is pressed.
 //! Hashes are keyed, so that nobody can choose addresses that collide.
 
 use std::collections::{BTreeSet, HashMap};
@@ -42,6 +42,8 @@ pub enum Learned {
     },
     /// The entry is static or local, and stays what it was.
     Fixed,
+    /// The station is on another port, and may not move.
+    Refused,
 }
 
 /// Where a station is.
@@ -125,12 +127,23 @@ impl MacTable {
 
     /// Notes that a frame from `mac` came in by `port`.
     pub fn learn(&mut self, mac: MacAddr, port: PortId, now: Time) -> Learned {
+        self.learn_if(mac, port, self.limit, now, |_| true)
+    }
+
+    /// As [`MacTable::learn`], for a port that may have `quota` learned addresses, at least one. A station moves
+    /// to it only if `may_move` says so, given the port that it was on.
+    pub fn learn_if(
+        &mut self,
+        mac: MacAddr,
+        port: PortId,
+        quota: usize,
+        now: Time,
+        may_move: impl FnOnce(PortId) -> bool,
+    ) -> Learned {
         debug_assert!(mac.is_station(), "groups are not admitted");
         let from = match self.slots.get_mut(&mac) {
             None => {
-                if self.dynamic >= self.limit {
-                    self.evict_for(port);
-                }
+                self.make_room(port, quota);
                 self.insert_dynamic(mac, port, now);
                 return Learned::New;
             }
@@ -146,7 +159,11 @@ impl MacTable {
             }
             Some(Slot::Dynamic { port: known, .. }) => *known,
         };
-        self.unlink(mac, from);
+        if !may_move(from) {
+            return Learned::Refused;
+        }
+        self.remove(mac);
+        self.make_room(port, quota);
         self.insert_dynamic(mac, port, now);
         Learned::Moved { from }
     }
@@ -242,11 +259,18 @@ impl MacTable {
         entries.filter(|entry| entry.kind != EntryKind::Dynamic || entry.age <= ageing).collect()
     }
 
-    /// Makes room for one entry of `port`: the port with the most entries pays, and `port` itself where it
-    /// has as many as any.
-    fn evict_for(&mut self, port: PortId) {
+    /// Makes room for one entry of `port`. It pays itself where it has its quota; in a full table the port with
+    /// the most entries pays, and `port` itself where it has as many as any.
+    fn make_room(&mut self, port: PortId, quota: usize) {
+        let own = self.count(port);
+        let full = self.dynamic >= self.limit;
         let Some(&(most, busiest)) = self.busiest.last() else { return };
-        let payer = if self.count(port) >= most { port } else { busiest };
+        let payer = match (own >= quota.max(1), full) {
+            (true, _) => port,
+            (false, true) if own >= most => port,
+            (false, true) => busiest,
+            (false, false) => return,
+        };
         if let Some(mac) = self.oldest(payer) {
             self.remove(mac);
         }
@@ -371,6 +395,35 @@ mod tests {
         // A port with few entries still gets new ones.
         assert_eq!(table.learn(mac(30), P1, at(1)), Learned::New);
         assert!((0..31).all(|n| table.lookup(mac(n), at(1), AGEING) == Station::Port(P1)));
+    }
+
+    #[test]
+    fn a_port_with_its_quota_loses_its_own_oldest() {
+        let mut table = MacTable::new(16);
+        table.learn(mac(100), P1, at(0));
+        for n in 0..10 {
+            table.learn_if(mac(n), P2, 3, at(u64::from(n)), |_| true);
+        }
+        let known = |table: &MacTable, n| table.lookup(mac(n), at(9), AGEING) != Station::Unknown;
+        assert_eq!((0..10).filter(|&n| known(&table, n)).collect::<Vec<_>>(), [7, 8, 9]);
+        assert!(known(&table, 100));
+        // One that moves there counts as well.
+        assert_eq!(table.learn_if(mac(100), P2, 3, at(10), |_| true), Learned::Moved { from: P1 });
+        assert!(!known(&table, 7) && known(&table, 100));
+        assert_eq!((table.flush(Some(P1)), table.flush(Some(P2))), (0, 3));
+    }
+
+    #[test]
+    fn a_station_that_may_not_move_stays() {
+        let mut table = MacTable::new(16);
+        table.learn(mac(1), P1, at(0));
+        let refuse = |from| {
+            assert_eq!(from, P1);
+            false
+        };
+        assert_eq!(table.learn_if(mac(1), P2, 16, at(5), refuse), Learned::Refused);
+        assert_eq!(table.lookup(mac(1), at(5), AGEING), Station::Port(P1));
+        assert_eq!(table.lookup(mac(1), at(11), AGEING), Station::Unknown, "and is not refreshed");
     }
 
     #[test]

@@ -6,4 +6,5 @@ pub mod fragment_table;
 pub mod mac_table;
 pub mod neighbor_table;
 pub mod port_pool;
+pub mod rate_limit;
 pub mod route_table;

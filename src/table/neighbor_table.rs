@@ -11,6 +11,15 @@
 //!
 //! The first request for a stale neighbor is unicast (RFC 1122 2.3.2.1, unicast poll), further ones are
 //! broadcast, because its address may have changed.
+//!
+//! **Who is believed.** By RFC 826 whoever speaks for an address has it, and so it is in a table of
+//! [`NeighborTable::new`]. Where anybody may send anything, that hands the next hop to whoever claims it. In a
+//! [`NeighborTable::cautious`] table another MAC address for a known neighbor is a doubt and not an answer
+//! ([`Heard::Doubted`]): the neighbor is asked at its known address, [`NEIGHBOR_POLLS`] times, and only when that
+//! is silent everybody is asked, and whoever answers then is believed. A neighbor that has really changed its
+//! address is so found again in [`NEIGHBOR_POLLS`] times [`ARP_INTERVAL`] if it says so, and that much after
+//! [`NEIGHBOR_REACHABLE`] if it does not. Meanwhile traffic goes to the known address.
+//!
 //! A neighbor that no traffic needs is never asked for again, and is forgotten after
 //! [`NEIGHBOR_AGEING`].
 //! Between two requests for one address lies [`ARP_INTERVAL`], whatever the traffic.
@@ -36,7 +45,8 @@ use lru::LruCache;
 use crate::addr::{Address, MacAddr};
 use crate::clock::Time;
 use crate::limits::{
-    ARP_INTERVAL, ARP_TRIES, NEIGHBOR_AGEING, NEIGHBOR_HOLD, NEIGHBOR_QUEUE, NEIGHBOR_REACHABLE,
+    ARP_INTERVAL, ARP_TRIES, NEIGHBOR_AGEING, NEIGHBOR_HOLD, NEIGHBOR_POLLS, NEIGHBOR_QUEUE,
+    NEIGHBOR_REACHABLE,
 };
 
 /// One in this many entries may be unresolved before unresolved ones make room for each other.
@@ -59,6 +69,15 @@ pub enum Answer {
     Pending,
     /// The neighbor did not answer a moment ago: drop the packet.
     Unreachable,
+}
+
+/// What came of an ARP packet.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard<W> {
+    /// It was taken note of as far as it concerns us. This waited for it, in order.
+    Noted(VecDeque<W>),
+    /// It was not believed: the neighbor is known at this address, and is asked there.
+    Doubted(MacAddr),
 }
 
 /// What a poll asks its caller to do.
@@ -89,8 +108,10 @@ struct Known {
     mac: MacAddr,
     confirmed: Time,
     used: Time,
-    /// Requests under way, because the last sign of life was long ago.
+    /// Requests under way, because the last sign of life was long ago or is in doubt.
     probe: Option<Requests>,
+    /// When the next request may be sent, if none is under way.
+    ask_after: Time,
 }
 
 /// A neighbor whose MAC address is not known.
@@ -119,9 +140,9 @@ impl Requests {
         Requests { sent: 1, next: now + ARP_INTERVAL }
     }
 
-    /// The state after one more request, or `None` when enough were sent.
-    fn again(self, now: Time) -> Option<Self> {
-        (self.sent < ARP_TRIES).then(|| Requests { sent: self.sent + 1, next: now + ARP_INTERVAL })
+    /// The state after one more request, or `None` when `tries` were sent.
+    fn again(self, tries: u32, now: Time) -> Option<Self> {
+        (self.sent < tries).then(|| Requests { sent: self.sent + 1, next: now + ARP_INTERVAL })
     }
 }
 
@@ -139,6 +160,7 @@ impl<W> Unresolved<W> {
 pub struct NeighborTable<A: Address, W> {
     limit: usize,
     queue_total: usize,
+    cautious: bool,
     /// Most recently used first.
     known: LruCache<A, Known, RandomState>,
     /// Most recently begun first. An address is here or in `known`, never in both.
@@ -157,6 +179,7 @@ impl<A: Address, W> NeighborTable<A, W> {
         NeighborTable {
             limit: limit.max(1),
             queue_total,
+            cautious: false,
             known: LruCache::unbounded_with_hasher(RandomState::new()),
             unresolved: LruCache::unbounded_with_hasher(RandomState::new()),
             deadlines: BTreeSet::new(),
@@ -164,6 +187,12 @@ impl<A: Address, W> NeighborTable<A, W> {
             waiting: 0,
             changes: 0,
         }
+    }
+
+    /// The table, but it does not believe that a known neighbor has another address until the old one is silent.
+    #[must_use]
+    pub fn cautious(self) -> Self {
+        NeighborTable { cautious: true, ..self }
     }
 
     /// Says what to do with a packet for `ip`, and starts a resolution where one is needed.
@@ -215,30 +244,41 @@ impl<A: Address, W> NeighborTable<A, W> {
     }
 
     /// Notes an ARP packet from `ip` that was not for us: updates an entry, but makes none (RFC 826, the
-    /// merge). Returns what waited for it, in order.
-    pub fn heard(&mut self, ip: A, mac: MacAddr, now: Time) -> VecDeque<W> {
+    /// merge).
+    pub fn heard(&mut self, ip: A, mac: MacAddr, now: Time) -> Heard<W> {
         if self.known.contains(&ip) || self.unresolved.contains(&ip) {
             self.answered(ip, mac, now)
         } else {
-            VecDeque::new()
+            Heard::Noted(VecDeque::new())
         }
     }
 
-    /// Notes an ARP packet from `ip` to us: updates or makes an entry. Returns what waited for it, in order.
-    /// A group or zero address is not believed (RFC 1812 3.3.2).
-    pub fn answered(&mut self, ip: A, mac: MacAddr, now: Time) -> VecDeque<W> {
+    /// Notes an ARP packet from `ip` to us: updates or makes an entry. A group or zero address is ignored
+    /// (RFC 1812 3.3.2).
+    pub fn answered(&mut self, ip: A, mac: MacAddr, now: Time) -> Heard<W> {
         if !mac.is_station() {
-            return VecDeque::new();
+            return Heard::Noted(VecDeque::new());
         }
+        let polls = self.polls();
         if let Some(known) = self.known.peek_mut(&ip) {
+            let is_silent = known.probe.is_some_and(|requests| requests.sent > polls);
+            if known.mac != mac && self.cautious && !is_silent {
+                if known.probe.is_none() {
+                    let next = known.ask_after.max(now);
+                    known.probe = Some(Requests { sent: 0, next });
+                    self.deadlines.insert((next, ip));
+                }
+                return Heard::Doubted(known.mac);
+            }
             if std::mem::replace(&mut known.mac, mac) != mac {
                 self.changes += 1;
             }
             known.confirmed = now;
             if let Some(probe) = known.probe.take() {
+                known.ask_after = probe.next;
                 self.deadlines.remove(&(probe.next, ip));
             }
-            return VecDeque::new();
+            return Heard::Noted(VecDeque::new());
         }
         let released = match self.take_unresolved(ip) {
             Some(unresolved) => unresolved.waiting,
@@ -248,8 +288,8 @@ impl<A: Address, W> NeighborTable<A, W> {
             }
         };
         self.waiting -= released.len();
-        self.known.put(ip, Known { mac, confirmed: now, used: now, probe: None });
-        released
+        self.known.put(ip, Known { mac, confirmed: now, used: now, probe: None, ask_after: now });
+        Heard::Noted(released)
     }
 
     /// Does what is due, at most `budget` steps of it, and tells `act` what to send and what has failed.
@@ -351,11 +391,13 @@ impl<A: Address, W> NeighborTable<A, W> {
 
     /// The deadline of `ip` has passed: asks again, gives up, or forgets that it failed.
     fn step(&mut self, ip: A, now: Time) -> Option<Event<A, W>> {
+        let polls = self.polls();
         if let Some(known) = self.known.peek_mut(&ip) {
-            if let Some(requests) = known.probe?.again(now) {
+            // A cautious table polls once more, and that shall not cost everybody a chance to answer.
+            if let Some(requests) = known.probe?.again(ARP_TRIES - 1 + polls, now) {
                 known.probe = Some(requests);
                 self.deadlines.insert((requests.next, ip));
-                return Some(Event::Solicit(ip, None));
+                return Some(Event::Solicit(ip, (requests.sent <= polls).then_some(known.mac)));
             }
             self.known.pop(&ip);
             self.changes += 1;
@@ -367,7 +409,7 @@ impl<A: Address, W> NeighborTable<A, W> {
             self.unresolved.pop(&ip);
             return None;
         };
-        if let Some(requests) = requests.again(now) {
+        if let Some(requests) = requests.again(ARP_TRIES, now) {
             unresolved.phase = Phase::Incomplete(requests);
             self.deadlines.insert((requests.next, ip));
             return Some(Event::Solicit(ip, None));
@@ -376,6 +418,11 @@ impl<A: Address, W> NeighborTable<A, W> {
         self.waiting -= items.len();
         self.put_unresolved(ip, Phase::Failed { until: now + NEIGHBOR_HOLD }, VecDeque::new(), now);
         Some(Event::Failed(ip, items))
+    }
+
+    /// Requests that go to a known neighbor alone before everybody is asked.
+    fn polls(&self) -> u32 {
+        if self.cautious { NEIGHBOR_POLLS } else { 1 }
     }
 
     /// The longest unused known neighbor, if it is old enough to be forgotten.

@@ -2,9 +2,13 @@
 
 use super::{Malformed, be16, mac_at};
 use crate::addr::MacAddr;
+use crate::limits::PRIORITY_TAGS_MAX;
 
 /// Bytes of an Ethernet header.
 pub const HEADER_LEN: usize = 14;
+
+/// Largest length that stands in the EtherType's place (IEEE 802.3, 3.2.6).
+const LENGTH_MAX: u16 = 1500;
 
 /// EtherType of IPv4.
 pub const IPV4: u16 = 0x0800;
@@ -62,6 +66,32 @@ impl Ethernet {
     }
 }
 
+/// EtherType and contents of what a station without VLANs takes a frame for: it looks through priority tags, which
+/// are tags with VID 0 (IEEE 802.1Q 6.9), and some look through a SNAP header as well. A frame of a VLAN shows its
+/// tag.
+///
+/// # Errors
+/// If there are more than [`PRIORITY_TAGS_MAX`] such headers, or they are cut off.
+pub fn carried(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
+    let (mut ethertype, mut rest) = (be16(frame, 12), frame.get(HEADER_LEN..).ok_or(Malformed)?);
+    for _ in 0..=PRIORITY_TAGS_MAX {
+        let skipped = match ethertype {
+            VLAN | SERVICE_VLAN if be16(rest, 0) & 0x0fff == 0 => 4,
+            0..=LENGTH_MAX if is_snap(rest) => 8,
+            _ => return Ok((ethertype, rest)),
+        };
+        let header = rest;
+        rest = header.get(skipped..).ok_or(Malformed)?;
+        ethertype = be16(header, skipped - 2);
+    }
+    Err(Malformed)
+}
+
+/// Whether an LLC header says that an EtherType follows (RFC 1042, IEEE 802.1H).
+fn is_snap(llc: &[u8]) -> bool {
+    matches!(llc, [0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00 | 0xf8, ..])
+}
+
 /// Writes a header without tags into the first 14 bytes of `frame`; a shorter frame stays as it is.
 pub fn write(frame: &mut [u8], dst: MacAddr, src: MacAddr, ethertype: u16) {
     if let Some(header) = frame.first_chunk_mut::<HEADER_LEN>() {
@@ -86,5 +116,29 @@ mod tests {
         assert!(header.is_tagged());
         assert_eq!(Ethernet::parse(&frame[..20]), Err(Malformed));
         assert_eq!(Ethernet::parse(&frame[..13]), Err(Malformed));
+    }
+
+    #[test]
+    fn what_a_station_takes_in_is_found_behind_priority_tags_and_snap() {
+        let frame = |headers: &[&[u8]]| [&[0; 12], headers.concat().as_slice()].concat();
+        let (priority, service) = ([0x81, 0, 0xe0, 0], [0x88, 0xa8, 0, 0]);
+        let snap = [0, 9, 0xaa, 0xaa, 3, 0, 0, 0];
+        let arp = [8, 6, 7];
+        for headers in [
+            vec![arp.as_slice()],
+            vec![&priority, &arp],
+            vec![&service, &priority, &arp],
+            vec![&snap, &arp],
+            vec![&priority, &snap, &priority, &arp],
+        ] {
+            assert_eq!(carried(&frame(&headers)), Ok((ARP, [7].as_slice())), "{headers:02x?}");
+        }
+        let vlan = frame(&[&priority, &[0x81, 0, 0, 5], &arp]);
+        assert_eq!(carried(&vlan).map(|(ethertype, _)| ethertype), Ok(VLAN), "it is not for everybody");
+        let mut tags = vec![priority.as_slice(); PRIORITY_TAGS_MAX];
+        assert!(carried(&frame(&[tags.concat().as_slice(), &arp])).is_ok());
+        tags.push(&priority);
+        assert_eq!(carried(&frame(&[tags.concat().as_slice(), &arp])), Err(Malformed));
+        assert_eq!(carried(&frame(&[&priority[..3]])), Err(Malformed));
     }
 }

@@ -12,6 +12,8 @@ pub const HEADER_LEN: usize = 8;
 pub const ECHO_REPLY: u8 = 0;
 /// Type of an echo request.
 pub const ECHO_REQUEST: u8 = 8;
+/// Type of a redirect.
+pub const REDIRECT: u8 = 5;
 
 /// Most bytes of an ICMP error with its IP header (RFC 1812 4.3.2.3).
 pub const ERROR_MAX: usize = 576;
@@ -20,6 +22,18 @@ pub const ERROR_MAX: usize = 576;
 /// source quench, redirect, time exceeded, parameter problem.
 pub const fn is_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
+}
+
+/// What an ICMP error quotes: all that follows its header, but for the extensions that its length field sets
+/// apart (RFC 4884 section 4; only these types have one). `message` is at least a header.
+pub fn quoted(message: &[u8]) -> &[u8] {
+    let (header, rest) = message.split_at(HEADER_LEN.min(message.len()));
+    match header {
+        [3 | 11 | 12, _, _, _, _, words, ..] if *words > 0 => {
+            &rest[..rest.len().min(usize::from(*words) * 4)]
+        }
+        _ => rest,
+    }
 }
 
 /// The errors that the switch sends.
@@ -84,6 +98,18 @@ mod tests {
     use super::*;
     use smoltcp::phy::ChecksumCapabilities;
     use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Ipv4Packet, Ipv4Repr};
+
+    #[test]
+    fn extensions_are_not_quoted() {
+        let mut message = [7; 40];
+        for (kind, words, len) in
+            [(3, 0, 32), (3, 7, 28), (11, 7, 28), (12, 7, 28), (4, 7, 32), (11, 200, 32)]
+        {
+            (message[0], message[5]) = (kind, words);
+            assert_eq!(quoted(&message).len(), len, "type {kind}, {words} words");
+        }
+        assert!(quoted(&message[..5]).is_empty());
+    }
 
     #[test]
     fn an_error_is_what_an_independent_stack_reads() {

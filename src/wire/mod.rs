@@ -11,11 +11,13 @@ use std::net::Ipv4Addr;
 
 use crate::addr::MacAddr;
 
+pub mod arp;
 pub mod checksum;
 pub mod edit;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod ipv4;
+pub mod ipv6;
 pub mod transport;
 
 /// Bytes that are not what they claim to be.

@@ -123,9 +123,9 @@ pub enum Transport {
         /// The identifier.
         id: u16,
     },
-    /// An ICMP error; it quotes the packet that it is about.
+    /// An ICMP error that may cross a router; it quotes the packet that it is about.
     IcmpError,
-    /// Any other ICMP message.
+    /// Any other ICMP message: other queries, redirects.
     IcmpOther,
     /// Another protocol.
     Other,
@@ -154,6 +154,8 @@ impl Transport {
                 Ok(match payload[0] {
                     icmpv4::ECHO_REPLY => Transport::Echo { request: false, id: be16(payload, 4) },
                     icmpv4::ECHO_REQUEST => Transport::Echo { request: true, id: be16(payload, 4) },
+                    // Good on the link that it was sent on, and on no other.
+                    icmpv4::REDIRECT => Transport::IcmpOther,
                     kind if icmpv4::is_error(kind) => Transport::IcmpError,
                     _ => Transport::IcmpOther,
                 })

@@ -17,7 +17,9 @@ mod lab;
 mod lifecycle;
 mod refusals;
 mod rows_fragments;
+mod rows_icmp;
 mod rows_nat;
+mod rows_ports;
 mod switch;
 mod transfer;
 
@@ -56,7 +58,9 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
+        rows_ports::TESTS,
         bench::TESTS,
+        rows_icmp::TESTS,
         rows_nat::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {

@@ -114,16 +114,16 @@ impl Switch {
         Ok(Duration::from_millis(ticks * 1000 / u64::try_from(per_second)?))
     }
 
-    /// Bytes of memory that it has in use.
+    /// Bytes of memory that it has in use, without what is a file's.
     pub(crate) fn memory(&self) -> Result<u64, Failed> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        // proc_pid_status(5): "VmRSS:    1234 kB".
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        // proc_pid_status(5): "RssAnon:    1234 kB".
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
         let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kibibytes * 1024)
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
     }
 }

@@ -203,15 +203,19 @@ fn row_39_the_timer_is_fixed_and_tells_only_who_sent_the_first_fragment_to_us() 
 #[test]
 fn row_40_overlap_and_contradiction_end_the_datagram_and_a_duplicate_does_not() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let sent = packet::udp(via(&c), c.at(61_000), server(2), &payload(3000 - 8));
+    let sent = packet::udp(via(&c), c.at(61_000), server(2), &payload(2000 - 8));
     let part = |id, from, to, more| piece(&sent, id, from, to, more);
     let mut id = 0;
+    let refused =
+        |switch: &Switch| switch.drops(DropReason::FragmentOverlap) + switch.drops(DropReason::BadFragment);
     for (what, vectors) in [
-        ("overlap", vec![(0, 1600, true), (1480, 2000, true), (1600, 3000, false)]),
-        ("teardrop", vec![(0, 1600, true), (24, 32, false), (1600, 3000, false)]),
-        ("two ends", vec![(2000, 3000, false), (2000, 2992, false), (0, 2000, true)]),
-        ("behind the end", vec![(1600, 2000, false), (2000, 2080, true), (0, 1600, true)]),
-        ("an odd middle", vec![(0, 1001, true), (1000, 3000, false), (0, 1000, true)]),
+        ("overlap", vec![(0, 800, true), (736, 1000, true), (800, 2000, false)]),
+        // As many bytes as there should be, and a hole: a sum of lengths would not notice.
+        ("an overlap as long as the hole", vec![(0, 800, true), (736, 1000, true), (1064, 2000, false)]),
+        ("teardrop", vec![(0, 800, true), (24, 32, false), (800, 2000, false)]),
+        ("two ends", vec![(1000, 2000, false), (1000, 1992, false), (0, 800, true)]),
+        ("behind the end", vec![(800, 1000, false), (1000, 1080, true), (0, 800, true)]),
+        ("an odd middle", vec![(0, 801, true), (1400, 2000, false), (800, 1400, true)]),
     ] {
         for backwards in [false, true] {
             let mut vectors = vectors.clone();
@@ -219,19 +223,21 @@ fn row_40_overlap_and_contradiction_end_the_datagram_and_a_duplicate_does_not() 
                 vectors.reverse();
             }
             id += 1;
+            let before = refused(&switch);
             for &(from, to, more) in &vectors {
                 switch.send(&c, &part(id, from, to, more));
             }
+            assert_eq!(refused(&switch) - before, 3, "{what}, backwards: {backwards}");
             assert_eq!(received(&router).len(), 0, "{what}, backwards: {backwards}");
         }
     }
     assert!(switch.drops(DropReason::FragmentOverlap) > 0 && switch.drops(DropReason::BadFragment) > 0);
     for (from, to, more) in
-        [(0, 1480, true), (0, 1480, true), (2960, 3000, false), (2960, 3000, false), (1480, 2960, true)]
+        [(0, 1480, true), (0, 1480, true), (1960, 2000, false), (1960, 2000, false), (1480, 1960, true)]
     {
         switch.send(&c, &part(1000, from, to, more));
     }
-    assert_eq!(joined(&router).0.payload.len(), 2992);
+    assert_eq!(joined(&router).0.payload.len(), 1992);
     assert_eq!(switch.drops(DropReason::DuplicateFragment), 2);
     settle(&switch);
 }
@@ -259,6 +265,10 @@ fn row_41_tcp_cannot_be_smuggled_in_small_pieces() {
     nothing(&router);
     assert_eq!(switch.drops(DropReason::TinyFragment), 12);
     assert_eq!(switch.shared.conntrack.entries(switch.now).len(), 0);
+    // Eight bytes do not even wait for others.
+    let syn = packet::tcp(via(&c), c.at(61_000), server(80), header, b"");
+    switch.send(&c, &piece(&syn, 400, 0, 8, true));
+    assert_eq!((switch.drops(DropReason::TinyFragment), switch.shared.fragments.waiting()), (13, 0));
     // Sixteen bytes show the flags.
     let syn = packet::tcp(via(&c), c.at(61_000), server(80), header, &payload(8));
     for frame in pieces(&syn, 500, 16) {
@@ -519,7 +529,7 @@ fn a_datagram_waits_for_its_next_hop_as_a_whole() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {
         let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
-        uplink.neighbors = std::sync::Arc::new(vswitchd::shared::Neighbors::new(switch.shared.epoch()));
+        uplink.neighbors = std::sync::Arc::new(vswitchd::shared::Neighbors::of_uplink(switch.shared.epoch()));
     });
     let sent = packet::udp(via(&c), c.at(61_000), server(2), &payload(3000));
     for frame in pieces(&sent, 1, 1480) {

@@ -26,6 +26,7 @@ mod icmp;
 mod ipv4;
 mod nat;
 mod publish;
+mod security;
 mod tcp;
 
 const SECOND: Duration = Duration::from_secs(1);

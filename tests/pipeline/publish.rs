@@ -170,7 +170,8 @@ fn row_83_external_ports_are_spread_evenly_and_in_no_order() {
         }
         switch.shared.conntrack.flush(switch.now, |_| true);
         switch.now += 121 * SECOND;
-        (switch.resolve(&router), switch.resolve(&c));
+        switch.resolve(&router);
+        switch.resolve(&c);
     }
     const BINS: usize = 63;
     let (range, mut counts) = (vswitchd::sim::NAT_PORTS, [0_f64; BINS]);

@@ -12,8 +12,8 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    CtFilter, CtTimeouts, Drops, FdbAdd, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate, NoArguments,
-    PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
+    CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate,
+    NoArguments, PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
 };
 use vswitchd::control::socket;
 
@@ -106,6 +106,8 @@ enum Fdb {
     Del(FdbDel),
     /// Forget what was learned
     Flush(FdbFlush),
+    /// Show the time after which an idle entry is forgotten, or change it
+    Ageing(FdbAgeing),
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +163,7 @@ impl From<Noun> for Action {
             Noun::Fdb(Fdb::Add(add)) => Request::FdbAdd(add),
             Noun::Fdb(Fdb::Del(del)) => Request::FdbDel(del),
             Noun::Fdb(Fdb::Flush(flush)) => Request::FdbFlush(flush),
+            Noun::Fdb(Fdb::Ageing(ageing)) => Request::FdbAgeing(ageing),
             Noun::Neigh(Neigh::Show(none)) => Request::NeighShow(none),
             Noun::Ct(Ct::Watch(filter)) => return Action::WatchConnections(filter),
             Noun::Ct(Ct::Ls(filter)) => Request::CtLs(filter),

@@ -8,7 +8,7 @@ use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
     ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo, NetworkDetail,
-    NetworkInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout, Usage,
+    NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -33,7 +33,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::NeighShow(_) => neighbors(&client.call::<Vec<NeighborInfo>>(request)?, wide),
         Request::CtLs(_) => connections(&client.call::<Vec<ConnectionInfo>>(request)?, &status()?, wide),
         Request::CtStats(_) => connection_stats(&client.call(request)?),
-        Request::CtTimeouts(_) => timeouts(&client.call::<Vec<Timeout>>(request)?),
+        Request::CtTimeouts(_) | Request::FdbAgeing(_) => timeouts(&client.call::<Vec<Timeout>>(request)?),
         Request::PublishAdd(_) => {
             let publication: PublicationInfo = client.call(request)?;
             format!("{}/{} to {}\n", listen(&publication), publication.proto, target(&publication))
@@ -165,6 +165,10 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
         ("mac", or_dash(port.mac)),
         ("mtu", detail.mtu.to_string()),
         ("state", port.state.clone()),
+        ("security", detail.security.as_str().to_owned()),
+        ("storm", storm(&detail.policing)),
+        ("macs", off_if_zero(detail.policing.macs)),
+        ("moves", per_second(detail.policing.moves)),
         ("connections", used(detail.connections)),
         ("NAT ports, TCP", used(detail.nat_ports.tcp)),
         ("NAT ports, UDP", used(detail.nat_ports.udp)),
@@ -181,6 +185,21 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
         text.push_str(&drops(&detail.drop_reasons, wide));
     }
     text
+}
+
+/// Frames a second of each kind.
+fn storm(policing: &PolicingInfo) -> String {
+    let PolicingInfo { broadcast, multicast, unknown, .. } = *policing;
+    let [broadcast, multicast, unknown] = [broadcast, multicast, unknown].map(per_second);
+    format!("broadcast {broadcast}, multicast {multicast}, unknown {unknown}")
+}
+
+fn per_second(bound: u32) -> String {
+    if bound == 0 { "off".to_owned() } else { format!("{bound}/s") }
+}
+
+fn off_if_zero(bound: u32) -> String {
+    if bound == 0 { "off".to_owned() } else { bound.to_string() }
 }
 
 fn fdb(entries: &[FdbEntry], status: &Status, wide: bool) -> String {

@@ -441,6 +441,12 @@ impl<A: Address> Table<A> {
         self.slots[number as usize].used().map(|connection| connection.outside)
     }
 
+    /// The port of the switch that the connection from `inside` to `remote` belongs to.
+    pub fn owner(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<PortId> {
+        let number = self.find_inside(protocol, inside, remote)?;
+        self.slots[number as usize].used().map(|connection| connection.port)
+    }
+
     /// The external port that a new connection of `inside` will have, if it has one already.
     pub fn mapping(&self, protocol: Protocol, inside: Endpoint<A>) -> Option<u16> {
         let hash = self.hasher.hash_one((protocol, inside));

@@ -28,7 +28,7 @@ fn state(table: &Table, ip: Ipv4Addr, now: Time) -> Option<&'static str> {
 #[test]
 fn row_18_packets_from_others_update_but_only_those_to_us_create() {
     let mut table = Table::new(16, 16);
-    assert!(table.heard(ip(1), MAC, at(0)).is_empty());
+    assert_eq!(table.heard(ip(1), MAC, at(0)), Heard::Noted(VecDeque::new()));
     assert!(table.is_empty());
     table.answered(ip(1), MAC, at(0));
     table.heard(ip(1), OTHER, at(1));
@@ -69,6 +69,47 @@ fn row_22_answers_are_revalidated_when_used() {
 }
 
 #[test]
+fn row_22_a_claim_does_not_move_a_neighbor_that_answers() {
+    let mut table = Table::new(16, 16).cautious();
+    table.answered(ip(1), MAC, at(0));
+    let mut requests = Vec::new();
+    // A thousand claims a second, and a neighbor that answers within a poll.
+    for millis in 1..10_000 {
+        let now = at(0) + Duration::from_millis(millis);
+        assert_eq!(table.heard(ip(1), OTHER, now), Heard::Doubted(MAC));
+        for event in poll(&mut table, now) {
+            assert_eq!(event, Event::Solicit(ip(1), Some(MAC)), "the neighbor alone is asked");
+            requests.push(now);
+            table.answered(ip(1), MAC, now);
+        }
+        assert_eq!(table.resolve(ip(1), now), Answer::Found(MAC));
+    }
+    assert!(requests.windows(2).all(|pair| pair[1].since(pair[0]) >= ARP_INTERVAL));
+    assert_eq!((requests.len(), table.changes()), (10, 0));
+}
+
+#[test]
+fn row_22_a_claim_is_believed_when_the_known_address_is_silent() {
+    let mut table = Table::new(16, 16).cautious();
+    table.answered(ip(1), MAC, at(0));
+    assert_eq!(table.heard(ip(1), OTHER, at(5)), Heard::Doubted(MAC));
+    assert_eq!(poll(&mut table, at(5)), [Event::Solicit(ip(1), Some(MAC))]);
+    assert_eq!(table.heard(ip(1), OTHER, at(6)), Heard::Doubted(MAC));
+    assert_eq!(poll(&mut table, at(6)), [Event::Solicit(ip(1), Some(MAC))]);
+    assert_eq!(table.resolve(ip(1), at(6)), Answer::Found(MAC), "meanwhile it is used");
+    assert_eq!(poll(&mut table, at(7)), [Event::Solicit(ip(1), None)]);
+    assert_eq!(table.answered(ip(1), OTHER, at(7)), Heard::Noted(VecDeque::new()));
+    assert_eq!((table.resolve(ip(1), at(7)), table.changes()), (Answer::Found(OTHER), 1));
+    assert_eq!(poll(&mut table, at(30)), []);
+    // Nobody at all: it fails as ever.
+    table.heard(ip(1), MAC, at(30));
+    let events: Vec<_> = (30..35).flat_map(|secs| poll(&mut table, at(secs))).collect();
+    let [one, all] = [Some(OTHER), None].map(|to| Event::Solicit(ip(1), to));
+    let [one_more, all_again] = [Some(OTHER), None].map(|to| Event::Solicit(ip(1), to));
+    assert_eq!(events, [one, one_more, all, all_again, Event::Failed(ip(1), VecDeque::new())]);
+}
+
+#[test]
 fn row_23_at_most_one_request_a_second_however_much_traffic() {
     let mut table = Table::new(16, 16);
     let mut requests = Vec::new();
@@ -98,8 +139,7 @@ fn row_24_the_latest_packets_wait_and_come_out_in_order() {
     }
     assert_eq!(table.wait(ip(1), 99), Err(0), "the oldest makes room");
     assert_eq!(table.waiting(), NEIGHBOR_QUEUE);
-    let released: Vec<u32> = table.heard(ip(1), MAC, at(1)).into();
-    assert_eq!(released, (1..room).chain([99]).collect::<Vec<_>>());
+    assert_eq!(table.heard(ip(1), MAC, at(1)), Heard::Noted((1..room).chain([99]).collect()));
     assert_eq!(table.waiting(), 0);
     assert_eq!(table.next_deadline(), Some(at(1) + NEIGHBOR_AGEING));
 }
@@ -217,6 +257,6 @@ fn ipv6_is_the_same_table() {
     let mut table: NeighborTable<Ipv6Addr, &str> = NeighborTable::new(16, 16);
     assert_eq!(table.resolve(router, at(0)), Answer::Solicit);
     table.wait(router, "packet").unwrap();
-    assert_eq!(table.answered(router, MAC, at(0)), ["packet"]);
+    assert_eq!(table.answered(router, MAC, at(0)), Heard::Noted(["packet"].into()));
     assert_eq!(table.resolve(router, at(0)), Answer::Found(MAC));
 }
