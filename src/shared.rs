@@ -413,6 +413,10 @@ impl Conntrack {
         };
         match attempt() {
             Err(DropReason::NatPortsExhausted) if self.borrow(index, inside.port, &ask.seen) => attempt(),
+            Err(DropReason::NatPortsExhausted) => {
+                lock(&self.shards[index]).count_exhausted();
+                Err(DropReason::NatPortsExhausted)
+            }
             answer => answer,
         }
     }

@@ -137,6 +137,7 @@ fn row_48_mappings_are_the_same_at_any_load() {
     let refused = icmp_error(&one(&c));
     assert_eq!((refused.0, refused.1), (3, 13));
     assert_eq!(switch.drops(DropReason::NatPortsExhausted), 1);
+    assert_eq!(switch.shared.conntrack.stats().ports_exhausted, 1);
     nothing(&router);
     switch.send(&c, &packet::udp(via(&c), c.at(3000), server(99), b"x"));
     let mapped = switch.shared.conntrack.mapping(Protocol::Udp, c.at(3000)).unwrap();

@@ -9,9 +9,9 @@
 //! kernel moves a flow to another uplink socket, a packet may go uncounted; nothing else can go wrong.
 //!
 //! **Lives.** A connection's place is used again by later connections. Each has a number, its *life*; whoever
-//! remembers a place remembers the life with it, and notes nothing once it is over ([`Activity::life`]). A
-//! connection that begins anew (a SYN in TIME_WAIT) begins a new life too, because its packets now change
-//! more than what is here.
+//! remembers a place remembers the life with it, and notes nothing once it is over ([`Activity::life`]). A TCP
+//! connection that is closed, reset or begins anew begins a new life too, because its packets now change more or
+//! less than what is here.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};

