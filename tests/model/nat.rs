@@ -122,12 +122,12 @@ enum Side {
     Outside,
 }
 
-/// How far a connection of TCP is: who sent a SYN, who a FIN, and whether the handshake was completed.
+/// How far a connection of TCP is: who sent a SYN, who acknowledged one when there were two, and who sent a FIN.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     syn: [bool; 2],
-    established: bool,
-    fin: bool,
+    agreed: [bool; 2],
+    fin: [bool; 2],
 }
 
 #[derive(Debug, Clone)]
@@ -145,24 +145,29 @@ struct Connection {
 impl Connection {
     fn note(&mut self, side: Side, flags: u8, now: u64) {
         self.packets += 1;
-        if self.protocol == Protocol::Tcp && flags & RST == 0 {
-            let Progress { syn, established, fin } = &mut self.progress;
-            if syn == &[true, true] && !*fin && flags & (SYN | ACK) == ACK {
-                *established = true;
-            }
-            if flags & SYN != 0 {
-                syn[side as usize] = true;
-            }
-            *fin |= flags & FIN != 0;
+        // No RST here is at the right number, and one that ends nothing is no sign of life.
+        if flags & RST != 0 {
+            return;
+        }
+        let Progress { syn, agreed, fin } = &mut self.progress;
+        let was_over = *fin == [true, true];
+        if self.protocol == Protocol::Tcp {
+            syn[side as usize] |= flags & SYN != 0;
+            agreed[side as usize] |= flags & ACK != 0 && *syn == [true, true] && *fin == [false, false];
+            fin[side as usize] |= flags & FIN != 0;
         }
         let lasts = match self.protocol {
-            Protocol::Tcp if self.progress.established && !self.progress.fin => 7440,
+            Protocol::Tcp if *agreed == [true, true] && *fin == [false, false] => 7440,
             Protocol::Tcp => 240,
             Protocol::Udp => 300,
             Protocol::Icmp => 60,
         };
-        // Nobody outside keeps a masqueraded flow alive; TCP says itself when it is over.
-        if self.protocol == Protocol::Tcp || side == Side::Inside || self.opener == Side::Outside {
+        // Nobody outside keeps a masqueraded flow alive, nor a connection that is over.
+        let from_outside = match self.protocol {
+            Protocol::Tcp => !was_over,
+            Protocol::Udp | Protocol::Icmp => self.opener == Side::Outside,
+        };
+        if side == Side::Inside || from_outside {
             self.ends = now + lasts;
         }
     }
@@ -543,7 +548,7 @@ impl World {
         let touches = |c: &Connection| {
             ends.contains(&c.inside) || (ends.contains(&c.outside) && ends.contains(&c.remote))
         };
-        self.nat.connections.iter().any(|c| c.progress.fin && touches(c))
+        self.nat.connections.iter().any(|c| c.progress.fin.contains(&true) && touches(c))
     }
 
     fn number_of(&self, ip: Ipv4Addr) -> Option<usize> {
