@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use vswitchd::addr::{Endpoint, MacAddr, NetworkId};
 use vswitchd::frame::{Checksum, Offload, Segment};
 use vswitchd::sim::packet::{self, Macs, Tcp};
-use vswitchd::sim::{EXTERNAL, ROUTER, SERVER, Station, Switch, UPLINK_MAC};
+use vswitchd::sim::{EXTERNAL, ROUTER, SERVER, Station, Switch};
 use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
 
 /// Longer than an entry of the cache is used.
@@ -256,12 +256,10 @@ fn whatever_the_story_looked_at_ends_what_is_remembered() {
         ("the FDB is flushed", |w| {
             w.switch.shared.snapshot().networks[0].as_ref().unwrap().fdb.flush(None);
         }),
-        ("the next hop changes its MAC address", |w| {
+        ("a neighbor has another MAC address", |w| {
+            let snapshot = w.switch.shared.snapshot_full();
             let moved = MacAddr([2, 0xee, 0, 0, 0, 0x77]);
-            let arp =
-                packet::arp(Macs { src: moved, dst: UPLINK_MAC }, 2, (moved, ROUTER), (UPLINK_MAC, EXTERNAL));
-            let router = w.router.clone();
-            w.send(&router, &arp, Offload::NONE);
+            snapshot.networks[0].as_ref().unwrap().neighbors.lock().answered(w.c.ip, moved, w.switch.now);
         }),
         ("the configuration changes", |w| w.switch.shared.publish(|_| ())),
         ("a neighbor is forgotten", |w| {
