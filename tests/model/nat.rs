@@ -122,12 +122,31 @@ enum Side {
     Outside,
 }
 
-/// How far a connection of TCP is: who sent a SYN, who acknowledged one when there were two, and who sent a FIN.
+/// How far a connection of TCP is: who sent a SYN, who acknowledged the other's, and who sent a FIN.
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     syn: [bool; 2],
     agreed: [bool; 2],
     fin: [bool; 2],
+}
+
+impl Progress {
+    /// Notes a segment, and says whether it is a sign of life.
+    fn note(&mut self, side: Side, flags: u8) -> bool {
+        if flags & RST != 0 {
+            // Nobody expects it.
+            return false;
+        }
+        let was_over = self.fin == [true, true];
+        self.syn[side as usize] |= flags & SYN != 0;
+        self.agreed[side as usize] |= flags & ACK != 0 && self.syn == [true, true];
+        self.fin[side as usize] |= flags & FIN != 0;
+        side == Side::Inside || !was_over
+    }
+
+    fn lasts(self) -> u64 {
+        if self.agreed == [true, true] && self.fin == [false, false] { 7440 } else { 240 }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -145,29 +164,17 @@ struct Connection {
 impl Connection {
     fn note(&mut self, side: Side, flags: u8, now: u64) {
         self.packets += 1;
-        // No RST here is at the right number, and one that ends nothing is no sign of life.
-        if flags & RST != 0 {
-            return;
-        }
-        let Progress { syn, agreed, fin } = &mut self.progress;
-        let was_over = *fin == [true, true];
-        if self.protocol == Protocol::Tcp {
-            syn[side as usize] |= flags & SYN != 0;
-            agreed[side as usize] |= flags & ACK != 0 && *syn == [true, true] && *fin == [false, false];
-            fin[side as usize] |= flags & FIN != 0;
-        }
-        let lasts = match self.protocol {
-            Protocol::Tcp if *agreed == [true, true] && *fin == [false, false] => 7440,
-            Protocol::Tcp => 240,
-            Protocol::Udp => 300,
-            Protocol::Icmp => 60,
+        // Nobody outside keeps a masqueraded flow alive, nor a connection of TCP that is over.
+        let from_outside = self.opener == Side::Outside;
+        let (lasts, refreshes) = match self.protocol {
+            Protocol::Tcp => {
+                let refreshes = self.progress.note(side, flags);
+                (self.progress.lasts(), refreshes)
+            }
+            Protocol::Udp => (300, side == Side::Inside || from_outside),
+            Protocol::Icmp => (60, side == Side::Inside || from_outside),
         };
-        // Nobody outside keeps a masqueraded flow alive, nor a connection that is over.
-        let from_outside = match self.protocol {
-            Protocol::Tcp => !was_over,
-            Protocol::Udp | Protocol::Icmp => self.opener == Side::Outside,
-        };
-        if side == Side::Inside || from_outside {
+        if refreshes {
             self.ends = now + lasts;
         }
     }
@@ -548,7 +555,7 @@ impl World {
         let touches = |c: &Connection| {
             ends.contains(&c.inside) || (ends.contains(&c.outside) && ends.contains(&c.remote))
         };
-        self.nat.connections.iter().any(|c| c.progress.fin.contains(&true) && touches(c))
+        self.nat.connections.iter().any(|c| c.progress.fin != [false, false] && touches(c))
     }
 
     fn number_of(&self, ip: Ipv4Addr) -> Option<usize> {
