@@ -411,14 +411,18 @@ impl Conntrack {
             );
             self.translated(index, answer, &bill)
         };
-        match attempt() {
+        let attempt = || match attempt() {
             Err(DropReason::NatPortsExhausted) if self.borrow(index, inside.port, &ask.seen) => attempt(),
-            Err(DropReason::NatPortsExhausted) => {
-                lock(&self.shards[index]).count_exhausted();
-                Err(DropReason::NatPortsExhausted)
-            }
             answer => answer,
+        };
+        let answer = match attempt() {
+            Err(reason) if self.reclaim(index, reason, ask) => attempt(),
+            answer => answer,
+        };
+        if matches!(answer, Err(DropReason::NatPortsExhausted)) {
+            lock(&self.shards[index]).count_exhausted();
         }
+        answer
     }
 
     /// As [`conntrack::Table::inward`]; without a `target`, a hairpin's is who masquerades with the port.
@@ -434,13 +438,19 @@ impl Conntrack {
     ) -> Result<Translated, DropReason> {
         let protocol = ask.seen.protocol;
         let index = self.index_outside(protocol, outside, target).ok_or(DropReason::Unsolicited)?;
-        let mut bill = Bill { conntrack: self, ask, connection: false };
-        let mut shard = lock(&self.shards[index]);
-        let holder = || ask.hairpin.then(|| shard.holder(protocol, outside.port)).flatten();
-        let target = target.or_else(holder);
-        let answer = shard.inward(outside, remote, target, &ask.seen, &mut bill, ask.timeouts);
-        drop(shard);
-        self.translated(index, answer, &bill)
+        let attempt = || {
+            let mut bill = Bill { conntrack: self, ask, connection: false };
+            let mut shard = lock(&self.shards[index]);
+            let holder = || ask.hairpin.then(|| shard.holder(protocol, outside.port)).flatten();
+            let target = target.or_else(holder);
+            let answer = shard.inward(outside, remote, target, &ask.seen, &mut bill, ask.timeouts);
+            drop(shard);
+            self.translated(index, answer, &bill)
+        };
+        match attempt() {
+            Err(reason) if self.reclaim(index, reason, ask) => attempt(),
+            answer => answer,
+        }
     }
 
     /// Where to note a packet of a connection that was [`Translated`] before, without a lock; `None` if the
@@ -551,6 +561,28 @@ impl Conntrack {
             home.store(index, Relaxed);
         }
         lock(&self.shards[index]).adopt(protocol, port);
+        true
+    }
+
+    /// Ends a TCP connection that is over, where that makes room for one that shard `index` has refused. Says
+    /// whether there was one.
+    #[cold]
+    fn reclaim(&self, index: usize, reason: DropReason, ask: &Ask<'_>) -> bool {
+        let is_tcp = ask.seen.protocol == Protocol::Tcp;
+        let everywhere = self.shards.len();
+        let (owner, shards) = match reason {
+            DropReason::ConntrackFull => (None, 1),
+            DropReason::ConntrackQuota => (Some(ask.owner), everywhere),
+            DropReason::NatPortQuota if is_tcp => (Some(ask.owner), everywhere),
+            DropReason::NatPortsExhausted if is_tcp => (None, everywhere),
+            _ => return false,
+        };
+        let mut places = (0..shards).map(|step| (index + step) % everywhere);
+        let Some(ended) = places.find_map(|at| lock(&self.shards[at]).reclaim(owner, ask.seen.now)) else {
+            return false;
+        };
+        self.refund(ended);
+        lock(&self.shards[index]).readmit(reason);
         true
     }
 

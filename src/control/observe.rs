@@ -164,6 +164,7 @@ impl<H: Host> Control<H> {
             limit: stats.limit,
             created: stats.created,
             expired: stats.expired,
+            reclaimed: stats.reclaimed,
             flushed: stats.flushed,
             refused_full: stats.refused_full,
             refused_quota: stats.refused_quota,

@@ -329,6 +329,8 @@ pub struct ConnectionStats {
     pub limit: u64,
     pub created: u64,
     pub expired: u64,
+    /// TCP connections that were over and made room for new ones.
+    pub reclaimed: u64,
     pub flushed: u64,
     /// Refused because the table was full.
     pub refused_full: u64,

@@ -138,6 +138,68 @@ fn row_81_a_port_does_not_get_all_external_ports() {
     settle(&switch);
 }
 
+/// A connection of the container from this port, closed by both sides if `closes`. Says whether it was made.
+fn tcp_talk(switch: &mut Switch, [c, router]: [&Station; 2], port: u16, closes: bool) -> bool {
+    let tcp = |flags, seq, ack| Tcp { flags, seq, ack };
+    let out = |tcp| packet::tcp(via(c), c.at(port), server(80), tcp, b"");
+    switch.send(c, &out(tcp(SYN, 100, 0)));
+    let Some(syn) = received(router).first().map(|frame| read(frame)) else { return false };
+    let back = |tcp| packet::tcp(via(router), server(80), syn.src, tcp, b"");
+    switch.send(router, &back(tcp(SYN | ACK, 500, 101)));
+    switch.send(c, &out(tcp(ACK, 101, 501)));
+    if closes {
+        switch.send(router, &back(tcp(FIN | ACK, 501, 101)));
+        switch.send(c, &out(tcp(FIN | ACK, 101, 502)));
+    }
+    received(c);
+    received(router);
+    true
+}
+
+#[test]
+fn connections_that_are_over_make_room_for_new_ones() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let quota = |switch: &Switch, connections, nat_ports| {
+        switch.shared.publish(|snapshot| {
+            let mut port = vswitchd::snapshot::Port::clone(snapshot.port(c.id).unwrap());
+            (port.quota, port.nat_ports) = (connections, nat_ports);
+            snapshot.set_port(port);
+        });
+    };
+    let over = |switch: &mut Switch, ports: std::ops::Range<u16>| {
+        ports.filter(|&port| tcp_talk(switch, [&c, &router], port, true)).count()
+    };
+    let used = |switch: &Switch| {
+        let conntrack = &switch.shared.conntrack;
+        (conntrack.connections_of(c.id), conntrack.nat_ports_of(c.id, Protocol::Tcp))
+    };
+    // Far more than the quota of external ports, and than the quota of connections.
+    quota(&switch, 100, 5);
+    assert_eq!(over(&mut switch, 1000..1200), 200);
+    assert_eq!(used(&switch), (5, 5));
+    quota(&switch, 7, 100);
+    assert_eq!(over(&mut switch, 1200..1400), 200);
+    assert_eq!(used(&switch), (7, 7));
+    assert_eq!(switch.shared.conntrack.stats().reclaimed, 195 + 198);
+    assert_eq!(switch.shared.conntrack.stats().refused_quota, 0);
+    // Those that live are not touched.
+    let live = (1400..1500).filter(|&port| tcp_talk(&mut switch, [&c, &router], port, false)).count();
+    assert_eq!((live, used(&switch)), (7, (7, 7)));
+    assert_eq!(over(&mut switch, 1500..1501), 0);
+    assert_eq!(switch.drops(DropReason::ConntrackQuota), 94);
+    let frame = packet::tcp(via(&c), c.at(1400), server(80), Tcp { flags: ACK, seq: 101, ack: 501 }, b"x");
+    switch.send(&c, &frame);
+    assert_eq!(read(&one(&router)).payload, b"x");
+    // Nor are those that opened anew after they were over.
+    switch.shared.conntrack.flush(switch.now, |_| true);
+    received(&c);
+    assert!(tcp_talk(&mut switch, [&c, &router], 2000, true));
+    assert!(tcp_talk(&mut switch, [&c, &router], 2000, false));
+    quota(&switch, 1, 1);
+    assert_eq!(over(&mut switch, 2001..2002), 0);
+    settle(&switch);
+}
+
 #[test]
 fn row_82_a_freed_port_rests_two_minutes() {
     let (mut switch, c, router) = Switch::with_uplink();

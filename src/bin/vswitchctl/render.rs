@@ -273,6 +273,7 @@ fn connection_stats(stats: &ConnectionStats) -> String {
         ("connections", format!("{}/{}", stats.connections, stats.limit)),
         ("created", stats.created.to_string()),
         ("expired", stats.expired.to_string()),
+        ("reclaimed", stats.reclaimed.to_string()),
         ("flushed", stats.flushed.to_string()),
         ("refused, table full", stats.refused_full.to_string()),
         ("refused, port's quota", stats.refused_quota.to_string()),

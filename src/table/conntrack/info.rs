@@ -92,6 +92,8 @@ pub struct Stats {
     pub created: u64,
     /// Connections that timed out.
     pub expired: u64,
+    /// TCP connections that were over and made room for new ones.
+    pub reclaimed: u64,
     /// Connections that were removed on request.
     pub flushed: u64,
     /// Refused because the table was full.
@@ -110,6 +112,7 @@ impl std::ops::AddAssign for Stats {
         self.limit += other.limit;
         self.created += other.created;
         self.expired += other.expired;
+        self.reclaimed += other.reclaimed;
         self.flushed += other.flushed;
         self.refused_full += other.refused_full;
         self.refused_quota += other.refused_quota;

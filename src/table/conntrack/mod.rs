@@ -48,6 +48,7 @@ use crate::wire::transport::TcpSegment;
 mod activity;
 mod index;
 mod info;
+mod over;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ mod wheel;
 pub use activity::{Activities, Activity};
 use index::Index;
 pub use info::{Info, Nat, Stats};
+use over::Over;
 use tcp::Tcp;
 pub use timeouts::Timeouts;
 use wheel::Wheel;
@@ -214,6 +216,11 @@ impl<A: Address> Connection<A> {
         }
     }
 
+    /// Whether it is a TCP connection that only waits for late segments.
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Tcp(tcp) if tcp.is_over())
+    }
+
     /// Whether a packet of this direction pushes the deadline. From outside it does not where that would keep a
     /// mapping (RFC 4787 REQ-6), but does where a port is published, and for TCP until that says that it is over.
     fn is_refreshed_by(&self, direction: Direction) -> bool {
@@ -323,6 +330,7 @@ pub struct Table<A: Address = Ipv4Addr> {
     mappings: HashTable<Mapping<A>>,
     pools: [PortPool<A>; 3],
     wheel: Wheel,
+    over: Over,
     hasher: RandomState,
     dice: u64,
     stats: Stats,
@@ -341,6 +349,7 @@ impl<A: Address> Table<A> {
             mappings: HashTable::new(),
             pools: std::array::from_fn(|_| PortPool::new(ports.clone())),
             wheel: Wheel::new(limit),
+            over: Over::default(),
             hasher: RandomState::new(),
             dice: 0,
             stats: Stats { limit: limit as u64, ..Stats::default() },
@@ -474,6 +483,19 @@ impl<A: Address> Table<A> {
         }
     }
 
+    /// Ends the oldest TCP connection that is over, of `port` if one is given: it makes room for a new one.
+    pub fn reclaim(&mut self, port: Option<PortId>, now: Time) -> Option<Ended> {
+        let (slots, activities) = (&self.slots, &self.activities);
+        let number = self.over.take(|number, life| {
+            let connection = slots.get(number as usize)?.used()?;
+            let it_is = activities.at(number).life() == life && connection.is_over();
+            it_is.then(|| port.is_none_or(|port| connection.port == port))
+        })?;
+        self.wheel.remove(number);
+        self.stats.reclaimed += 1;
+        Some(self.forget(number, now))
+    }
+
     /// Ends the connections that `which` picks, and returns how many. Tells `ended` of each.
     pub fn flush(
         &mut self,
@@ -514,6 +536,17 @@ impl<A: Address> Table<A> {
     /// Ends a reservation.
     pub fn release(&mut self, protocol: Protocol, port: u16, now: Time) {
         self.pools[protocol as usize].release(port, now);
+    }
+
+    /// Takes back that a connection was refused for this reason: it is tried once more.
+    pub fn readmit(&mut self, reason: DropReason) {
+        let refused = match reason {
+            DropReason::ConntrackFull => &mut self.stats.refused_full,
+            DropReason::ConntrackQuota => &mut self.stats.refused_quota,
+            DropReason::NatPortQuota => &mut self.stats.refused_port_quota,
+            _ => return,
+        };
+        *refused = refused.saturating_sub(1);
     }
 
     /// Counts a connection that was refused because no table had a port for it.
@@ -595,7 +628,11 @@ impl<A: Address> Table<A> {
         let Slot::Used(connection) = &mut self.slots[number as usize] else {
             return Err(DropReason::Unsolicited); // an index names used places only
         };
+        let was_over = connection.is_over();
         connection.note(direction, seen, timeouts, activity);
+        if connection.is_over() && !was_over {
+            self.over.push(number, activity.life());
+        }
         let track = connection.is_settled(direction).then(|| Track {
             number,
             life: activity.life(),
