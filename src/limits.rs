@@ -85,9 +85,9 @@ pub const MAC_AGEING_RANGE: std::ops::RangeInclusive<u32> = 10..=1_000_000;
 /// Neighbors that are remembered per network; beyond it the longest unused one is forgotten.
 pub const NEIGHBORS_MAX: usize = 4096;
 
-/// Frames that wait for one neighbor's answer. RFC 1122 2.3.2.2 asks for at least the latest one; on
-/// overflow the oldest is dropped.
-pub const NEIGHBOR_QUEUE: usize = 8;
+/// Frames that wait for one neighbor's answer: one each of many containers that start at once and talk to the world
+/// by one router. RFC 1122 2.3.2.2 asks for at least the latest one; on overflow the oldest is dropped.
+pub const NEIGHBOR_QUEUE: usize = 256;
 
 /// Frames that wait for all neighbors of a network together. One more is dropped.
 pub const NEIGHBOR_QUEUE_TOTAL: usize = 1024;

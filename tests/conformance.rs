@@ -52,20 +52,24 @@ impl Row {
     }
 }
 
-/// The numbers in a test's name: `row_7_`, `rows_71_and_72_`, `rows_30_to_33_`.
+/// The numbers in a test's name: `row_7_`, `rows_45_51_and_52_`, `rows_30_to_33_`.
 fn numbers(test: &str) -> Vec<u32> {
-    let Some(rest) = test.strip_prefix("rows_").or_else(|| test.strip_prefix("row_")) else {
-        return Vec::new();
-    };
-    let mut words = rest.split('_');
-    let Some(first) = words.next().and_then(|word| word.parse().ok()) else { return Vec::new() };
-    let mut numbers = vec![first];
-    while let (Some(joint), Some(Ok(number))) = (words.next(), words.next().map(str::parse)) {
-        match joint {
-            "and" => numbers.push(number),
-            "to" => numbers.extend(first + 1..=number),
+    let (several, one) = (test.strip_prefix("rows_"), test.strip_prefix("row_"));
+    let Some(rest) = several.or(one) else { return Vec::new() };
+    let mut numbers: Vec<u32> = Vec::new();
+    let (mut through, mut joint) = (false, true);
+    for word in rest.split('_') {
+        match (word, word.parse::<u32>()) {
+            ("and", _) => joint = true,
+            ("to", _) => through = true,
+            (_, Ok(number)) if through => {
+                numbers.extend(numbers.last().map_or(number, |last| last + 1)..=number);
+                break;
+            }
+            (_, Ok(number)) if joint => numbers.push(number),
             _ => break,
         }
+        joint = joint && several.is_some() || word == "and";
     }
     numbers
 }
@@ -150,6 +154,7 @@ fn a_tests_name_says_its_rows() {
     assert_eq!(numbers("row_07_a_station_moves"), [7]);
     assert_eq!(numbers("row_46_and_68_the_same_ports"), [46, 68]);
     assert_eq!(numbers("rows_30_to_33_addresses"), [30, 31, 32, 33]);
+    assert_eq!(numbers("rows_45_51_and_52_mapping"), [45, 51, 52]);
     assert_eq!(numbers("row_73_8_bytes_and_2_more"), [73]);
     assert!(numbers("rows_of_a_table").is_empty() && numbers("a_row_7").is_empty());
 }

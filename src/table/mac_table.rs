@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn row_6_idle_entries_age_and_frames_from_the_station_refresh_them() {
+    fn row_06_idle_entries_age_and_frames_from_the_station_refresh_them() {
         let mut table = MacTable::new(16);
         assert_eq!(table.learn(mac(1), P1, at(0)), Learned::New);
         assert_eq!(table.lookup(mac(1), at(9), AGEING), Station::Port(P1));
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn row_7_a_station_moves_with_its_first_frame() {
+    fn row_07_a_station_moves_with_its_first_frame() {
         let mut table = MacTable::new(16);
         table.learn(mac(1), P1, at(0));
         assert_eq!(table.learn(mac(1), P2, at(0)), Learned::Moved { from: P1 });
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn row_8_static_and_local_entries_neither_move_nor_age() {
+    fn row_08_static_and_local_entries_neither_move_nor_age() {
         let mut table = MacTable::new(16);
         table.learn(mac(1), P2, at(0));
         assert!(table.add_static(mac(1), P1, at(0)));

@@ -41,12 +41,21 @@ use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
-    ("row_38_and_43_pings_of_every_size_are_as_through_the_kernel", pings_of_every_size),
-    ("row_26_hops_are_as_through_the_kernel", hops),
-    ("row_38_tcp_finds_the_mtu_of_its_path", tcp_finds_the_mtu),
-    ("row_54_the_largest_datagram_goes_both_ways", the_largest_datagram),
-    ("row_58_the_same_identification_from_two_containers", the_same_identification),
-    ("row_54_a_flood_of_fragments_harms_no_whole_packets", a_flood_of_fragments),
+    (
+        "row_38_and_43_pings_of_every_size_are_as_through_the_kernel",
+        row_38_and_43_pings_of_every_size_are_as_through_the_kernel,
+    ),
+    ("row_26_hops_are_as_through_the_kernel", row_26_hops_are_as_through_the_kernel),
+    ("row_38_tcp_finds_the_mtu_of_its_path", row_38_tcp_finds_the_mtu_of_its_path),
+    ("row_54_the_largest_datagram_goes_both_ways", row_54_the_largest_datagram_goes_both_ways),
+    (
+        "row_58_the_same_identification_from_two_containers",
+        row_58_the_same_identification_from_two_containers,
+    ),
+    (
+        "row_54_a_flood_of_fragments_harms_no_whole_packets",
+        row_54_a_flood_of_fragments_harms_no_whole_packets,
+    ),
 ];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
@@ -209,7 +218,7 @@ fn ping(netns: &Netns, to: Ipv4Addr, size: usize, ttl: u32) -> Result<Answer, Fa
     Ok(Answer::Silence)
 }
 
-fn pings_of_every_size() -> Outcome {
+fn row_38_and_43_pings_of_every_size_are_as_through_the_kernel() -> Outcome {
     let world = World::new()?;
     // A router of the kernel tells hosts of their mistakes at a limited rate, and so do we.
     for size in SIZES {
@@ -240,7 +249,7 @@ fn pings_of_every_size() -> Outcome {
     Ok(())
 }
 
-fn hops() -> Outcome {
+fn row_26_hops_are_as_through_the_kernel() -> Outcome {
     let world = World::new()?;
     for size in [56, 3000] {
         let mut way = Vec::new();
@@ -254,7 +263,7 @@ fn hops() -> Outcome {
     Ok(())
 }
 
-fn tcp_finds_the_mtu() -> Outcome {
+fn row_38_tcp_finds_the_mtu_of_its_path() -> Outcome {
     const BYTES: u64 = 16 << 20;
     let world = World::new()?;
     let at = SocketAddrV4::new(SERVER, 5002);
@@ -322,7 +331,7 @@ fn echo(client: &UdpSocket, to: SocketAddrV4, server: &UdpSocket) -> Outcome {
     Ok(())
 }
 
-fn the_largest_datagram() -> Outcome {
+fn row_54_the_largest_datagram_goes_both_ways() -> Outcome {
     let world = World::new()?;
     let to = SocketAddrV4::new(SERVER, 5005);
     let server = bound(&world.server, to)?;
@@ -375,7 +384,7 @@ fn fragments(datagram: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     pieces.collect()
 }
 
-fn the_same_identification() -> Outcome {
+fn row_58_the_same_identification_from_two_containers() -> Outcome {
     let world = World::new()?;
     let server = bound(&world.server, SocketAddrV4::new(SERVER, 5006))?;
     let other = world.switch.container(&world.rig, 12)?;
@@ -407,7 +416,7 @@ fn the_same_identification() -> Outcome {
 
 /// 50,000 first fragments a second from one container while another one sends whole datagrams. For three seconds,
 /// or as many as `VSWITCHD_FLOOD_SECONDS` says.
-fn a_flood_of_fragments() -> Outcome {
+fn row_54_a_flood_of_fragments_harms_no_whole_packets() -> Outcome {
     const FLOOD_PER_MILLISECOND: u64 = 50;
     let seconds =
         std::env::var("VSWITCHD_FLOOD_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(3);

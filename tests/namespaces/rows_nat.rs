@@ -24,11 +24,14 @@ use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
-    ("row_45_51_52_mapping_filtering_and_hairpin", row_45_51_52_mapping_filtering_and_hairpin),
-    ("row_45_51_52_natdiscovery_agrees", row_45_51_52_natdiscovery_agrees),
+    ("rows_45_51_and_52_mapping_filtering_and_hairpin", rows_45_51_and_52_mapping_filtering_and_hairpin),
+    ("rows_45_51_and_52_natdiscovery_agrees", rows_45_51_and_52_natdiscovery_agrees),
     ("row_57_an_uplink_in_a_networks_prefix_carries_nothing", row_57_an_uplink_in_a_networks_prefix),
     ("row_61_real_stacks_open_simultaneously", row_61_real_stacks_open_simultaneously),
-    ("row_63_53_a_transfer_does_not_notice_blind_resets_and_errors", row_63_53_blind_resets_and_errors),
+    (
+        "rows_53_and_63_a_transfer_does_not_notice_blind_resets_and_errors",
+        rows_53_and_63_blind_resets_and_errors,
+    ),
     ("row_79_a_port_that_the_host_binds_later_is_the_hosts", row_79_the_host_binds_later),
     ("row_80_an_old_flow_follows_the_publication", row_80_an_old_flow_follows_the_publication),
     ("row_81_a_container_with_70000_flows_does_not_harm_another", row_81_a_container_with_70000_flows),
@@ -53,7 +56,7 @@ fn shown(from: &UdpSocket, to: SocketAddr, at: &UdpSocket) -> Result<SocketAddr,
     Ok(heard(at).ok_or_else(|| format!("nothing arrives at {to}"))?.1)
 }
 
-fn row_45_51_52_mapping_filtering_and_hairpin() -> Outcome {
+fn rows_45_51_and_52_mapping_filtering_and_hairpin() -> Outcome {
     let rig = Rig::new()?;
     let switch = Switch::start(&rig, &[])?;
     let (one, two) = (switch.container(&rig, 11)?, switch.container(&rig, 12)?);
@@ -100,7 +103,7 @@ fn found(program: &str) -> Result<bool, Failed> {
     Ok(there)
 }
 
-fn row_45_51_52_natdiscovery_agrees() -> Outcome {
+fn rows_45_51_and_52_natdiscovery_agrees() -> Outcome {
     if !found("turnutils_natdiscovery")? {
         return Ok(());
     }
@@ -251,7 +254,7 @@ fn attack(rig: &Rig, server: SocketAddrV4) -> Outcome {
     Ok(())
 }
 
-fn row_63_53_blind_resets_and_errors() -> Outcome {
+fn rows_53_and_63_blind_resets_and_errors() -> Outcome {
     let rig = Rig::new()?;
     let switch = Switch::start(&rig, &[])?;
     let one = switch.container(&rig, 11)?;

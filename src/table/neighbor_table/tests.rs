@@ -130,7 +130,7 @@ fn row_23_at_most_one_request_a_second_however_much_traffic() {
 
 #[test]
 fn row_24_the_latest_packets_wait_and_come_out_in_order() {
-    let mut table = Table::new(16, 16);
+    let mut table = Table::new(16, 2 * NEIGHBOR_QUEUE);
     assert_eq!(table.wait(ip(1), 0), Err(0), "nothing is being resolved");
     assert_eq!(table.resolve(ip(1), at(0)), Answer::Solicit);
     let room = u32::try_from(NEIGHBOR_QUEUE).unwrap();
