@@ -155,7 +155,8 @@ struct Connection {
     inside: Endpoint,
     outside: Endpoint,
     remote: Endpoint,
-    opener: Side,
+    /// Whether its outside port is its inside endpoint's mapping.
+    mapped: bool,
     progress: Progress,
     ends: u64,
     packets: u64,
@@ -165,17 +166,20 @@ impl Connection {
     fn note(&mut self, side: Side, flags: u8, now: u64) {
         self.packets += 1;
         // Nobody outside keeps a masqueraded flow alive, nor a connection of TCP that is over.
-        let from_outside = self.opener == Side::Outside;
-        let (lasts, refreshes) = match self.protocol {
-            Protocol::Tcp => {
-                let refreshes = self.progress.note(side, flags);
-                (self.progress.lasts(), refreshes)
-            }
-            Protocol::Udp => (300, side == Side::Inside || from_outside),
-            Protocol::Icmp => (60, side == Side::Inside || from_outside),
+        let refreshes = match self.protocol {
+            Protocol::Tcp => self.progress.note(side, flags),
+            Protocol::Udp | Protocol::Icmp => side == Side::Inside || !self.mapped,
         };
         if refreshes {
-            self.ends = now + lasts;
+            self.ends = now + self.lasts();
+        }
+    }
+
+    fn lasts(&self) -> u64 {
+        match self.protocol {
+            Protocol::Tcp => self.progress.lasts(),
+            Protocol::Udp => 300,
+            Protocol::Icmp => 60,
         }
     }
 }
@@ -224,7 +228,7 @@ impl Nat {
             return None;
         }
         let chosen = choose().expect("a packet that may open a connection goes out");
-        for other in self.connections.iter().filter(|c| c.protocol == protocol && c.opener == Side::Inside) {
+        for other in self.connections.iter().filter(|c| c.protocol == protocol && c.mapped) {
             // RFC 4787 REQ-1 and REQ-3: one external port for one inside endpoint, and for no other.
             assert_eq!(
                 other.inside == inside,
@@ -241,8 +245,14 @@ impl Nat {
         Some(outside)
     }
 
-    /// A packet from outside: where it goes.
-    fn inward(&mut self, asked: Asked, outside: Endpoint, remote: Endpoint) -> Option<Endpoint> {
+    /// A packet from outside, or around from a container: where it goes.
+    fn inward(
+        &mut self,
+        asked: Asked,
+        outside: Endpoint,
+        remote: Endpoint,
+        is_hairpin: bool,
+    ) -> Option<Endpoint> {
         let Asked { protocol, flags, .. } = asked;
         let is_it =
             |c: &&mut Connection| c.protocol == protocol && c.outside == outside && c.remote == remote;
@@ -250,7 +260,8 @@ impl Nat {
             connection.note(Side::Outside, flags, self.now);
             return Some(connection.inside);
         }
-        let inside = self.target(protocol, outside.port)?;
+        let holder = || self.holder(protocol, outside.port).filter(|_| is_hairpin);
+        let inside = self.target(protocol, outside.port).or_else(holder)?;
         let ambiguous = self
             .connections
             .iter()
@@ -265,7 +276,9 @@ impl Nat {
     fn open(&mut self, asked: Asked, opener: Side, [inside, outside, remote]: [Endpoint; 3]) {
         let Asked { protocol, flags, .. } = asked;
         let progress = Progress::default();
-        let mut new = Connection { protocol, inside, outside, remote, opener, progress, ends: 0, packets: 0 };
+        let mapped = opener == Side::Inside || self.holder(protocol, outside.port) == Some(inside);
+        let mut new = Connection { protocol, inside, outside, remote, mapped, progress, ends: 0, packets: 0 };
+        new.ends = self.now + new.lasts();
         new.note(opener, flags, self.now);
         self.connections.push(new);
     }
@@ -273,6 +286,11 @@ impl Nat {
     fn target(&self, protocol: Protocol, port: u16) -> Option<Endpoint> {
         let found = self.published.iter().find(|&&(of, at, _)| of == protocol && at == port);
         found.map(|&(_, _, target)| target)
+    }
+
+    /// Whose mapping has this external port.
+    fn holder(&self, protocol: Protocol, port: u16) -> Option<Endpoint> {
+        self.find(|c| c.protocol == protocol && c.mapped && c.outside.port == port).map(|c| c.inside)
     }
 
     fn find(&self, which: impl Fn(&Connection) -> bool) -> Option<&Connection> {
@@ -372,7 +390,7 @@ impl World {
         let got = self.received();
         let chosen = || got.first().map(|(_, frame)| endpoints(frame).0.port);
         let expected = if sender == WORLD {
-            self.nat.inward(asked, dst, src).map(|inside| (src, inside))
+            self.nat.inward(asked, dst, src, false).map(|inside| (src, inside))
         } else if dst.ip != EXTERNAL {
             self.nat.outward(asked, src, dst, chosen).map(|shown| (shown, dst))
         } else {
@@ -409,13 +427,13 @@ impl World {
         // Whom the packet is for must be known before it changes anything.
         let is_from = |c: &Connection| c.protocol == protocol && c.inside == src;
         let own = self.nat.find(|c| is_from(c) && c.remote == dst).map(|c| c.outside);
-        let own =
-            own.or_else(|| self.nat.find(|c| is_from(c) && c.opener == Side::Inside).map(|c| c.outside));
+        let own = own.or_else(|| self.nat.find(|c| is_from(c) && c.mapped).map(|c| c.outside));
         let known = own
             .and_then(|own| self.nat.find(|c| c.protocol == protocol && c.outside == dst && c.remote == own));
-        known.map(|c| c.inside).or_else(|| self.nat.target(protocol, dst.port))?;
+        let known = known.map(|c| c.inside).or_else(|| self.nat.target(protocol, dst.port));
+        known.or_else(|| self.nat.holder(protocol, dst.port))?;
         let shown = self.nat.outward(asked, src, dst, chosen)?;
-        let inside = self.nat.inward(asked, dst, shown)?;
+        let inside = self.nat.inward(asked, dst, shown, true)?;
         Some((shown, inside))
     }
 
@@ -488,8 +506,7 @@ impl World {
     fn publish(&mut self, protocol: Protocol, port: u16, to: usize) {
         // Two publications of one endpoint would be two names for one flow of a client, of which one is refused.
         let target = self.stations[to].at(port / 10);
-        let dealt =
-            self.nat.find(|c| c.protocol == protocol && c.opener == Side::Inside && c.outside.port == port);
+        let dealt = self.nat.find(|c| c.protocol == protocol && c.mapped && c.outside.port == port);
         // Who has the port already may keep it; that is the control's to refuse.
         if dealt.is_some() || self.nat.target(protocol, port).is_some() {
             return;

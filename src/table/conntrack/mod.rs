@@ -212,13 +212,17 @@ impl<A: Address> Connection<A> {
         };
         if refreshes {
             activity.refresh(seen.now);
-            self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
+            self.set_timeout(timeouts);
         }
     }
 
     /// Whether it is a TCP connection that only waits for late segments.
     fn is_over(&self) -> bool {
         matches!(self.state, State::Tcp(tcp) if tcp.is_over())
+    }
+
+    fn set_timeout(&mut self, timeouts: &Timeouts) {
+        self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
     }
 
     /// Whether a packet of this direction pushes the deadline. From outside it does not where that would keep a
@@ -656,7 +660,7 @@ impl<A: Address> Table<A> {
             Some(segment) => State::Tcp(Tcp::open(opener, segment, activity)),
             None => State::Query { replied: false },
         };
-        self.slots[number as usize] = Slot::Used(Connection {
+        let mut connection = Connection {
             protocol: seen.protocol,
             nat,
             opener,
@@ -667,7 +671,10 @@ impl<A: Address> Table<A> {
             remote,
             state,
             timeout: 0,
-        });
+        };
+        // Its packet may be of a direction that does not push the deadline.
+        connection.set_timeout(timeouts);
+        self.slots[number as usize] = Slot::Used(connection);
         let answer = self.note(number, opener, seen, timeouts)?;
         if let Slot::Used(connection) = &self.slots[number as usize] {
             self.wheel.insert(number, connection.deadline(self.activities.at(number)));

@@ -122,6 +122,7 @@ fn a_mapping_is_open_to_a_hairpin_and_outlives_none_of_its_connections() {
     let timeouts = Timeouts::default();
     let to = table.inward(outside, peer, holder, &udp(Time::ZERO), yes, &timeouts).unwrap();
     assert_eq!(to.endpoint, inside(2, 5000));
+    assert_eq!(table.entries(Time::from_secs(299)).count(), 2);
     table.flush(Time::ZERO, |info| info.remote == remote(1, 53), |ended| assert_eq!(ended.freed, None));
     // What only comes in does not keep it (RFC 4787 REQ-6).
     table.inward(outside, peer, None, &udp(Time::from_secs(299)), yes, &timeouts).unwrap();
