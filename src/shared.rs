@@ -570,6 +570,7 @@ impl Conntrack {
     fn reclaim(&self, index: usize, reason: DropReason, ask: &Ask<'_>) -> bool {
         let is_tcp = ask.seen.protocol == Protocol::Tcp;
         let everywhere = self.shards.len();
+        #[allow(clippy::wildcard_enum_match_arm)] // the others are not for want of room
         let (owner, shards) = match reason {
             DropReason::ConntrackFull => (None, 1),
             DropReason::ConntrackQuota => (Some(ask.owner), everywhere),

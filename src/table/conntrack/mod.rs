@@ -544,6 +544,7 @@ impl<A: Address> Table<A> {
 
     /// Takes back that a connection was refused for this reason: it is tried once more.
     pub fn readmit(&mut self, reason: DropReason) {
+        #[allow(clippy::wildcard_enum_match_arm)] // the others are not counted here
         let refused = match reason {
             DropReason::ConntrackFull => &mut self.stats.refused_full,
             DropReason::ConntrackQuota => &mut self.stats.refused_quota,
