@@ -415,14 +415,10 @@ impl Conntrack {
             Err(DropReason::NatPortsExhausted) if self.borrow(index, inside.port, &ask.seen) => attempt(),
             answer => answer,
         };
-        let answer = match attempt() {
+        match attempt() {
             Err(reason) if self.reclaim(index, reason, ask) => attempt(),
             answer => answer,
-        };
-        if matches!(answer, Err(DropReason::NatPortsExhausted)) {
-            lock(&self.shards[index]).count_exhausted();
         }
-        answer
     }
 
     /// As [`conntrack::Table::inward`]; without a `target`, a hairpin's is who masquerades with the port.
@@ -560,7 +556,9 @@ impl Conntrack {
         if let (Some(home), Ok(index)) = (self.home(protocol, port), u16::try_from(index)) {
             home.store(index, Relaxed);
         }
-        lock(&self.shards[index]).adopt(protocol, port);
+        let mut shard = lock(&self.shards[index]);
+        shard.adopt(protocol, port);
+        shard.readmit(DropReason::NatPortsExhausted);
         true
     }
 

@@ -391,9 +391,9 @@ impl<A: Address> Table<A> {
         }
         opens(seen)?;
         self.refuse_if_full()?;
-        let made = sponsor.connection().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let made = sponsor.connection().map_err(|reason| self.refuse(reason))?;
         let NewConnection { port, hairpin } = made;
-        let outside = Endpoint::new(external, self.map(seen, inside, port, sponsor)?);
+        let outside = self.map(seen, [inside, remote], external, port, sponsor)?;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Snat };
         let (opener, mapped) = (Direction::Outward, true);
         self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
@@ -423,7 +423,7 @@ impl<A: Address> Table<A> {
             return Err(DropReason::NatPortsExhausted);
         }
         self.refuse_if_full()?;
-        let made = sponsor.connection().inspect_err(|_| self.stats.refused_quota += 1)?;
+        let made = sponsor.connection().map_err(|reason| self.refuse(reason))?;
         let NewConnection { port, hairpin } = made;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Dnat };
         let opener = Direction::Inward;
@@ -542,21 +542,11 @@ impl<A: Address> Table<A> {
         self.pools[protocol as usize].release(port, now);
     }
 
-    /// Takes back that a connection was refused for this reason: it is tried once more.
+    /// Takes back that a connection was refused for this reason: there is room now, and it is tried once more.
     pub fn readmit(&mut self, reason: DropReason) {
-        #[allow(clippy::wildcard_enum_match_arm)] // the others are not counted here
-        let refused = match reason {
-            DropReason::ConntrackFull => &mut self.stats.refused_full,
-            DropReason::ConntrackQuota => &mut self.stats.refused_quota,
-            DropReason::NatPortQuota => &mut self.stats.refused_port_quota,
-            _ => return,
-        };
-        *refused = refused.saturating_sub(1);
-    }
-
-    /// Counts a connection that was refused because no table had a port for it.
-    pub fn count_exhausted(&mut self) {
-        self.stats.ports_exhausted += 1;
+        if let Some(count) = self.refusals(reason) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// Gives a free external port away to another table, as much like `like` as there is one.
@@ -577,36 +567,73 @@ impl<A: Address> Table<A> {
 
     fn refuse_if_full(&mut self) -> Result<(), DropReason> {
         if self.by_inside.len() as u64 >= self.stats.limit {
-            self.stats.refused_full += 1;
-            return Err(DropReason::ConntrackFull);
+            return Err(self.refuse(DropReason::ConntrackFull));
         }
         Ok(())
     }
 
-    /// The external port for one more connection of `inside`: its mapping's, made if there is none.
+    /// Counts a connection that is refused.
+    fn refuse(&mut self, reason: DropReason) -> DropReason {
+        if let Some(count) = self.refusals(reason) {
+            *count += 1;
+        }
+        reason
+    }
+
+    /// How many connections were refused for this reason, where it is one for want of room.
+    fn refusals(&mut self, reason: DropReason) -> Option<&mut u64> {
+        #[allow(clippy::wildcard_enum_match_arm)] // the others say what is wrong with the packet
+        match reason {
+            DropReason::ConntrackFull => Some(&mut self.stats.refused_full),
+            DropReason::ConntrackQuota => Some(&mut self.stats.refused_quota),
+            DropReason::NatPortQuota => Some(&mut self.stats.refused_port_quota),
+            DropReason::NatPortsExhausted => Some(&mut self.stats.ports_exhausted),
+            _ => None,
+        }
+    }
+
+    /// The external endpoint for one more connection from `inside` to `remote`: its mapping's, made if there is
+    /// none.
+    ///
+    /// A connection by a publication that was taken back while its packet was on the way may stand at that
+    /// endpoint, towards the same remote. Then this one is refused until that one has ended: there is one
+    /// connection behind an outside endpoint and a remote.
     fn map(
         &mut self,
         seen: &Seen,
-        inside: Endpoint<A>,
+        [inside, remote]: [Endpoint<A>; 2],
+        external: A,
         port: PortId,
         mut sponsor: impl Sponsor,
-    ) -> Result<u16, DropReason> {
+    ) -> Result<Endpoint<A>, DropReason> {
         let (protocol, random) = (seen.protocol, self.random());
+        let known = self.mapping(protocol, inside);
+        let pool = &mut self.pools[protocol as usize];
+        let Some(outside_port) = known.or_else(|| pool.take(inside, random, seen.now)) else {
+            return Err(self.refuse(DropReason::NatPortsExhausted));
+        };
+        let outside = Endpoint::new(external, outside_port);
+        let free = self.find_outside(protocol, outside, remote).is_none();
+        let allowed = match known {
+            _ if !free => Err(DropReason::NatPortsExhausted),
+            Some(_) => Ok(()),
+            None => sponsor.external_port(),
+        };
+        if let Err(reason) = allowed {
+            if known.is_none() {
+                self.pools[protocol as usize].untake(outside_port);
+            }
+            return Err(self.refuse(reason));
+        }
         if let Some(mapping) = self.mapping_of(protocol, inside) {
             mapping.connections += 1;
-            return Ok(mapping.outside_port);
+            return Ok(outside);
         }
-        let pool = &mut self.pools[protocol as usize];
-        let outside_port = pool.take(inside, random, seen.now).ok_or(DropReason::NatPortsExhausted)?;
-        sponsor.external_port().inspect_err(|_| {
-            pool.untake(outside_port);
-            self.stats.refused_port_quota += 1;
-        })?;
         let mapping = Mapping { protocol, inside, outside_port, port, connections: 1 };
         let hasher = &self.hasher;
         let hash = hasher.hash_one((protocol, inside));
         self.mappings.insert_unique(hash, mapping, |m| hasher.hash_one((m.protocol, m.inside)));
-        Ok(outside_port)
+        Ok(outside)
     }
 
     fn mapping_of(&mut self, protocol: Protocol, inside: Endpoint<A>) -> Option<&mut Mapping<A>> {
