@@ -7,7 +7,7 @@ use std::time::Duration;
 use vswitchd::addr::{Endpoint, PortId, Protocol};
 use vswitchd::clock::Time;
 use vswitchd::drops::DropReason;
-use vswitchd::table::conntrack::{Answer, Nat, NewConnection, Seen, Table, Timeouts, Track};
+use vswitchd::table::conntrack::{Answer, NewConnection, Seen, Table, Timeouts, Track};
 use vswitchd::wire::transport::TcpSegment;
 
 use super::Input;
@@ -63,11 +63,6 @@ impl World {
             6..=9 => {
                 let outside = Endpoint::new(EXTERNAL, PORTS.start() + u16::from(how & 7));
                 let target = (what & 1 == 0).then_some(inside);
-                if target.is_some() {
-                    // As publishing does.
-                    self.table.reserve(seen.protocol, outside.port);
-                    self.end(seen.protocol, outside.port, Some(Nat::Snat));
-                }
                 self.inward(port, outside, remote, target, &seen);
             }
             // Up to 8,160 seconds, which is longer than any timeout.
@@ -75,12 +70,7 @@ impl World {
             11 => self.expire(),
             12 => self.flush(port),
             13 => self.table.reserve(seen.protocol, PORTS.start() + u16::from(how & 7)),
-            14 => {
-                // As taking a publication back does.
-                let port = PORTS.start() + u16::from(how & 7);
-                self.end(seen.protocol, port, None);
-                self.table.release(seen.protocol, port, self.now);
-            }
+            14 => self.table.release(seen.protocol, PORTS.start() + u16::from(how & 7), self.now),
             _ => {
                 self.timeouts.udp = Duration::from_secs(u64::from(who) + 1);
             }
@@ -166,19 +156,6 @@ impl World {
             |ended| *live.entry(ended.port).or_default() -= 1,
         );
         assert!(self.table.entries(self.now).all(|info| info.port != port));
-    }
-
-    /// Ends what has this external port: all of it, or what was translated in this way.
-    fn end(&mut self, protocol: Protocol, port: u16, nat: Option<Nat>) {
-        let live = &mut self.live;
-        self.table.flush(
-            self.now,
-            |info| {
-                let is_it = info.protocol == protocol && info.outside.port == port;
-                is_it && nat.is_none_or(|nat| info.nat == nat)
-            },
-            |ended| *live.entry(ended.port).or_default() -= 1,
-        );
     }
 
     fn check(&self) {
