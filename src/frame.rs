@@ -219,6 +219,13 @@ impl Frame {
             self.offload.header_len = self.offload.header_len.saturating_add(4);
         }
     }
+
+    /// How many packets it stands for.
+    pub fn packets(&self) -> u32 {
+        let Some(size) = self.offload.segment.size() else { return 1 };
+        let payload = self.len.saturating_sub(usize::from(self.offload.header_len));
+        u32::try_from(payload.div_ceil(usize::from(size.max(1)))).unwrap_or(u32::MAX).max(1)
+    }
 }
 
 impl Default for Frame {

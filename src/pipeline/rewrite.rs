@@ -61,16 +61,10 @@ pub(super) fn rewrite(
 /// whichever container they are of (RFC 6864 4.3); a super-frame as many as it has packets.
 #[cold]
 fn renumber(cx: &Context<'_>, frame: &mut Frame) {
-    let count = match frame.offload.segment.size() {
-        Some(size) => {
-            let payload = frame.len().saturating_sub(usize::from(frame.offload.header_len));
-            payload.div_ceil(usize::from(size.max(1))).max(1)
-        }
-        None => 1,
-    };
+    let count = u16::try_from(frame.packets()).unwrap_or(u16::MAX);
     let packet = &mut frame.bytes_mut()[ethernet::HEADER_LEN..];
     let Ok(ip) = Ipv4::parse(packet) else { return };
     let flow = (ip.src, ip.dst, ip.protocol);
-    let id = cx.shared.datagram_ids.take(flow, u16::try_from(count).unwrap_or(u16::MAX));
+    let id = cx.shared.datagram_ids.take(flow, count);
     edit::set_id(packet, id);
 }

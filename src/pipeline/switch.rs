@@ -42,7 +42,7 @@ pub(super) fn admit<'a>(
     if packet.l3_len > usize::from(cx.ingress.mtu) {
         return Err(DropReason::OverMtu);
     }
-    let (policing, meters, frames) = (&cx.ingress.policing, &cx.ingress.meters, frames(frame));
+    let (policing, meters, frames) = (&cx.ingress.policing, &cx.ingress.meters, frame.packets());
     if packet.eth.dst == MacAddr::BROADCAST {
         meter(cx, &meters.broadcast, policing.broadcast, frames, DropReason::StormBroadcast)?;
     } else if packet.eth.dst.is_group() {
@@ -116,11 +116,4 @@ fn meter(
 ) -> Result<(), DropReason> {
     let allowed = rate == 0 || used.allows(Rate::per_second(rate, rate), frames, cx.now);
     if allowed { Ok(()) } else { Err(over) }
-}
-
-/// Frames that a frame will be cut into, or would be for a port that takes no super-frames.
-fn frames(frame: &Frame) -> u32 {
-    let Some(size) = frame.offload.segment.size() else { return 1 };
-    let payload = frame.len().saturating_sub(usize::from(frame.offload.header_len));
-    u32::try_from(payload.div_ceil(usize::from(size.max(1)))).unwrap_or(u32::MAX)
 }
