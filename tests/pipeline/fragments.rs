@@ -370,8 +370,7 @@ fn row_54_fragments_that_are_not_ours_are_the_hosts() {
 #[test]
 fn row_54_a_flood_of_fragments_harms_neither_whole_packets_nor_others_fragments() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let d = switch.add_port(vswitchd::addr::NetworkId(0));
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let flood = packet::udp(via(&c), c.at(1), server(2), &payload(3000));
     let good = packet::udp(via(&d), d.at(61_000), server(2), &payload(3000));
     let whole = packet::udp(via(&c), c.at(61_001), server(2), b"whole");
@@ -412,8 +411,7 @@ fn row_54_a_flood_of_fragments_harms_neither_whole_packets_nor_others_fragments(
 #[test]
 fn row_52_fragments_go_around_by_the_external_address() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let d = switch.add_port(vswitchd::addr::NetworkId(0));
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     switch.publish(Protocol::Udp, 53, &d, 5353);
     let question = packet::udp(via(&c), c.at(61_000), external(53), &payload(3000));
     for frame in pieces(&question, 1, 1480).iter().rev() {
@@ -441,8 +439,7 @@ fn row_52_fragments_go_around_by_the_external_address() {
 #[test]
 fn row_58_containers_with_the_same_identification_stay_apart() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let d = switch.add_port(vswitchd::addr::NetworkId(0));
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let from_c = pieces(&packet::udp(via(&c), c.at(61_000), server(2), &payload(3000)), 500, 1480);
     let from_d = pieces(&packet::udp(via(&d), d.at(61_001), server(2), &[7; 3000]), 500, 1480);
     for (a, b) in from_c.iter().zip(&from_d) {
@@ -460,8 +457,7 @@ fn row_58_containers_with_the_same_identification_stay_apart() {
 #[test]
 fn row_58_what_may_be_fragmented_on_the_way_has_a_number_of_its_own() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let d = switch.add_port(vswitchd::addr::NetworkId(0));
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let mut ids = std::collections::HashSet::new();
     for (from, port) in [(&c, 61_000), (&d, 61_001)] {
         let mut whole = packet::udp(via(from), from.at(port), server(2), b"may be fragmented");

@@ -472,9 +472,7 @@ fn row_74_a_redirect_is_not_for_another_link() {
 /// Two containers; the first one publishes UDP port 53, and the second one has asked there.
 fn hairpin() -> (Switch, Station, Station, Flow) {
     let (mut switch, c, _router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     switch.publish(Protocol::Udp, 53, &c, 5353);
     let sent = packet::udp(via(&d), d.at(5000), external(53), b"question");
     switch.send(&d, &sent);

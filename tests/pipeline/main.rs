@@ -8,7 +8,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use vswitchd::addr::{Endpoint, MacAddr, PortId, Protocol};
+use vswitchd::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
 use vswitchd::drops::DropReason;
 use vswitchd::frame::{Checksum, Offload, Segment};
 use vswitchd::port::memory::Condition;
@@ -122,6 +122,13 @@ fn lan(count: usize) -> (Switch, Vec<Station>) {
     let stations: Vec<_> = (0..count).map(|_| switch.add_port(network)).collect();
     stations.iter().for_each(|station| switch.resolve(station));
     (switch, stations)
+}
+
+/// One more container on the first network, whose place is known.
+fn neighbor(switch: &mut Switch) -> Station {
+    let station = switch.add_port(NetworkId(0));
+    switch.resolve(&station);
+    station
 }
 
 fn settle(switch: &Switch) {

@@ -67,9 +67,7 @@ fn row_45_tcp_and_udp_keep_their_port_whatever_the_destination() {
 #[test]
 fn row_46_two_containers_with_one_port_and_one_destination_never_cross() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     for port in [1, 80, 5000, 61_000, 65_535] {
         let shown = [&c, &d].map(|station| {
             let syn = Tcp { flags: SYN, ..Tcp::default() };
@@ -196,9 +194,7 @@ fn row_50_only_what_the_container_wants_to_say_keeps_a_mapping() {
 #[test]
 fn row_52_a_hairpin_shows_the_external_source_and_needs_no_other_permission() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     // UDP: to the peer's mapping, and to one's own.
     let shown = [&c, &d].map(|station| {
         switch.send(station, &packet::udp(via(station), station.at(5000), server(53), b"x"));
@@ -231,9 +227,7 @@ fn row_52_a_hairpin_shows_the_external_source_and_needs_no_other_permission() {
 #[test]
 fn row_46_and_68_the_same_ports_of_two_containers_stay_apart() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let mut shown = Vec::new();
     for station in [&c, &d] {
         switch.send(station, &packet::udp(via(station), station.at(62_000), server(53), b"x"));

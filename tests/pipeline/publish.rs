@@ -5,9 +5,7 @@ use crate::*;
 #[test]
 fn row_77_a_published_port_shows_the_client_and_reaches_the_container_from_inside_too() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     switch.publish(Protocol::Tcp, 8080, &c, 80);
     let syn = Tcp { flags: SYN, seq: 5, ack: 0 };
     let syn_ack = Tcp { flags: SYN | ACK, seq: 9, ack: 6 };
@@ -34,9 +32,7 @@ fn row_77_a_published_port_shows_the_client_and_reaches_the_container_from_insid
 fn row_76_only_the_published_address_is_translated() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.publish(Protocol::Udp, 53, &c, 53);
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let elsewhere = Endpoint::new(Ipv4Addr::new(9, 9, 9, 9), 53);
     switch.send(&d, &packet::udp(via(&d), d.at(1), elsewhere, b"x"));
     assert_eq!(read(&one(&router)).dst, elsewhere);
@@ -63,9 +59,7 @@ fn row_78_a_crafted_loopback_destination_is_not_ours() {
 #[test]
 fn row_79_a_containers_own_source_port_captures_no_service() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     switch.publish(Protocol::Udp, 1194, &d, 1194);
     switch.publish(Protocol::Udp, 62_000, &d, 2000);
     // c speaks from the ports of the published services and of the host's own (53) to a client of theirs.
@@ -88,9 +82,7 @@ fn row_79_a_containers_own_source_port_captures_no_service() {
 #[test]
 fn row_80_an_old_flow_follows_the_publication_and_ends_with_it() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let question = packet::udp(via(&router), server(7000), external(53), b"x");
     let unpublish = |switch: &mut Switch| {
         switch.shared.publish(|snapshot| {
@@ -117,9 +109,7 @@ fn row_80_an_old_flow_follows_the_publication_and_ends_with_it() {
 #[test]
 fn row_81_a_port_does_not_get_all_external_ports() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     let quota = usize::try_from(switch.shared.conntrack.fair_ports()).unwrap();
     // Those of the range as well: they would all be in one shard's hands.
     for port in (1..3000).chain(61_000..=65_535) {
@@ -253,9 +243,7 @@ fn row_83_external_ports_are_spread_evenly_and_in_no_order() {
 #[test]
 fn row_81_a_port_has_a_quota_and_the_next_one_is_not_harmed() {
     let (mut switch, c, router) = Switch::with_uplink();
-    let network = switch.shared.snapshot().networks[0].as_ref().unwrap().id;
-    let d = switch.add_port(network);
-    switch.resolve(&d);
+    let d = neighbor(&mut switch);
     switch.shared.publish(|snapshot| {
         let mut port = vswitchd::snapshot::Port::clone(snapshot.port(c.id).unwrap());
         port.quota = 10;
