@@ -52,20 +52,26 @@ const KERNEL_INSIDE: Ipv4Addr = Ipv4Addr::new(10, 98, 0, 2);
 /// Makes the internet a router to a further host.
 fn far(rig: &Rig) -> Result<Netns, Failed> {
     let far = rig.container("far")?;
-    rig.internet.run(|| {
-        netlink::create_veth("far0", "wire")?;
-        netlink::move_link("wire", &far)?;
-        netlink::add_address("far0", Ipv4Net::new_assert(FAR_ROUTER, 24))?;
-        netlink::set_up("far0")
-    })??;
-    far.run(|| {
-        netlink::rename("wire", "eth0")?;
-        netlink::add_address("eth0", Ipv4Net::new_assert(FAR, 24))?;
-        netlink::set_up("eth0")?;
-        netlink::add_route(Ipv4Net::default(), FAR_ROUTER)
-    })??;
+    wire([(&rig.internet, "far0", FAR_ROUTER), (&far, "eth0", FAR)])?;
     forward(&rig.internet)?;
     Ok(far)
+}
+
+/// Puts a wire between a router and a host behind it, which sends everything its way.
+fn wire([router, host]: [(&Netns, &str, Ipv4Addr); 2]) -> Outcome {
+    router.0.run(|| {
+        netlink::create_veth(router.1, "wire")?;
+        netlink::move_link("wire", host.0)?;
+        netlink::add_address(router.1, Ipv4Net::new_assert(router.2, 24))?;
+        netlink::set_up(router.1)
+    })??;
+    host.0.run(|| {
+        netlink::rename("wire", host.1)?;
+        netlink::add_address(host.1, Ipv4Net::new_assert(host.2, 24))?;
+        netlink::set_up(host.1)?;
+        netlink::add_route(Ipv4Net::default(), router.2)
+    })??;
+    Ok(())
 }
 
 fn forward(netns: &Netns) -> Outcome {
@@ -75,18 +81,7 @@ fn forward(netns: &Netns) -> Outcome {
 /// A container behind a kernel that masquerades, and publishes [`CLOSED`].
 fn behind_the_kernel(rig: &Rig) -> Result<Netns, Failed> {
     let container = rig.container("k")?;
-    rig.switch.run(|| {
-        netlink::create_veth("k-port", "wire")?;
-        netlink::move_link("wire", &container)?;
-        netlink::add_address("k-port", Ipv4Net::new_assert(KERNEL_ROUTER, 24))?;
-        netlink::set_up("k-port")
-    })??;
-    container.run(|| {
-        netlink::rename("wire", "eth0")?;
-        netlink::add_address("eth0", Ipv4Net::new_assert(KERNEL_INSIDE, 24))?;
-        netlink::set_up("eth0")?;
-        netlink::add_route(Ipv4Net::default(), KERNEL_ROUTER)
-    })??;
+    wire([(&rig.switch, "k-port", KERNEL_ROUTER), (&container, "eth0", KERNEL_INSIDE)])?;
     forward(&rig.switch)?;
     let rules = format!(
         "table ip nat {{
