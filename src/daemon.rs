@@ -13,28 +13,33 @@ pub mod program;
 use std::future::{Future, poll_fn};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
 use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::addr::PortId;
+use crate::addr::{MacAddr, PortId};
 use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::config::{self, Document, Wish};
 use crate::control::error::Error;
+use crate::control::host::{Host, UplinkFacts};
 use crate::control::linux::LinuxHost;
-use crate::control::request::NetworkCreate;
+use crate::control::memory::MemoryHost;
+use crate::control::name::Name;
+use crate::control::request::{NetworkCreate, Request};
 use crate::control::server::{self, Call};
 use crate::control::socket::Socket;
 use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
 use crate::host::netlink;
 use crate::host::watch::Watcher;
-use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
+use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, MTU_MAX, WORKERS_MAX};
 use crate::port::exchange::Io;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
@@ -73,6 +78,10 @@ pub struct Options {
     pub socket: PathBuf,
     /// The group that may use the API.
     pub group: Option<String>,
+    /// The configuration file, and what it said.
+    pub config: Option<(PathBuf, Document)>,
+    /// All options that have a value, as a configuration file has them.
+    pub settings: Vec<(String, String)>,
 }
 
 impl Default for Options {
@@ -91,6 +100,8 @@ impl Default for Options {
             offload: true,
             socket: crate::control::socket::default_path(),
             group: None,
+            config: None,
+            settings: Vec::new(),
         }
     }
 }
@@ -149,12 +160,15 @@ async fn serve(
         warn_of_ephemeral_ports(&settings);
         control.open_uplink(settings, now())?;
     }
-    make_networks(&mut control, &options.networks)?;
+    control.set_options(options.settings.clone());
+    set_up(&mut control, options)?;
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));
     let mut host_ports = tokio::time::interval(HOST_PORTS_INTERVAL);
     host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| Error::failed("SIGHUP", error, "see ulimit -n"))?;
     on_ready();
     loop {
         tokio::select! {
@@ -173,6 +187,7 @@ async fn serve(
                 }
             }
             _ = host_ports.tick() => control.follow_host_ports(now()),
+            _ = hangup.recv() => reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
@@ -212,13 +227,102 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
     }))
 }
 
-fn make_networks(control: &mut Control<LinuxHost>, networks: &[NetworkSpec]) -> Result<(), Error> {
-    for network in networks {
+/// Makes what the command line and the configuration file ask for. Where they name one network, the command line
+/// counts.
+fn set_up<H: Host>(control: &mut Control<H>, options: &Options) -> Result<(), Error> {
+    for network in &options.networks {
         control.network_create(network, now())?;
     }
-    if !networks.is_empty() {
-        return Ok(());
+    let Some((path, document)) = &options.config else {
+        return if options.networks.is_empty() { make_default_network(control) } else { Ok(()) };
+    };
+    let document = with_networks(document.clone(), &options.networks);
+    if !document.wishes.iter().any(|wish| matches!(wish.request, Request::NetworkCreate(_))) {
+        make_default_network(control)?;
     }
+    let applied = control.fulfil(document, false, now())?;
+    applied.check(&path.display().to_string(), |error| eprintln!("error: {error}"))
+}
+
+/// Tries the options on a switch in memory, whose host has every namespace and interface that they name.
+///
+/// # Errors
+/// Why the switch would not start.
+pub fn check(options: &Options) -> Result<(), Error> {
+    let conntrack = Conntrack::new(1, options.nat_ports.clone(), 1);
+    let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
+    let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
+    let listens = wishes.filter_map(|wish| match &wish.request {
+        Request::PublishAdd(add) => add.spec.listen.ip,
+        _ => None,
+    });
+    let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
+    let uplink = UplinkFacts {
+        index: 1,
+        mac: MacAddr::ZERO,
+        mtu: MTU_MAX,
+        up: true,
+        host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
+        addresses,
+        routes: Vec::new(),
+    };
+    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), ..MemoryHost::default() };
+    let mut control = Control::new(shared, host);
+    if let Some(settings) = uplink_settings(options)? {
+        control.open_uplink(settings, now())?;
+    }
+    set_up(&mut control, options)
+}
+
+/// The file with the networks of the command line, which wins over the file's of the same name.
+fn with_networks(mut document: Document, networks: &[NetworkSpec]) -> Document {
+    let is_given = |name: &Name| networks.iter().any(|network| network.name == *name);
+    document.wishes.retain(|wish| !matches!(&wish.request, Request::NetworkCreate(it) if is_given(&it.name)));
+    let given = networks.iter().cloned().map(Request::NetworkCreate);
+    document.wishes.splice(0..0, given.map(|request| Wish { line: 0, request }));
+    document
+}
+
+/// Reads the configuration file again.
+fn reload(control: &mut Control<LinuxHost>, options: &Options) {
+    let Some((path, before)) = &options.config else {
+        return log::warn!(
+            "SIGHUP: there is no configuration file to read again (start vswitchd with --config)"
+        );
+    };
+    let applied = read_config(path).and_then(|document| {
+        let words = |document: &Document| {
+            document.options.iter().map(|o| (o.name.clone(), o.value.clone())).collect::<Vec<_>>()
+        };
+        if words(before) != words(&document) {
+            log::warn!(
+                "{}: its options have changed, which counts when vswitchd is restarted",
+                path.display()
+            );
+        }
+        let applied = control.fulfil(with_networks(document, &options.networks), false, now())?;
+        applied.check(&path.display().to_string(), |error| log::error!("{error}"))?;
+        Ok(applied)
+    });
+    match applied {
+        Ok(applied) => {
+            applied.changes.iter().for_each(|change| log::info!("{}: {change}", path.display()));
+        }
+        Err(error) => log::error!("{error}; everything stays as it was"),
+    }
+}
+
+/// Reads a configuration file. What is wrong in it is in the document.
+///
+/// # Errors
+/// `Failed` if it cannot be read.
+pub fn read_config(path: &Path) -> Result<Document, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::failed(path.display(), error, "give a readable file with --config"))?;
+    Ok(config::read(&text))
+}
+
+fn make_default_network<H: Host>(control: &mut Control<H>) -> Result<(), Error> {
     let routes = netlink::routes()?.into_iter().map(|route| route.prefix);
     let addresses = netlink::addresses(None)?;
     let subnet = free_prefix(&routes.chain(addresses).collect::<Vec<_>>())?;

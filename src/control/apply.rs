@@ -43,6 +43,8 @@ pub struct Control<H> {
     pub(super) uplink: Option<UplinkRecord>,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
+    /// The options that the daemon was started with, as a configuration file has them.
+    pub(super) options: Vec<(String, String)>,
 }
 
 impl<H: Host> Control<H> {
@@ -55,6 +57,7 @@ impl<H: Host> Control<H> {
             publications: Vec::new(),
             uplink: None,
             retired: Totals::default(),
+            options: Vec::new(),
         }
     }
 
@@ -93,7 +96,14 @@ impl<H: Host> Control<H> {
             Request::PublishRm(rm) => self.publish_rm(&rm, now).map(done),
             Request::Drops(drops) => self.drops(&drops, now).map(Response::Drops),
             Request::Stats(_) => Ok(Response::Stats(self.stats())),
+            Request::Apply(apply) => self.apply_file(&apply, now).map(Response::Applied),
+            Request::Dump(_) => self.dump().map(Response::Configuration),
         }
+    }
+
+    /// Remembers what the daemon was started with: it cannot change while the switch runs.
+    pub fn set_options(&mut self, options: Vec<(String, String)>) {
+        self.options = options;
     }
 
     /// What workers and control share.

@@ -21,7 +21,7 @@ use crate::table::route_table::Via;
 const NOW: Time = Time::from_secs(10);
 const UPLINK_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
 
-type Switch = Control<MemoryHost>;
+pub(super) type Switch = Control<MemoryHost>;
 
 fn facts() -> UplinkFacts {
     let route = |prefix: &str, gateway: Option<Ipv4Addr>| HostRoute {
@@ -42,7 +42,7 @@ fn facts() -> UplinkFacts {
 }
 
 /// A switch with an uplink, the network "default" on 10.1.0.0/24, and the namespaces red and blue.
-fn switch() -> Switch {
+pub(super) fn switch() -> Switch {
     let nat_ports = 61_000..=61_999;
     let conntrack = Conntrack::new(1000, nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
@@ -64,7 +64,7 @@ fn switch() -> Switch {
     control
 }
 
-fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
+pub(super) fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
     let (noun, verb) = what.split_once(' ').unwrap_or((what, ""));
     control.apply(Request::parse(noun, verb, body.as_bytes())?, NOW)
 }
@@ -79,7 +79,7 @@ fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
 }
 
 /// Everything that a request could have changed.
-fn state(control: &Switch) -> String {
+pub(super) fn state(control: &Switch) -> String {
     let snapshot = control.shared().snapshot_full();
     let host = control.host();
     let publications: BTreeSet<_> = snapshot.publications.iter().map(|p| format!("{p:?}")).collect();

@@ -8,13 +8,15 @@
 //!
 //! [`request`] and [`response`] are the one model of what can be asked and answered; [`server`] and
 //! [`client`] carry it over the [`socket`]. [`apply`] owns the names and decides; it reaches the kernel
-//! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests.
+//! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests. [`config`]
+//! does the same with a whole file.
 
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
 pub mod cli;
 pub mod client;
+pub mod config;
 pub mod error;
 pub mod host;
 pub mod linux;

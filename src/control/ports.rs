@@ -173,12 +173,23 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn port_set(&mut self, set: &PortSet) -> Result<usize, Error> {
-        let &PortRecord { id, mac, ip, .. } = self.port(&set.name)?;
+        let id = self.port(&set.name)?.id;
         let snapshot = self.snapshot();
-        let Some(port) = snapshot.port(id) else {
+        let Some(before) = snapshot.port(id) else {
             return Err(Error::not_found(&set.name, "no such port", "see vswitchctl port ls"));
         };
-        let mut port = Port::clone(port);
+        let port = self.with_settings(before, set)?;
+        if before.mtu != port.mtu {
+            self.host.set_port_mtu(id, port.mtu)?;
+        }
+        self.shared.publish(|snapshot| snapshot.set_port(port));
+        Ok(set.settings.len())
+    }
+
+    /// The port as it is with these settings.
+    pub(super) fn with_settings(&self, port: &Port, set: &PortSet) -> Result<Port, Error> {
+        let &PortRecord { mac, ip, .. } = self.port(&set.name)?;
+        let mut port = port.clone();
         for setting in &set.settings {
             match *setting {
                 PortSetting::Connections(quota) => port.quota = quota,
@@ -198,11 +209,7 @@ impl<H: Host> Control<H> {
                 PortSetting::Macs(Bound(count)) => port.policing.macs = count,
             }
         }
-        if snapshot.port(id).is_some_and(|before| before.mtu != port.mtu) {
-            self.host.set_port_mtu(id, port.mtu)?;
-        }
-        self.shared.publish(|snapshot| snapshot.set_port(port));
-        Ok(set.settings.len())
+        Ok(port)
     }
 
     /// A fresh port for the snapshot.

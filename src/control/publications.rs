@@ -126,6 +126,7 @@ impl<H: Host> Control<H> {
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
         if record.is_loopback() {
             log::info!("{}: reserved on the host, and reached by nobody outside", add.spec);
+            self.shared.publish(|_| ());
             return Ok(record.info(0));
         }
         self.shared.publish(|snapshot| {

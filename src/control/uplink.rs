@@ -39,7 +39,7 @@ pub struct UplinkSettings {
 }
 
 /// The uplink in the books.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct UplinkRecord {
     pub(super) settings: UplinkSettings,
     pub(super) facts: UplinkFacts,

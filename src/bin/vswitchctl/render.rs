@@ -7,8 +7,9 @@ use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
-    ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo, NetworkDetail,
-    NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout, Usage,
+    Applied, Configuration, ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo,
+    NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout,
+    Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -41,6 +42,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::PublishLs(_) => publications(&client.call::<Vec<PublicationInfo>>(request)?, &status()?),
         Request::Drops(_) => drops(&client.call::<Vec<DropInfo>>(request)?, wide),
         Request::Stats(_) => stats(&client.call(request)?, wide),
+        Request::Dump(_) => client.call::<Configuration>(request)?.text,
+        Request::Apply(_) => client.call::<Applied>(request)?.changes.join("\n"),
         Request::FdbFlush(_) | Request::CtFlush(_) => {
             format!("{} flushed\n", client.call::<Done>(request)?.changed)
         }

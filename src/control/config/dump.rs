@@ -1,0 +1,197 @@
+//! Writing: from the books to wishes, and from wishes to TOML or to the commands that they are.
+
+use serde_json::{Map, Value};
+
+use crate::control::apply::Control;
+use crate::control::error::Error;
+use crate::control::host::{Attachment, Host};
+use crate::control::request::{
+    Bound, CtTimeouts, FdbAgeing, NetworkCreate, PortAdd, PortSet, PortSetting, PublishAdd, Request,
+    Security, TimeoutSetting,
+};
+use crate::snapshot::{Policing, Port};
+use crate::table::conntrack::Timeouts;
+
+impl<H: Host> Control<H> {
+    /// The requests that make, from nothing, what there is, in the order in which they can be done.
+    pub(super) fn wishes(&self) -> Result<Vec<Request>, Error> {
+        let snapshot = self.snapshot();
+        let mut wishes = Vec::new();
+        let mut networks: Vec<_> = snapshot.networks.iter().flatten().collect();
+        networks.sort_by(|a, b| a.name.cmp(&b.name));
+        for network in networks {
+            wishes.push(Request::NetworkCreate(NetworkCreate {
+                name: network.name.parse()?,
+                subnet: network.subnet,
+                gateway: Some(network.gateway),
+                mode: Some(network.mode),
+                mtu: Some(network.mtu),
+            }));
+        }
+        let mut changed = Vec::new();
+        for (name, record) in &self.ports {
+            let network = snapshot.network(record.network).map(|network| network.name.parse()).transpose()?;
+            let mut add = PortAdd {
+                name: name.clone(),
+                netns: None,
+                tap: None,
+                device: None,
+                network,
+                ip: record.ip,
+                mac: record.mac,
+                ifname: None,
+                no_address: record.no_address,
+            };
+            match &record.attachment {
+                Attachment::Netns { netns, ifname } => {
+                    (add.netns, add.ifname) = (Some(netns.parse()?), Some(ifname.parse()?));
+                }
+                Attachment::Tap { ifname } => add.tap = Some(ifname.parse()?),
+                Attachment::Device { ifname } => add.device = Some(ifname.parse()?),
+            }
+            wishes.push(Request::PortAdd(add));
+            if let Some(port) = snapshot.port(record.id) {
+                let settings = self.changed_settings(port);
+                if !settings.is_empty() {
+                    changed.push(Request::PortSet(PortSet { name: name.clone(), settings }));
+                }
+            }
+        }
+        wishes.extend(changed);
+        wishes.extend(self.publications.iter().map(|record| {
+            Request::PublishAdd(PublishAdd { spec: record.spec.clone(), to: record.to_name.clone() })
+        }));
+        wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
+        let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();
+        wishes.push(Request::FdbAgeing(FdbAgeing { seconds }));
+        Ok(wishes)
+    }
+
+    /// The settings of a port that are not as they are when a port is added.
+    fn changed_settings(&self, port: &Port) -> Vec<PortSetting> {
+        let mut settings = settings(port);
+        let usual = self.usual_settings(port);
+        settings.retain(|setting| !usual.contains(setting));
+        settings
+    }
+
+    /// The settings that a port has when it is added.
+    pub(super) fn usual_settings(&self, port: &Port) -> Vec<PortSetting> {
+        let Some(network) = port.network else { return settings(port) };
+        let mtu = self.snapshot().network(network).map_or(port.mtu, |network| network.mtu);
+        let mut usual = settings(&self.new_port(port.id, &port.name, network, mtu));
+        usual.retain(|setting| !matches!(setting, PortSetting::Security(_)));
+        usual.push(PortSetting::Security(Security::On));
+        usual
+    }
+}
+
+/// All settings of a port.
+pub(super) fn settings(port: &Port) -> Vec<PortSetting> {
+    let Policing { broadcast, multicast, unknown, moves, macs } = port.policing;
+    vec![
+        PortSetting::Connections(port.quota),
+        PortSetting::NatPorts(port.nat_ports),
+        PortSetting::Mtu(port.mtu),
+        PortSetting::Broadcast(Bound(broadcast)),
+        PortSetting::Multicast(Bound(multicast)),
+        PortSetting::Unknown(Bound(unknown)),
+        PortSetting::Moves(Bound(moves)),
+        PortSetting::Macs(Bound(macs)),
+        PortSetting::Security(if port.pins.is_some() { Security::On } else { Security::Off }),
+    ]
+}
+
+/// All timeouts.
+pub(super) fn timeouts(timeouts: &Timeouts) -> Vec<TimeoutSetting> {
+    let seconds = |key| timeouts.value(key).and_then(|value| u32::try_from(value.as_secs()).ok());
+    let setting = |&key| Some(TimeoutSetting { key: String::from(key), seconds: seconds(key)? });
+    Timeouts::KEYS.iter().filter_map(setting).collect()
+}
+
+/// The file that holds these options and wishes.
+///
+/// # Errors
+/// `Failed` if they cannot be written, which is not known to happen.
+pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<String, Error> {
+    let mut root = Map::new();
+    for (name, value) in options {
+        let value = if name.starts_with("no_") { Value::Bool(true) } else { scalar(value) };
+        root.insert(name.clone(), value);
+    }
+    for wish in wishes {
+        let arguments = arguments(wish)?;
+        match wish {
+            Request::PortSet(set) => {
+                let ports = root.get_mut("port").and_then(Value::as_array_mut);
+                let port = ports.into_iter().flatten().find(|port| port["name"] == set.name.as_str());
+                if let Some(port) = port {
+                    port["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
+                }
+            }
+            Request::CtTimeouts(CtTimeouts { settings }) => {
+                let timeouts = settings.iter().map(|timeout| (timeout.key.clone(), timeout.seconds.into()));
+                root.insert("timeouts".into(), timeouts.collect::<Map<_, _>>().into());
+            }
+            Request::FdbAgeing(FdbAgeing { seconds: Some(seconds) }) => {
+                root.insert("fdb".into(), serde_json::json!({ "ageing": seconds }));
+            }
+            _ => {
+                let section = root.entry(wish.route().0).or_insert_with(|| Value::Array(Vec::new()));
+                if let Some(section) = section.as_array_mut() {
+                    section.push(arguments.into());
+                }
+            }
+        }
+    }
+    toml::to_string(&root).map_err(|error| Error::failed("configuration", error, "report this"))
+}
+
+/// A request as the command that makes it.
+pub(super) fn command(request: &Request) -> String {
+    let (noun, verb) = request.route();
+    let mut words = vec![noun.to_owned(), verb.to_owned()];
+    match request {
+        Request::PortSet(set) => {
+            words.push(set.name.to_string());
+            words.extend(set.settings.iter().map(ToString::to_string));
+        }
+        Request::CtTimeouts(CtTimeouts { settings }) => {
+            words.extend(settings.iter().map(|timeout| format!("{}={}", timeout.key, timeout.seconds)));
+        }
+        _ => {
+            let mut arguments = arguments(request).unwrap_or_default();
+            let positional =
+                ["name", "spec", "seconds"].into_iter().filter_map(|name| arguments.remove(name));
+            words.extend(positional.map(|value| text(&value)));
+            for (name, value) in arguments {
+                words.push(format!("--{}", name.replace('_', "-")));
+                words.extend((value != Value::Bool(true)).then(|| text(&value)));
+            }
+        }
+    }
+    words.join(" ")
+}
+
+/// The arguments of a request that say something.
+fn arguments(request: &Request) -> Result<Map<String, Value>, Error> {
+    let failed = |error| Error::failed("configuration", error, "report this");
+    let mut arguments: Map<String, Value> = serde_json::from_slice(&request.body()?).map_err(failed)?;
+    arguments.retain(|_, value| !value.is_null() && *value != Value::Bool(false));
+    Ok(arguments)
+}
+
+fn pair(setting: &PortSetting) -> (String, Value) {
+    let text = setting.to_string();
+    let (key, value) = text.split_once('=').unwrap_or((&text, ""));
+    (key.to_owned(), scalar(value))
+}
+
+/// A word of the command line as a value: a number where it is one.
+fn scalar(word: &str) -> Value {
+    word.parse::<u32>().map_or_else(|_| word.into(), Value::from)
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}

@@ -1,0 +1,282 @@
+//! Applying: all of a file, or nothing.
+
+use std::sync::Arc;
+
+use super::document::{DaemonOption, Document, Wish, read};
+use super::dump::{command, file, settings, timeouts};
+use super::rehearsal::Rehearsal;
+use crate::clock::Time;
+use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::error::{Error, Kind};
+use crate::control::host::Host;
+use crate::control::publish_spec::{Listen, Unpublish};
+use crate::control::request::{Apply, CtTimeouts, FdbAgeing, PortSet, PublishRm, Remove, Request};
+use crate::control::response::{Applied, Configuration, Fault};
+use crate::limits::MAC_AGEING;
+use crate::table::conntrack::Timeouts;
+
+impl<H: Host> Control<H> {
+    /// Makes the switch what a file says, or changes nothing.
+    ///
+    /// What is wrong with the file is in the answer, all of it.
+    ///
+    /// # Errors
+    /// `Failed` if the kernel refused a step. What was done before it is undone then.
+    pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
+        let mut document = read(&apply.text);
+        for DaemonOption { line, name, value } in std::mem::take(&mut document.options) {
+            let refused = self.refuse_option(&name, &value);
+            document.faults.extend(refused.map(|error| Fault { line, error }));
+        }
+        self.fulfil(document, apply.dry_run, now)
+    }
+
+    /// Makes the switch what a file says that was read, its options apart; if this is no `dry_run`, which only says
+    /// what would change.
+    ///
+    /// # Errors
+    /// `Failed` if the kernel refused a step. What was done before it is undone then.
+    pub fn fulfil(&mut self, document: Document, dry_run: bool, now: Time) -> Result<Applied, Error> {
+        let Document { wishes, mut faults, .. } = document;
+        let (steps, refused) = self.rehearse(&wishes, now);
+        faults.extend(refused);
+        faults.sort_by_key(|fault| fault.line);
+        if !faults.is_empty() {
+            return Ok(Applied { changes: Vec::new(), faults });
+        }
+        if !dry_run {
+            self.perform(&steps, now)?;
+        }
+        Ok(Applied { changes: steps.iter().map(command).collect(), faults })
+    }
+
+    /// The file that would make this switch.
+    pub(in crate::control) fn dump(&self) -> Result<Configuration, Error> {
+        Ok(Configuration { text: file(&self.options, &self.wishes()?)? })
+    }
+
+    /// Why an option of the daemon cannot have this value, if it cannot.
+    fn refuse_option(&self, name: &str, value: &str) -> Option<Error> {
+        match self.options.iter().find(|(known, _)| known == name) {
+            Some((_, running)) if running == value => None,
+            Some((_, running)) => {
+                let why = format_args!("is {running} while the switch runs");
+                Some(Error::failed(name, why, "restart vswitchd with the new value"))
+            }
+            None => Some(Error::usage(
+                name,
+                "is no option that this switch was started with",
+                "leave it out, or restart vswitchd with it",
+            )),
+        }
+    }
+
+    /// The steps from what is to what is wished, and what stands in the way.
+    fn rehearse(&mut self, wishes: &[Wish], now: Time) -> (Vec<Request>, Vec<Fault>) {
+        let mut run = Run { books: self.copy(), steps: Vec::new(), now };
+        run.remove_all_but(wishes);
+        // What must make room for its successor does so first; then everything has its place, or never will.
+        for wish in wishes {
+            run.make_room(&wish.request);
+        }
+        let mut faults = Vec::new();
+        for Wish { line, request } in wishes {
+            if let Err(error) = run.step(request) {
+                faults.push(Fault { line: *line, error });
+            }
+        }
+        run.settle(wishes);
+        (run.steps, faults)
+    }
+
+    /// Does the steps, or none.
+    fn perform(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
+        let before = self.wishes()?;
+        let Err(error) = steps.iter().try_for_each(|step| self.apply(step.clone(), now).map(drop)) else {
+            return Ok(());
+        };
+        let before: Vec<Wish> = before.into_iter().map(|request| Wish { line: 0, request }).collect();
+        let (back, _) = self.rehearse(&before, now);
+        for step in &back {
+            if let Err(error) = self.apply(step.clone(), now) {
+                log::error!("{}: cannot be undone: {error}", command(step));
+            }
+        }
+        Err(error)
+    }
+
+    /// Books that say the same, with tables of their own and a host that does nothing.
+    fn copy(&mut self) -> Control<Rehearsal<'_>> {
+        let reserved: Vec<Listen> =
+            self.publications.iter().map(|record| record.spec.listen.clone()).collect();
+        Control {
+            shared: Arc::new(self.shared.rehearsal()),
+            host: Rehearsal::of(&mut self.host, reserved),
+            ports: self.ports.clone(),
+            publications: self.publications.clone(),
+            uplink: self.uplink.clone(),
+            retired: self.retired.clone(),
+            options: self.options.clone(),
+        }
+    }
+}
+
+/// A rehearsal.
+struct Run<'a> {
+    books: Control<Rehearsal<'a>>,
+    /// The requests that have changed something.
+    steps: Vec<Request>,
+    now: Time,
+}
+
+impl Run<'_> {
+    /// Does what a request asks, and notes it if that changed anything.
+    fn step(&mut self, request: &Request) -> Result<(), Error> {
+        let request = match request {
+            Request::PortSet(set) => self.full_settings(set)?,
+            Request::CtTimeouts(timeouts) => self.full_timeouts(timeouts),
+            Request::FdbAgeing(_) if self.is_aged_so(request) => None,
+            _ => Some(request.clone()),
+        };
+        let Some(request) = request else { return Ok(()) };
+        let before = self.books.shared().generation();
+        self.books.apply(request.clone(), self.now)?;
+        if self.books.shared().generation() != before {
+            self.steps.push(request);
+        }
+        Ok(())
+    }
+
+    /// As [`Run::step`], for a removal, which may be in vain.
+    fn remove(&mut self, request: &Request) {
+        // What cannot be removed stands in somebody's way, and that one will say so.
+        let _ = self.step(request);
+    }
+
+    /// Removes what nobody wishes for.
+    fn remove_all_but(&mut self, wishes: &[Wish]) {
+        let listens: Vec<&Listen> = wishes
+            .iter()
+            .filter_map(|wish| match &wish.request {
+                Request::PublishAdd(add) => Some(&add.spec.listen),
+                _ => None,
+            })
+            .collect();
+        let unwanted: Vec<Listen> = self
+            .books
+            .publications
+            .iter()
+            .map(|record| record.spec.listen.clone())
+            .filter(|listen| !listens.contains(&listen))
+            .collect();
+        for listen in unwanted {
+            self.remove(&unpublish(listen));
+        }
+        let named = |name: &str, noun| wishes.iter().any(|wish| wish.name(noun) == Some(name));
+        let ports: Vec<_> =
+            self.books.ports.keys().filter(|name| !named(name.as_str(), "port")).cloned().collect();
+        for name in ports {
+            self.remove(&Request::PortRm(Remove { name, if_exists: true }));
+        }
+        let any = wishes.iter().any(|wish| wish.name("network").is_some());
+        let networks = self.books.snapshot();
+        for network in networks.networks.iter().flatten() {
+            let stays = named(&network.name, "network") || (!any && network.name == DEFAULT_NETWORK);
+            if !stays && let Ok(name) = network.name.parse() {
+                self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
+            }
+        }
+    }
+
+    /// Removes what has the name of a wish and is something else.
+    fn make_room(&mut self, wish: &Request) {
+        let Err(Error { kind: Kind::Exists, .. }) = self.step(wish) else { return };
+        match wish {
+            Request::NetworkCreate(create) => {
+                let Ok(there) = self.books.network(create.name.as_str()) else { return };
+                let on_it = self.books.ports.iter().filter(|(_, port)| port.network == there.id);
+                for name in on_it.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+                    self.remove(&Request::PortRm(Remove { name, if_exists: true }));
+                }
+                self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
+            }
+            Request::PortAdd(add) => {
+                self.remove(&Request::PortRm(Remove { name: add.name.clone(), if_exists: true }));
+            }
+            Request::PublishAdd(add) => self.remove(&unpublish(add.spec.listen.clone())),
+            _ => {}
+        }
+    }
+
+    /// Sets what nobody wishes for as it is at the start.
+    fn settle(&mut self, wishes: &[Wish]) {
+        let is_set = |name: &str| {
+            wishes
+                .iter()
+                .any(|wish| matches!(&wish.request, Request::PortSet(set) if set.name.as_str() == name))
+        };
+        let names: Vec<_> = self.books.ports.keys().filter(|name| !is_set(name.as_str())).cloned().collect();
+        for name in names {
+            self.remove(&Request::PortSet(PortSet { name, settings: Vec::new() }));
+        }
+        if !wishes.iter().any(|wish| matches!(wish.request, Request::CtTimeouts(_))) {
+            self.remove(&Request::CtTimeouts(CtTimeouts::default()));
+        }
+        if !wishes.iter().any(|wish| matches!(wish.request, Request::FdbAgeing(_))) {
+            let seconds = u32::try_from(MAC_AGEING.as_secs()).ok();
+            self.remove(&Request::FdbAgeing(FdbAgeing { seconds }));
+        }
+    }
+
+    /// All settings that a port must change so that it has those that are wished, and else the usual ones.
+    fn full_settings(&self, set: &PortSet) -> Result<Option<Request>, Error> {
+        let id = self.books.port(&set.name)?.id;
+        let snapshot = self.books.snapshot();
+        let Some(port) = snapshot.port(id) else { return Ok(None) };
+        let there = settings(port);
+        let mut wanted = self.books.usual_settings(port);
+        wanted.extend(set.settings.iter().copied());
+        // Of two for one thing the latter counts; it is in effect what the port has then.
+        let changed: Vec<_> = wanted.into_iter().collect();
+        let probe = PortSet { name: set.name.clone(), settings: changed };
+        let after = self.books.with_settings(port, &probe)?;
+        let different: Vec<_> =
+            settings(&after).into_iter().filter(|setting| !there.contains(setting)).collect();
+        if different.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(Request::PortSet(PortSet { name: set.name.clone(), settings: different })))
+    }
+
+    /// As [`Run::full_settings`], for timeouts. One that is not known is kept, to be refused.
+    fn full_timeouts(&self, wish: &CtTimeouts) -> Option<Request> {
+        let there = timeouts(&self.books.snapshot().timeouts);
+        let mut wanted = timeouts(&Timeouts::default());
+        for setting in &wish.settings {
+            wanted.retain(|usual| usual.key != setting.key);
+            wanted.push(setting.clone());
+        }
+        wanted.retain(|setting| !there.contains(setting));
+        (!wanted.is_empty()).then_some(Request::CtTimeouts(CtTimeouts { settings: wanted }))
+    }
+
+    fn is_aged_so(&self, request: &Request) -> bool {
+        let ageing = self.books.snapshot().mac_ageing.as_secs();
+        matches!(request, Request::FdbAgeing(FdbAgeing { seconds: Some(seconds) }) if u64::from(*seconds) == ageing)
+    }
+}
+
+impl Wish {
+    /// The name of the network or port that it makes.
+    fn name(&self, noun: &str) -> Option<&str> {
+        match &self.request {
+            Request::NetworkCreate(create) if noun == "network" => Some(create.name.as_str()),
+            Request::PortAdd(add) if noun == "port" => Some(add.name.as_str()),
+            _ => None,
+        }
+    }
+}
+
+fn unpublish(listen: Listen) -> Request {
+    Request::PublishRm(PublishRm { spec: Unpublish { listen, target_first: None }, if_exists: true })
+}
