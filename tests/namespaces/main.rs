@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
 mod coalesce;
+mod config;
 mod guard;
 mod host;
 mod lab;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        config::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
