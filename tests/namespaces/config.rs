@@ -126,7 +126,7 @@ fn a_wrong_file_changes_nothing() -> Outcome {
 fn five_hundred_applies_harm_no_other_flow() -> Outcome {
     const APPLIES: u32 = 500;
     let rig = Rig::new()?;
-    let switch = Switch::start(&rig, &[])?;
+    let _switch = Switch::start(&rig, &[])?;
     let (a, b, c) = (rig.container("a")?, rig.container("b")?, rig.container("c")?);
     let steady = [NETWORK, &port("a", &a, 2), &port("b", &b, 3)].concat();
     let publish = "[[publish]]\nspec = \"8080:80\"\nto = \"c\"\n";

@@ -34,6 +34,8 @@
 //!
 //! What the file does not mention is removed. The options at its head cannot change while the switch runs.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "most requests are no wishes")]
+
 mod document;
 mod dump;
 mod rehearsal;

@@ -115,7 +115,7 @@ impl<H: Host> Control<H> {
             ports: self.ports.clone(),
             publications: self.publications.clone(),
             uplink: self.uplink.clone(),
-            retired: self.retired.clone(),
+            retired: self.retired,
             options: self.options.clone(),
         }
     }
