@@ -22,6 +22,16 @@ pub fn parse<T: clap::Parser>() -> Result<T, ExitCode> {
     })
 }
 
+/// Reads the arguments of one verb.
+///
+/// # Errors
+/// `Usage`.
+pub(super) fn arguments<'a, T: clap::Args>(words: impl Iterator<Item = &'a str>) -> Result<T, Error> {
+    let command = T::augment_args(clap::Command::new("vswitchctl").no_binary_name(true));
+    let matches = command.try_get_matches_from(words);
+    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| usage(&error))
+}
+
 /// Prints an error the way users expect it, and returns the exit code.
 pub fn fail(error: &Error) -> ExitCode {
     eprintln!("error: {error}");

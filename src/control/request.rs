@@ -45,6 +45,21 @@ macro_rules! requests {
                 }
             }
 
+            /// Reads a request from the words of `vswitchctl NOUN VERB ARGUMENTS...`.
+            ///
+            /// # Errors
+            /// As [`Request::parse`].
+            pub fn from_line(line: &str) -> Result<Request, Error> {
+                let mut words = line.split_whitespace();
+                let noun = words.next().unwrap_or_default();
+                let takes_verb = !Request::ALL.contains(&(noun, ""));
+                let verb = if takes_verb { words.next().unwrap_or_default() } else { "" };
+                match (noun, verb) {
+                    $(($noun, $verb) => super::cli::arguments(words).map(Request::$variant),)+
+                    _ => Err(unknown(noun, verb)),
+                }
+            }
+
             /// Noun and verb.
             pub const fn route(&self) -> (&'static str, &'static str) {
                 match self { $(Request::$variant(_) => ($noun, $verb),)+ }
@@ -559,6 +574,25 @@ mod tests {
             let request = Request::parse(noun, verb, body.as_bytes()).unwrap();
             assert_eq!(request.route(), (noun, verb));
             assert_eq!(Request::parse(noun, verb, &request.body().unwrap()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_line_and_a_body_are_the_same_request() {
+        for (line, noun, verb, body) in [
+            (
+                "port add web --netns red --no-address",
+                "port",
+                "add",
+                r#"{"name":"web","netns":"red","no_address":true}"#,
+            ),
+            ("drops --since 10s", "drops", "", r#"{"since":10}"#),
+            ("status", "status", "", ""),
+        ] {
+            assert_eq!(Request::from_line(line), Request::parse(noun, verb, body.as_bytes()));
+        }
+        for wrong in ["", "port", "port frob", "port add", "port rm web web", "status --frob"] {
+            assert_eq!(Request::from_line(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
         }
     }
 
