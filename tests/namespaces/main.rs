@@ -15,6 +15,7 @@ mod guard;
 mod host;
 mod lab;
 mod lifecycle;
+mod networks;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        networks::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
