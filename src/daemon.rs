@@ -9,11 +9,14 @@
 
 pub mod arguments;
 pub mod program;
+mod setup;
+
+pub use setup::check;
 
 use std::future::{Future, poll_fn};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -24,22 +27,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use crate::addr::{MacAddr, PortId};
-use crate::control::apply::{Control, DEFAULT_NETWORK};
-use crate::control::config::{self, Document, Wish};
+use crate::addr::PortId;
+use crate::control::apply::Control;
+use crate::control::config::Document;
 use crate::control::error::Error;
-use crate::control::host::{Host, UplinkFacts};
 use crate::control::linux::LinuxHost;
-use crate::control::memory::MemoryHost;
-use crate::control::name::Name;
-use crate::control::request::{NetworkCreate, Request};
+use crate::control::request::NetworkCreate;
 use crate::control::server::{self, Call};
-use crate::control::socket::Socket;
+use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
-use crate::host::netlink;
+use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
-use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, MTU_MAX, WORKERS_MAX};
+use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
@@ -82,6 +82,8 @@ pub struct Options {
     pub config: Option<(PathBuf, Document)>,
     /// All options that have a value, as a configuration file has them.
     pub settings: Vec<(String, String)>,
+    /// Where addresses and leases outlive the process; `None` for the place that belongs to the socket.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -102,6 +104,7 @@ impl Default for Options {
             group: None,
             config: None,
             settings: Vec::new(),
+            state_dir: None,
         }
     }
 }
@@ -114,6 +117,8 @@ impl Default for Options {
 pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
     let uplink = uplink_settings(&options)?;
     let socket = Socket::bind(&options.socket, options.group.as_deref())?;
+    let usual = || state::default_path(&options.socket, &usual_path());
+    let state_dir = options.state_dir.clone().unwrap_or_else(usual);
     raise_descriptor_limit();
     let io = LinuxHost::probe(options.offload, options.io)?;
     let how = WorkerOptions { io, poll: options.poll };
@@ -137,7 +142,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         let workers = WorkerPool::start(&shared, how, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
         let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
-        let control = Control::new(shared, host);
+        let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
         workers.stop();
         outcome
@@ -161,7 +166,7 @@ async fn serve(
         control.open_uplink(settings, now())?;
     }
     control.set_options(options.settings.clone());
-    set_up(&mut control, options)?;
+    setup::set_up(&mut control, options)?;
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));
@@ -187,7 +192,7 @@ async fn serve(
                 }
             }
             _ = host_ports.tick() => control.follow_host_ports(now()),
-            _ = hangup.recv() => reload(&mut control, options),
+            _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
@@ -227,128 +232,6 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
     }))
 }
 
-/// Makes what the command line and the configuration file ask for. Where they name one network, the command line
-/// counts.
-fn set_up<H: Host>(control: &mut Control<H>, options: &Options) -> Result<(), Error> {
-    for network in &options.networks {
-        control.network_create(network, now())?;
-    }
-    let Some((path, document)) = &options.config else {
-        return if options.networks.is_empty() { make_default_network(control) } else { Ok(()) };
-    };
-    let document = with_networks(document.clone(), &options.networks);
-    if !document.wishes.iter().any(|wish| matches!(wish.request, Request::NetworkCreate(_))) {
-        make_default_network(control)?;
-    }
-    let applied = control.fulfil(document, false, now())?;
-    applied.check(&path.display().to_string(), |error| eprintln!("error: {error}"))
-}
-
-/// Tries the options on a switch in memory, whose host has every namespace and interface that they name.
-///
-/// # Errors
-/// Why the switch would not start.
-pub fn check(options: &Options) -> Result<(), Error> {
-    let conntrack = Conntrack::new(1, options.nat_ports.clone(), 1);
-    let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
-    let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
-    let listens = wishes.filter_map(|wish| {
-        if let Request::PublishAdd(add) = &wish.request { add.spec.listen.ip } else { None }
-    });
-    let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
-    let uplink = UplinkFacts {
-        index: 1,
-        mac: MacAddr::ZERO,
-        mtu: MTU_MAX,
-        up: true,
-        host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
-        addresses,
-        routes: Vec::new(),
-    };
-    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), ..MemoryHost::default() };
-    let mut control = Control::new(shared, host);
-    if let Some(settings) = uplink_settings(options)? {
-        control.open_uplink(settings, now())?;
-    }
-    set_up(&mut control, options)
-}
-
-/// The file with the networks of the command line, which wins over the file's of the same name.
-fn with_networks(mut document: Document, networks: &[NetworkSpec]) -> Document {
-    let is_given = |name: &Name| networks.iter().any(|network| network.name == *name);
-    document.wishes.retain(|wish| !matches!(&wish.request, Request::NetworkCreate(it) if is_given(&it.name)));
-    let given = networks.iter().cloned().map(Request::NetworkCreate);
-    document.wishes.splice(0..0, given.map(|request| Wish { line: 0, request }));
-    document
-}
-
-/// Reads the configuration file again.
-fn reload(control: &mut Control<LinuxHost>, options: &Options) {
-    let Some((path, before)) = &options.config else {
-        return log::warn!(
-            "SIGHUP: there is no configuration file to read again (start vswitchd with --config)"
-        );
-    };
-    let applied = read_config(path).and_then(|document| {
-        let words = |document: &Document| {
-            document.options.iter().map(|o| (o.name.clone(), o.value.clone())).collect::<Vec<_>>()
-        };
-        if words(before) != words(&document) {
-            log::warn!(
-                "{}: its options have changed, which counts when vswitchd is restarted",
-                path.display()
-            );
-        }
-        let applied = control.fulfil(with_networks(document, &options.networks), false, now())?;
-        applied.check(&path.display().to_string(), |error| log::error!("{error}"))?;
-        Ok(applied)
-    });
-    match applied {
-        Ok(applied) => {
-            applied.changes.iter().for_each(|change| log::info!("{}: {change}", path.display()));
-        }
-        Err(error) => log::error!("{error}; everything stays as it was"),
-    }
-}
-
-/// Reads a configuration file. What is wrong in it is in the document.
-///
-/// # Errors
-/// `Failed` if it cannot be read.
-pub fn read_config(path: &Path) -> Result<Document, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::failed(path.display(), error, "give a readable file with --config"))?;
-    Ok(config::read(&text))
-}
-
-fn make_default_network<H: Host>(control: &mut Control<H>) -> Result<(), Error> {
-    let routes = netlink::routes()?.into_iter().map(|route| route.prefix);
-    let addresses = netlink::addresses(None)?;
-    let subnet = free_prefix(&routes.chain(addresses).collect::<Vec<_>>())?;
-    let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet, gateway: None, mode: None, mtu: None };
-    control.network_create(&network, now()).map(drop)
-}
-
-/// 172.30.0.0/16, or the next private /16 that overlaps nothing the host knows a way to. The default route
-/// does not count.
-fn free_prefix(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
-    let candidates = (30..=31).map(|b| (172, b)).chain((0..=255).map(|b| (10, b)));
-    let candidates = candidates.filter_map(|(a, b)| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), 16).ok());
-    let free = |candidate: &Ipv4Net| {
-        let mut routed = taken.iter().filter(|prefix| prefix.prefix_len() > 0);
-        routed.all(|prefix| !prefix.contains(&candidate.network()) && !candidate.contains(&prefix.addr()))
-    };
-    let none = || {
-        Error::failed(
-            "network default",
-            "the host has routes for every private prefix",
-            "choose one: --network default=CIDR",
-        )
-    };
-    candidates.into_iter().find(free).ok_or_else(none)
-}
-
 /// Says when the host may use ports of the range for masquerading for itself.
 fn warn_of_ephemeral_ports(settings: &UplinkSettings) {
     const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -383,19 +266,6 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn prefixes(texts: &[&str]) -> Vec<Ipv4Net> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn the_default_network_overlaps_no_route() {
-        let free = |taken: &[&str]| free_prefix(&prefixes(taken)).unwrap().to_string();
-        assert_eq!(free(&["0.0.0.0/0", "192.168.1.5/24"]), "172.30.0.0/16");
-        assert_eq!(free(&["172.30.7.0/24"]), "172.31.0.0/16");
-        assert_eq!(free(&["172.16.0.0/12", "10.0.2.15/24"]), "10.1.0.0/16");
-        assert!(free_prefix(&prefixes(&["172.16.0.0/12", "10.0.0.0/8"])).is_err());
-    }
 
     #[test]
     fn uplink_options_that_contradict_are_refused() {

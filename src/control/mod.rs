@@ -11,26 +11,33 @@
 //! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests. [`config`]
 //! does the same with a whole file.
 
+mod address_book;
+mod addresses;
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
 pub mod cli;
 pub mod client;
 pub mod config;
+mod connect;
 pub mod error;
 pub mod host;
 pub mod linux;
 pub mod memory;
 pub mod name;
+#[cfg(test)]
+mod network_tests;
 mod networks;
 mod observe;
 mod ports;
 mod publications;
 pub mod publish_spec;
+mod records;
 pub mod request;
 pub mod response;
 mod samples;
 pub mod server;
 pub mod socket;
+mod subnets;
 pub mod table;
 pub mod uplink;

@@ -121,6 +121,7 @@ pub struct Status {
     pub ports: usize,
     pub networks: usize,
     pub connections: Usage,
+    pub state: StateInfo,
     pub limits: Limits,
     pub totals: Counts,
     /// Frames that came from somewhere less those that went somewhere and those that wait: zero when no
@@ -142,6 +143,16 @@ pub struct UplinkInfo {
     pub mac: MacAddr,
     pub up: bool,
     pub nat_ports: [u16; 2],
+}
+
+/// The state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct StateInfo {
+    /// `null` if nothing is to be remembered.
+    pub directory: Option<String>,
+    /// What is wrong with it; `null` if nothing is.
+    pub problem: Option<String>,
 }
 
 /// Bounds of the switch.
@@ -214,6 +225,8 @@ pub enum PortKind {
     Tap,
     /// An interface that existed before.
     Device,
+    /// A TAP in the switch's namespace with an address for the host.
+    Host,
 }
 
 impl PortKind {
@@ -223,6 +236,7 @@ impl PortKind {
             PortKind::Netns => "netns",
             PortKind::Tap => "tap",
             PortKind::Device => "device",
+            PortKind::Host => "host",
         }
     }
 }
@@ -254,6 +268,8 @@ pub struct PortInfo {
 pub struct PortDetail {
     #[serde(flatten)]
     pub port: PortInfo,
+    /// All interfaces of the port, this one included.
+    pub interfaces: Vec<PortInfo>,
     pub mtu: u16,
     /// `on` or `off`.
     pub security: Security,
@@ -458,6 +474,8 @@ pub struct Stats {
 #[allow(missing_docs)]
 pub struct PortStats {
     pub name: String,
+    /// `null` for the uplink.
+    pub network: Option<String>,
     #[serde(flatten)]
     pub counts: Counts,
     /// Frames that the switch made because of this port: ARP, ICMP, announcements.

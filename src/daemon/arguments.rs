@@ -48,7 +48,7 @@ pub struct Arguments {
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]")]
+    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -72,6 +72,10 @@ pub struct Arguments {
     /// The group that may use the socket [default: vswitchd, if there is one]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// Where addresses and leases are remembered [default: /var/lib/vswitchd, or a user's $XDG_STATE_HOME/vswitchd;
+    /// with another --socket than usual, a directory of its own in there]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// What to log on stderr, as RUST_LOG has it [default: $RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -97,6 +101,7 @@ impl TryFrom<Arguments> for Options {
             offload: arguments.offload,
             socket: arguments.socket.unwrap_or_else(socket::default_path),
             group: arguments.group,
+            state_dir: arguments.state_dir,
             ..Options::default()
         })
     }
@@ -112,7 +117,7 @@ pub fn options(command: &clap::Command, line: Vec<OsString>) -> Result<(Argument
     let mut matches = parse(&line)?;
     let mut config = None;
     if let Some(path) = matches.get_one::<PathBuf>("config").cloned() {
-        let mut document = super::read_config(&path)?;
+        let mut document = super::setup::read_config(&path)?;
         let words = words(command, &matches, &mut document);
         let faults = std::mem::take(&mut document.faults);
         let read = Applied { changes: Vec::new(), faults };

@@ -82,11 +82,24 @@ impl<'a> Tap<'a> {
         let mut bytes = vec![0; (ethernet::HEADER_LEN + payload.len()).max(60)];
         ethernet::write(&mut bytes, dst, src, ethertype);
         bytes[ethernet::HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        self.send_frame(&bytes)
+    }
+
+    /// Sends a frame as it is.
+    ///
+    /// # Errors
+    /// If the interface does not take it.
+    pub fn send_frame(&self, bytes: &[u8]) -> io::Result<()> {
         let mut frame = Frame::new();
-        frame.fill(&bytes, Offload::default());
+        frame.fill(bytes, Offload::default());
         self.device
             .transmit(&mut frame)
             .map_err(|why| io::Error::other(format!("{} does not send: {why:?}", self.netns)))
+    }
+
+    /// Whether a frame arrives within `patience` for which `wanted` says so.
+    pub fn sees(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.wait(patience, wanted).is_some()
     }
 
     fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {

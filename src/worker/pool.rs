@@ -4,6 +4,7 @@
 //! a command in a queue, and a nudge for a worker that may sleep.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
 use super::{Command, Load, OnEvent, Worker, WorkerLoad, WorkerOptions};
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId};
 use crate::port::Device;
 use crate::shared::Shared;
 
@@ -45,6 +46,11 @@ impl WorkerHandle {
     /// Gives the worker a device to write to, and to read from if `reads`.
     pub fn attach(&self, port: PortId, device: Arc<dyn Device>, reads: bool) {
         self.send(Command::Attach { port, device, reads });
+    }
+
+    /// Lets the worker ask everybody on a network who has `ip`.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        self.send(Command::Probe { network, ip });
     }
 }
 
@@ -112,6 +118,13 @@ impl WorkerPool {
     pub fn inject(&self, port: PortId, bytes: Vec<u8>) {
         if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
             handle.send(Command::Inject { port, bytes });
+        }
+    }
+
+    /// Asks everybody on a network who has `ip`. The answer will be in the network's neighbor table.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        if let Some(handle) = self.handles.first() {
+            handle.probe(network, ip);
         }
     }
 

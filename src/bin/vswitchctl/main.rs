@@ -13,8 +13,9 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    Apply, CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate,
-    NoArguments, PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
+    Apply, CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkConnect,
+    NetworkCreate, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments, PortAdd, PortInspect,
+    PortSet, PublishAdd, PublishRm, Remove, Request,
 };
 use vswitchd::control::response::Applied;
 use vswitchd::control::socket;
@@ -92,6 +93,14 @@ enum Network {
     Create(NetworkCreate),
     /// Remove a network that has no ports
     Rm(Remove),
+    /// Change a network
+    Set(NetworkSet),
+    /// Give a port an interface on one more network
+    Connect(NetworkConnect),
+    /// Take a port's interface on a network away
+    Disconnect(NetworkDisconnect),
+    /// Give the host an address on a network, or take it away
+    HostPort(NetworkHostPort),
     /// Everything about one network
     Inspect(Named),
 }
@@ -106,7 +115,7 @@ enum Port {
     /// Detach a port
     Rm(Remove),
     /// Everything about one port
-    Inspect(Named),
+    Inspect(PortInspect),
     /// Change settings
     Set(PortSet),
 }
@@ -169,11 +178,15 @@ impl From<Noun> for Action {
             Noun::Network(Network::Ls(none)) => Request::NetworkLs(none),
             Noun::Network(Network::Create(create)) => Request::NetworkCreate(create),
             Noun::Network(Network::Rm(rm)) => Request::NetworkRm(rm),
+            Noun::Network(Network::Set(set)) => Request::NetworkSet(set),
+            Noun::Network(Network::Connect(connect)) => Request::NetworkConnect(connect),
+            Noun::Network(Network::Disconnect(disconnect)) => Request::NetworkDisconnect(disconnect),
+            Noun::Network(Network::HostPort(host_port)) => Request::NetworkHostPort(host_port),
             Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
             Noun::Port(Port::Ls(none)) => Request::PortLs(none),
             Noun::Port(Port::Add(add)) => Request::PortAdd(add),
             Noun::Port(Port::Rm(rm)) => Request::PortRm(rm),
-            Noun::Port(Port::Inspect(named)) => Request::PortInspect(named),
+            Noun::Port(Port::Inspect(inspect)) => Request::PortInspect(inspect),
             Noun::Port(Port::Set(set)) => Request::PortSet(set),
             Noun::Fdb(Fdb::Show(show)) => Request::FdbShow(show),
             Noun::Fdb(Fdb::Add(add)) => Request::FdbAdd(add),

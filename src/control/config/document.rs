@@ -7,9 +7,12 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use crate::control::apply::DEFAULT_NETWORK;
 use crate::control::error::{Error, Kind};
+use crate::control::name::Name;
 use crate::control::request::{
-    CtTimeouts, FdbAgeing, NetworkCreate, PortAdd, PortSet, PublishAdd, Request, TimeoutSetting,
+    CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkHostPort, PortAdd, PortSet, PublishAdd,
+    Request, TimeoutSetting,
 };
 use crate::control::response::Fault;
 
@@ -45,7 +48,7 @@ pub struct Document {
 }
 
 /// The sections of a file.
-const SECTIONS: &str = "network, port, publish, timeouts and fdb";
+const SECTIONS: &str = "network, port, connect, host_port, publish, timeouts and fdb";
 
 /// A table of the file, or a value.
 type Item<'a> = Spanned<DeValue<'a>>;
@@ -69,8 +72,14 @@ pub fn read(text: &str) -> Document {
 
 /// When a wish can be fulfilled: after those that it builds on.
 fn turn(wish: &Request) -> usize {
-    const ORDER: &[(&str, &str)] =
-        &[("network", "create"), ("port", "add"), ("port", "set"), ("publish", "add")];
+    const ORDER: &[(&str, &str)] = &[
+        ("network", "create"),
+        ("port", "add"),
+        ("network", "connect"),
+        ("network", "host-port"),
+        ("port", "set"),
+        ("publish", "add"),
+    ];
     ORDER.iter().position(|route| *route == wish.route()).unwrap_or(ORDER.len())
 }
 
@@ -87,14 +96,21 @@ impl Reader<'_> {
             let line = self.line(&key.span());
             match key.get_ref().as_ref() {
                 "network" => self.each("network", value, |reader, line, item| {
-                    let network: NetworkCreate = reader.arguments("network", item)?;
+                    let network: NetworkCreate = reader.arguments("network create", item)?;
                     reader.once("network", network.name.to_string(), line)?;
                     reader.wish(line, Request::NetworkCreate(network));
                     Some(())
                 }),
                 "port" => self.each("port", value, Reader::port),
+                "connect" => self.each("connect", value, Reader::connect),
+                "host_port" => self.each("host_port", value, |reader, line, item| {
+                    let host_port: NetworkHostPort = reader.arguments("network host-port", item)?;
+                    reader.once("host_port", host_port.network.to_string(), line)?;
+                    reader.wish(line, Request::NetworkHostPort(host_port));
+                    Some(())
+                }),
                 "publish" => self.each("publish", value, |reader, line, item| {
-                    let publication: PublishAdd = reader.arguments("publish", item)?;
+                    let publication: PublishAdd = reader.arguments("publish add", item)?;
                     reader.once("publish", publication.spec.to_string(), line)?;
                     reader.wish(line, Request::PublishAdd(publication));
                     Some(())
@@ -129,24 +145,32 @@ impl Reader<'_> {
     }
 
     fn port(&mut self, line: usize, item: Item<'_>) -> Option<()> {
-        let span = item.span();
-        let mut settings = None;
-        let item = match item.into_inner() {
-            DeValue::Table(mut table) => {
-                settings = table.remove("set");
-                Spanned::new(span, DeValue::Table(table))
-            }
-            other => Spanned::new(span, other),
-        };
-        let add: PortAdd = self.arguments("port", item)?;
+        let (item, settings) = without_settings(item);
+        let add: PortAdd = self.arguments("port add", item)?;
         self.once("port", add.name.to_string(), line)?;
-        if let Some(settings) = settings {
-            let line = self.line(&settings.span());
-            let settings = self.pairs("set", settings, |key, value| format!("{key}={value}").parse())?;
-            self.wish(line, Request::PortSet(PortSet { name: add.name.clone(), settings }));
-        }
+        let network = add.network.clone().map_or_else(|| DEFAULT_NETWORK.parse().ok(), Some);
+        self.settings(&add.name, network, settings);
         self.wish(line, Request::PortAdd(add));
         Some(())
+    }
+
+    fn connect(&mut self, line: usize, item: Item<'_>) -> Option<()> {
+        let (item, settings) = without_settings(item);
+        let connect: NetworkConnect = self.arguments("network connect", item)?;
+        self.once("connect", format!("{} {}", connect.network, connect.port), line)?;
+        self.settings(&connect.port, Some(connect.network.clone()), settings);
+        self.wish(line, Request::NetworkConnect(connect));
+        Some(())
+    }
+
+    /// The settings of a port's interface on a network.
+    fn settings(&mut self, name: &Name, network: Option<Name>, settings: Option<Item<'_>>) {
+        let Some(settings) = settings else { return };
+        let line = self.line(&settings.span());
+        let settings = self.pairs("set", settings, |key, value| format!("{key}={value}").parse());
+        if let Some(settings) = settings {
+            self.wish(line, Request::PortSet(PortSet { name: name.clone(), network, settings }));
+        }
     }
 
     fn timeouts(&mut self, value: Item<'_>) {
@@ -239,6 +263,19 @@ impl Reader<'_> {
         let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
         1 + before.iter().filter(|&&byte| byte == b'\n').count()
     }
+}
+
+/// A table, and its entry `set`.
+fn without_settings(item: Item<'_>) -> (Item<'_>, Option<Item<'_>>) {
+    let span = item.span();
+    let (value, settings) = match item.into_inner() {
+        DeValue::Table(mut table) => {
+            let settings = table.remove("set");
+            (DeValue::Table(table), settings)
+        }
+        other => (other, None),
+    };
+    (Spanned::new(span, value), settings)
 }
 
 /// The section `fdb`.

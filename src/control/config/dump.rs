@@ -2,12 +2,14 @@
 
 use serde_json::{Map, Value};
 
-use crate::control::apply::Control;
+use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::error::Error;
 use crate::control::host::{Attachment, Host};
+use crate::control::name::Name;
+use crate::control::records::PortRecord;
 use crate::control::request::{
-    Bound, CtTimeouts, FdbAgeing, NetworkCreate, PortAdd, PortSet, PortSetting, PublishAdd, Request,
-    Security, TimeoutSetting,
+    Bound, CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkHostPort, NetworkSetting, PortAdd,
+    PortSet, PortSetting, PublishAdd, Request, Security, TimeoutSetting,
 };
 use crate::snapshot::{Policing, Port};
 use crate::table::conntrack::Timeouts;
@@ -22,41 +24,45 @@ impl<H: Host> Control<H> {
         for network in networks {
             wishes.push(Request::NetworkCreate(NetworkCreate {
                 name: network.name.parse()?,
-                subnet: network.subnet,
+                subnet: Some(network.subnet),
                 gateway: Some(network.gateway),
                 mode: Some(network.mode),
                 mtu: Some(network.mtu),
             }));
         }
-        let mut changed = Vec::new();
-        for (name, record) in &self.ports {
-            let network = snapshot.network(record.network).map(|network| network.name.parse()).transpose()?;
-            let mut add = PortAdd {
-                name: name.clone(),
-                netns: None,
-                tap: None,
-                device: None,
-                network,
-                ip: record.ip,
-                mac: record.mac,
-                ifname: None,
-                no_address: record.no_address,
-            };
+        let (mut connected, mut changed) = (Vec::new(), Vec::new());
+        for (name, record) in self.ports.iter() {
+            let Some(network) = snapshot.network(record.network) else { continue };
+            let on: Name = network.name.parse()?;
+            let is_first = self.ports.get(name).is_some_and(|first| first.id == record.id);
             match &record.attachment {
-                Attachment::Netns { netns, ifname } => {
-                    (add.netns, add.ifname) = (Some(netns.parse()?), Some(ifname.parse()?));
-                }
-                Attachment::Tap { ifname } => add.tap = Some(ifname.parse()?),
-                Attachment::Device { ifname } => add.device = Some(ifname.parse()?),
+                Attachment::Host { ifname } => connected.push(Request::NetworkHostPort(NetworkHostPort {
+                    network: on.clone(),
+                    ip: record.ip,
+                    ifname: Some(ifname.parse()?),
+                    off: false,
+                })),
+                _ if is_first => wishes.push(Request::PortAdd(port_add(name, &on, record)?)),
+                attachment => connected.push(Request::NetworkConnect(NetworkConnect {
+                    network: on.clone(),
+                    port: name.clone(),
+                    ip: record.ip,
+                    mac: record.mac,
+                    ifname: Some(attachment.ifname().parse()?),
+                })),
             }
-            wishes.push(Request::PortAdd(add));
             if let Some(port) = snapshot.port(record.id) {
                 let settings = self.changed_settings(port);
                 if !settings.is_empty() {
-                    changed.push(Request::PortSet(PortSet { name: name.clone(), settings }));
+                    changed.push(Request::PortSet(PortSet {
+                        name: name.clone(),
+                        network: Some(on),
+                        settings,
+                    }));
                 }
             }
         }
+        wishes.extend(connected);
         wishes.extend(changed);
         wishes.extend(self.publications.iter().map(|record| {
             Request::PublishAdd(PublishAdd { spec: record.spec.clone(), to: record.to_name.clone() })
@@ -84,6 +90,29 @@ impl<H: Host> Control<H> {
         usual.push(PortSetting::Security(Security::On));
         usual
     }
+}
+
+/// The request that adds a port's first interface.
+fn port_add(name: &Name, network: &Name, record: &PortRecord) -> Result<PortAdd, Error> {
+    let mut add = PortAdd {
+        name: name.clone(),
+        netns: None,
+        tap: None,
+        device: None,
+        network: Some(network.clone()),
+        ip: record.ip,
+        mac: record.mac,
+        ifname: None,
+        no_address: record.no_address,
+    };
+    match &record.attachment {
+        Attachment::Netns { netns, ifname } => {
+            (add.netns, add.ifname) = (Some(netns.parse()?), Some(ifname.parse()?));
+        }
+        Attachment::Tap { ifname } | Attachment::Host { ifname } => add.tap = Some(ifname.parse()?),
+        Attachment::Device { ifname } => add.device = Some(ifname.parse()?),
+    }
+    Ok(add)
 }
 
 /// All settings of a port.
@@ -123,10 +152,14 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
         let arguments = arguments(wish)?;
         match wish {
             Request::PortSet(set) => {
-                let ports = root.get_mut("port").and_then(Value::as_array_mut);
-                let port = ports.into_iter().flatten().find(|port| port["name"] == set.name.as_str());
-                if let Some(port) = port {
-                    port["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
+                let network = set.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str);
+                for (section, key) in [("port", "name"), ("connect", "port")] {
+                    let items = root.get_mut(section).and_then(Value::as_array_mut).into_iter().flatten();
+                    for item in
+                        items.filter(|item| item[key] == set.name.as_str() && item["network"] == network)
+                    {
+                        item["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
+                    }
                 }
             }
             Request::CtTimeouts(CtTimeouts { settings }) => {
@@ -137,7 +170,7 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
                 root.insert("fdb".into(), serde_json::json!({ "ageing": seconds }));
             }
             _ => {
-                let section = root.entry(wish.route().0).or_insert_with(|| Value::Array(Vec::new()));
+                let section = root.entry(section(wish)).or_insert_with(|| Value::Array(Vec::new()));
                 if let Some(section) = section.as_array_mut() {
                     section.push(arguments.into());
                 }
@@ -147,6 +180,15 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
     toml::to_string(&root).map_err(|error| Error::failed("configuration", error, "report this"))
 }
 
+/// The section of a file that a request stands in.
+fn section(request: &Request) -> &'static str {
+    match request.route() {
+        ("network", "connect") => "connect",
+        ("network", "host-port") => "host_port",
+        (noun, _) => noun,
+    }
+}
+
 /// A request as the command that makes it.
 pub(super) fn command(request: &Request) -> String {
     let (noun, verb) = request.route();
@@ -154,15 +196,27 @@ pub(super) fn command(request: &Request) -> String {
     match request {
         Request::PortSet(set) => {
             words.push(set.name.to_string());
+            words.extend(set.network.iter().flat_map(|network| ["--network".into(), network.to_string()]));
             words.extend(set.settings.iter().map(ToString::to_string));
+        }
+        Request::NetworkSet(set) => {
+            words.push(set.name.to_string());
+            words.extend(set.settings.iter().map(|setting| match setting {
+                NetworkSetting::Mode(mode) => format!("mode={}", mode.as_str()),
+                NetworkSetting::Mtu(mtu) => format!("mtu={mtu}"),
+            }));
         }
         Request::CtTimeouts(CtTimeouts { settings }) => {
             words.extend(settings.iter().map(|timeout| format!("{}={}", timeout.key, timeout.seconds)));
         }
         _ => {
             let mut arguments = arguments(request).unwrap_or_default();
-            let positional =
-                ["name", "spec", "seconds"].into_iter().filter_map(|name| arguments.remove(name));
+            let positional: &[&str] = match request.route() {
+                ("network", "connect" | "disconnect") => &["network", "port"],
+                ("network", "host-port") => &["network"],
+                _ => &["name", "spec", "seconds"],
+            };
+            let positional = positional.iter().filter_map(|name| arguments.remove(*name));
             words.extend(positional.map(|value| text(&value)));
             for (name, value) in arguments {
                 words.push(format!("--{}", name.replace('_', "-")));

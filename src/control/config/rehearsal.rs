@@ -4,14 +4,18 @@
 //! ports are taken. What would change something succeeds.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use crate::addr::{PortId, Protocol};
+use ipnet::Ipv4Net;
+
+use crate::addr::{MacAddr, PortId, Protocol};
 use crate::control::error::Error;
 use crate::control::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
 use crate::control::publish_spec::Listen;
 use crate::control::response::WorkerStats;
 use crate::host::guard::Hidden;
+use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
 /// Plays a host.
@@ -50,6 +54,18 @@ impl Host for Rehearsal<'_> {
 
     fn set_port_mtu(&mut self, _: PortId, _: u16) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn set_default_route(&mut self, _: PortId, _: Option<Ipv4Addr>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn who_has(&mut self, _: &Network, _: Ipv4Addr) -> Option<MacAddr> {
+        None
+    }
+
+    fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error> {
+        self.real.routed_prefixes()
     }
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {

@@ -49,9 +49,20 @@ network = "backend"
 ip = "10.2.0.9"
 ifname = "eth7"
 
+[[connect]]
+network = "backend"
+port = "web"
+ifname = "lan1"
+set = { mtu = 1300 }
+
+[[host_port]]
+network = "backend"
+ip = "10.2.0.100"
+
 [[port]]
 name = "vm"
 tap = "tap9"
+mac = "02:00:00:00:00:77"
 no_address = true
 
 [[publish]]
@@ -115,12 +126,16 @@ fn only_what_differs_is_touched() {
     let less = RICH.replace("connections = 50, ", "").replace("udp = 77", "icmp = 5");
     assert_eq!(
         changes(&mut control, &less),
-        ["port set web connections=65536", "ct timeouts udp=300 icmp=5"]
+        ["port set web --network default connections=65536", "ct timeouts udp=300 icmp=5"]
     );
     let moved = less.replace("10.2.0.9", "10.2.0.10");
+    assert_eq!(changes(&mut control, &moved).len(), 2);
+    let bigger = moved.replace("mtu = 1400", "mtu = 1410");
+    assert_eq!(changes(&mut control, &bigger), ["network set backend mode=internal mtu=1410"]);
+    assert_eq!(changes(&mut control, &moved), ["network set backend mode=internal mtu=1400"]);
     assert_eq!(
-        changes(&mut control, &moved),
-        ["port rm db --if-exists", "port add db --ifname eth7 --ip 10.2.0.10 --netns blue --network backend"]
+        changes(&mut control, &less.replace("10.2.0.9", "10.2.0.11")),
+        ["port rm db --if-exists", "port add db --ifname eth7 --ip 10.2.0.11 --netns blue --network backend"]
     );
     let elsewhere =
         moved.replace("8080-8081:80-81/tcp\"\nto = \"web\"", "8080-8081:80-81/tcp\"\nto = \"db\"");
@@ -134,6 +149,7 @@ fn only_what_differs_is_touched() {
             "publish rm 127.0.0.1:53/udp --if-exists",
             "port rm db --if-exists",
             "port rm vm --if-exists",
+        "network host-port backend --off",
             "port rm web --if-exists",
             "network rm backend --if-exists",
             "ct timeouts icmp=60",

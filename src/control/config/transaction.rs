@@ -9,10 +9,18 @@ use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
+use crate::control::name::Name;
+use crate::control::ports::change;
 use crate::control::publish_spec::{Listen, Unpublish};
-use crate::control::request::{Apply, CtTimeouts, FdbAgeing, PortSet, PublishRm, Remove, Request};
-use crate::control::response::{Applied, Configuration, Fault};
+use crate::control::records::PortRecord;
+use crate::control::request::{
+    Apply, CtTimeouts, FdbAgeing, NetworkCreate, NetworkDisconnect, NetworkHostPort, NetworkSet,
+    NetworkSetting, PortSet, PublishRm, Remove, Request,
+};
+use crate::control::response::{Applied, Configuration, Fault, PortKind};
+use crate::host::state::StateDir;
 use crate::limits::MAC_AGEING;
+use crate::snapshot::{Network, NetworkMode, Port};
 use crate::table::conntrack::Timeouts;
 
 impl<H: Host> Control<H> {
@@ -112,7 +120,9 @@ impl<H: Host> Control<H> {
         Control {
             shared: Arc::new(self.shared.rehearsal()),
             host: Rehearsal::of(&mut self.host, reserved),
+            state: StateDir::none(),
             ports: self.ports.clone(),
+            book: self.book.clone(),
             publications: self.publications.clone(),
             uplink: self.uplink.clone(),
             retired: self.retired,
@@ -172,16 +182,32 @@ impl Run<'_> {
         for listen in unwanted {
             self.remove(&unpublish(listen));
         }
-        let named = |name: &str, noun| wishes.iter().any(|wish| wish.name(noun) == Some(name));
-        let ports: Vec<_> =
-            self.books.ports.keys().filter(|name| !named(name.as_str(), "port")).cloned().collect();
-        for name in ports {
-            self.remove(&Request::PortRm(Remove { name, if_exists: true }));
-        }
-        let any = wishes.iter().any(|wish| wish.name("network").is_some());
+        let unwanted: Vec<_> = self
+            .interfaces()
+            .filter(|(name, network, record)| {
+                let is_wished = |wish: &Wish| match &wish.request {
+                    Request::NetworkHostPort(wish) => {
+                        record.kind() == PortKind::Host && wish.network == *network
+                    }
+                    Request::NetworkConnect(wish) => wish.port == *name && wish.network == *network,
+                    Request::PortAdd(wish) => {
+                        record.kind() != PortKind::Host
+                            && wish.name == *name
+                            && (wish.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)
+                                == network.as_str()
+                                || self.is_first(name, record))
+                    }
+                    _ => false,
+                };
+                !wishes.iter().any(is_wished)
+            })
+            .collect();
+        unwanted.into_iter().for_each(|interface| self.unplug(interface));
+        let any = wishes.iter().any(|wish| wish.network().is_some());
         let networks = self.books.snapshot();
         for network in networks.networks.iter().flatten() {
-            let stays = named(&network.name, "network") || (!any && network.name == DEFAULT_NETWORK);
+            let is_wished = wishes.iter().any(|wish| wish.network() == Some(network.name.as_str()));
+            let stays = is_wished || (!any && network.name == DEFAULT_NETWORK);
             if !stays && let Ok(name) = network.name.parse() {
                 self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
             }
@@ -194,12 +220,20 @@ impl Run<'_> {
         match wish {
             Request::NetworkCreate(create) => {
                 let Ok(there) = self.books.network(create.name.as_str()) else { return };
-                let on_it = self.books.ports.iter().filter(|(_, port)| port.network == there.id);
-                for name in on_it.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-                    self.remove(&Request::PortRm(Remove { name, if_exists: true }));
+                if self.change_network(create, &there) {
+                    return;
                 }
+                let on_it: Vec<_> =
+                    self.interfaces().filter(|(.., record)| record.network == there.id).collect();
+                on_it.into_iter().for_each(|interface| self.unplug(interface));
                 self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
             }
+            Request::NetworkConnect(connect) => self.remove(&Request::NetworkDisconnect(NetworkDisconnect {
+                network: connect.network.clone(),
+                port: connect.port.clone(),
+                if_exists: true,
+            })),
+            Request::NetworkHostPort(wanted) => self.remove(&no_host_port(wanted.network.clone())),
             Request::PortAdd(add) => {
                 self.remove(&Request::PortRm(Remove { name: add.name.clone(), if_exists: true }));
             }
@@ -208,16 +242,52 @@ impl Run<'_> {
         }
     }
 
+    /// Changes what can be changed of a network in its place, if that is all.
+    fn change_network(&mut self, wish: &NetworkCreate, there: &Network) -> bool {
+        let same_subnet = wish.subnet.is_none_or(|subnet| subnet == there.subnet);
+        let first = there.subnet.hosts().next();
+        let same_gateway = wish.gateway.or(first) == Some(there.gateway);
+        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
+        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
+        let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
+        same_subnet && same_gateway && self.step(&set).is_ok()
+    }
+
+    /// Every interface of every port, with the port's name and its network's.
+    fn interfaces(&self) -> impl Iterator<Item = (Name, Name, PortRecord)> + use<'_> {
+        let snapshot = self.books.snapshot();
+        self.books.ports.iter().filter_map(move |(name, record)| {
+            let network = snapshot.network(record.network)?.name.parse().ok()?;
+            Some((name.clone(), network, record.clone()))
+        })
+    }
+
+    fn is_first(&self, name: &Name, record: &PortRecord) -> bool {
+        self.books.ports.get(name).is_some_and(|first| first.id == record.id)
+    }
+
+    /// Removes an interface; with its first one a port goes.
+    fn unplug(&mut self, (name, network, record): (Name, Name, PortRecord)) {
+        let request = match record.kind() {
+            PortKind::Host => no_host_port(network),
+            _ if self.is_first(&name, &record) => Request::PortRm(Remove { name, if_exists: true }),
+            _ => Request::NetworkDisconnect(NetworkDisconnect { network, port: name, if_exists: true }),
+        };
+        self.remove(&request);
+    }
+
     /// Sets what nobody wishes for as it is at the start.
     fn settle(&mut self, wishes: &[Wish]) {
-        let is_set = |name: &str| {
-            wishes
-                .iter()
-                .any(|wish| matches!(&wish.request, Request::PortSet(set) if set.name.as_str() == name))
-        };
-        let names: Vec<_> = self.books.ports.keys().filter(|name| !is_set(name.as_str())).cloned().collect();
-        for name in names {
-            self.remove(&Request::PortSet(PortSet { name, settings: Vec::new() }));
+        let interfaces: Vec<_> = self.interfaces().collect();
+        for (name, network, _) in interfaces {
+            let set = PortSet { name, network: Some(network), settings: Vec::new() };
+            let is_set = |wish: &Wish| {
+                matches!(&wish.request, Request::PortSet(wish)
+                if (&wish.name, &wish.network) == (&set.name, &set.network))
+            };
+            if !wishes.iter().any(is_set) {
+                self.remove(&Request::PortSet(set));
+            }
         }
         if !wishes.iter().any(|wish| matches!(wish.request, Request::CtTimeouts(_))) {
             self.remove(&Request::CtTimeouts(CtTimeouts::default()));
@@ -228,24 +298,22 @@ impl Run<'_> {
         }
     }
 
-    /// All settings that a port must change so that it has those that are wished, and else the usual ones.
+    /// The settings that an interface must change so that it has those that are wished, and else the usual ones.
     fn full_settings(&self, set: &PortSet) -> Result<Option<Request>, Error> {
-        let id = self.books.port(&set.name)?.id;
+        let record = match &set.network {
+            Some(network) => self.books.interface(&set.name, network)?,
+            None => self.books.port(&set.name)?,
+        };
         let snapshot = self.books.snapshot();
-        let Some(port) = snapshot.port(id) else { return Ok(None) };
-        let there = settings(port);
-        let mut wanted = self.books.usual_settings(port);
-        wanted.extend(set.settings.iter().copied());
-        // Of two for one thing the latter counts; it is in effect what the port has then.
-        let changed: Vec<_> = wanted.into_iter().collect();
-        let probe = PortSet { name: set.name.clone(), settings: changed };
-        let after = self.books.with_settings(port, &probe)?;
-        let different: Vec<_> =
-            settings(&after).into_iter().filter(|setting| !there.contains(setting)).collect();
-        if different.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Request::PortSet(PortSet { name: set.name.clone(), settings: different })))
+        let Some(there) = snapshot.port(record.id) else { return Ok(None) };
+        let mut wanted = Port::clone(there);
+        let usual = self.books.usual_settings(there);
+        usual.iter().chain(&set.settings).try_for_each(|setting| change(&mut wanted, *setting, record))?;
+        let there = settings(there);
+        let mut settings = settings(&wanted);
+        settings.retain(|setting| !there.contains(setting));
+        let request = PortSet { settings, ..set.clone() };
+        Ok((!request.settings.is_empty()).then_some(Request::PortSet(request)))
     }
 
     /// As [`Run::full_settings`], for timeouts. One that is not known is kept, to be refused.
@@ -267,14 +335,14 @@ impl Run<'_> {
 }
 
 impl Wish {
-    /// The name of the network or port that it makes.
-    fn name(&self, noun: &str) -> Option<&str> {
-        match &self.request {
-            Request::NetworkCreate(create) if noun == "network" => Some(create.name.as_str()),
-            Request::PortAdd(add) if noun == "port" => Some(add.name.as_str()),
-            _ => None,
-        }
+    /// The name of the network that it makes.
+    fn network(&self) -> Option<&str> {
+        if let Request::NetworkCreate(create) = &self.request { Some(create.name.as_str()) } else { None }
     }
+}
+
+fn no_host_port(network: Name) -> Request {
+    Request::NetworkHostPort(NetworkHostPort { network, ip: None, ifname: None, off: true })
 }
 
 fn unpublish(listen: Listen) -> Request {
