@@ -272,6 +272,17 @@ fn the_host_on_a_network_is_a_station_and_no_router() {
     nothing(&host);
     assert_eq!(switch.drops(DropReason::NotForHost), refused);
     received(&c[1]);
+    // Its address there is one of the host's, and still none of another network's business.
+    let other = switch.add_network("172.31.0.0/16".parse().unwrap(), NetworkMode::Nat);
+    let d = switch.add_port(other);
+    switch.resolve(&d);
+    switch.add_uplink(UplinkMode::Shared);
+    switch.shared.publish(|snapshot| {
+        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        uplink.host_addresses.push(host.ip);
+    });
+    switch.send(&d, &packet::echo(via(&d), d.ip, host.ip, true, 1, b"ping"));
+    assert_eq!(icmp_error(&one(&d)).1, 13);
     // And it speaks for itself only.
     switch
         .send(&host, &packet::udp(between(&host, &c[0]), Endpoint::new(SERVER, 1), c[0].at(2), b"forwarded"));
