@@ -163,6 +163,7 @@ async fn serve(
             Some(event) = events.recv() => match event {
                 Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
                 Event::PortGone(port) => control.port_gone(port, now()),
+                Event::Punted => control.serve(now()),
             },
             change = watcher.changed() => {
                 if change.links {

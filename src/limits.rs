@@ -142,6 +142,16 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 /// delivered does not use up the errors that tell others the MTU of their path.
 pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
+/// Frames that wait for the control thread, which gives the gateway's services. One more is dropped.
+pub const PUNT_QUEUE: usize = 1024;
+
+/// Of these, frames from one port.
+pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
+
+/// DHCP messages of one port a second, and as many at once: a machine that starts all of its guests. More are
+/// dropped, and their senders try again (RFC 2131 4.1).
+pub const DHCP_MESSAGES: u32 = 100;
+
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
 

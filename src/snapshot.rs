@@ -58,6 +58,8 @@ pub struct Network {
     pub mtu: u16,
     /// What it is connected to.
     pub mode: NetworkMode,
+    /// Whether the gateway is its DHCP server.
+    pub dhcp: bool,
     /// The ports on it, in the order of their numbers.
     pub ports: Vec<PortId>,
     /// Learned addresses.
@@ -102,7 +104,7 @@ impl Default for Policing {
     }
 }
 
-/// What a port has used of the rates of its [`Policing`].
+/// What a port has used of the rates of its [`Policing`], and of those of the gateway's services.
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "they are named as the rates are")]
 pub struct Meters {
@@ -110,6 +112,7 @@ pub struct Meters {
     pub multicast: RateLimit,
     pub unknown: RateLimit,
     pub moves: RateLimit,
+    pub dhcp: RateLimit,
 }
 
 impl Network {
@@ -408,6 +411,7 @@ mod tests {
             gateway_mac: MacAddr::ZERO,
             mtu: 1500,
             mode: NetworkMode::Nat,
+            dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(&Epoch::default())),
             neighbors: Arc::new(Neighbors::of_network(&Epoch::default())),

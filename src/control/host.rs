@@ -131,6 +131,9 @@ pub trait Host {
     /// Processes `frame` as if it had come in by a started port.
     fn inject(&mut self, id: PortId, frame: Vec<u8>);
 
+    /// Sends `frame`, whose checksums are finished, out by a started port or the uplink.
+    fn send(&mut self, id: PortId, frame: Vec<u8>);
+
     /// Whether the port's interface is up.
     fn port_is_up(&self, id: PortId) -> bool;
 

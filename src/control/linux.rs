@@ -234,6 +234,10 @@ impl Host for LinuxHost {
         self.workers.inject(id, frame);
     }
 
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.workers.send(id, frame);
+    }
+
     fn port_is_up(&self, id: PortId) -> bool {
         let Some(opened) = self.ports.get(&id) else { return false };
         match &opened.attachment {

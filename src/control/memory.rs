@@ -28,6 +28,8 @@ pub struct MemoryHost {
     pub open: BTreeMap<PortId, (PortPlan, bool)>,
     /// Frames that were injected.
     pub injected: Vec<(PortId, Vec<u8>)>,
+    /// Frames that were sent.
+    pub sent: Vec<(PortId, Vec<u8>)>,
     /// What is reserved on the host.
     pub reserved: Vec<Listen>,
     /// The guard.
@@ -90,6 +92,10 @@ impl Host for MemoryHost {
 
     fn inject(&mut self, id: PortId, frame: Vec<u8>) {
         self.injected.push((id, frame));
+    }
+
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.sent.push((id, frame));
     }
 
     fn port_is_up(&self, id: PortId) -> bool {

@@ -29,6 +29,7 @@ pub mod request;
 pub mod response;
 mod samples;
 pub mod server;
+mod services;
 pub mod socket;
 pub mod table;
 pub mod uplink;

@@ -102,6 +102,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
+            dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
             neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),

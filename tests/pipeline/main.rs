@@ -27,6 +27,7 @@ mod ipv4;
 mod nat;
 mod publish;
 mod security;
+mod services;
 mod tcp;
 
 const SECOND: Duration = Duration::from_secs(1);
