@@ -37,7 +37,8 @@ fn dhcp_is_punted_by_broadcast_and_to_the_gateway_and_goes_no_further() {
         assert_eq!(punts.len(), 1);
         assert_eq!((punts[0].service, punts[0].ingress), (Service::Dhcp, c[0].id));
         assert_eq!((punts[0].network, &punts[0].bytes[..]), (Some(NetworkId(0)), &frame[..]));
-        received(&c[0]).into_iter().chain(received(&c[1])).for_each(|frame| panic!("{frame:02x?}"));
+        nothing(&c[0]);
+        nothing(&c[1]);
     }
     // To another port, to somebody else, or unreadable: a frame like any other.
     let other = packet::udp(to_all(&c[0]), NOBODY, Endpoint::new(Ipv4Addr::BROADCAST, 69), b"tftp");
