@@ -4,8 +4,7 @@
 //! keep a dead container's namespace alive, and its end would never be noticed.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::io::{self, BufRead};
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
 
@@ -19,6 +18,7 @@ use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
 use crate::host::netns::Netns;
+use crate::host::sockets::busy_ports;
 use crate::host::{ErrorKind, HostError, netlink};
 use crate::port::Device;
 use crate::port::carrier::tap_is_up;
@@ -31,9 +31,6 @@ use crate::worker::{WorkerOptions, WorkerPool};
 
 /// The name of a TAP until it is moved into its namespace; the kernel puts a free number.
 const TAP_PATTERN: &str = "vsw%d";
-
-/// TCP state LISTEN in `/proc/net/tcp`.
-const LISTEN: &str = "0A";
 
 impl From<HostError> for Error {
     fn from(error: HostError) -> Error {
@@ -310,20 +307,7 @@ impl Host for LinuxHost {
     }
 
     fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)> {
-        let tables = [
-            (Protocol::Tcp, "tcp"),
-            (Protocol::Tcp, "tcp6"),
-            (Protocol::Udp, "udp"),
-            (Protocol::Udp, "udp6"),
-        ];
-        let read = |(protocol, name): (Protocol, &str)| {
-            let table = fs::File::open(format!("/proc/thread-self/net/{name}")).into_iter();
-            let lines =
-                table.flat_map(|table| io::BufReader::new(table).lines().map_while(Result::ok).skip(1));
-            // The kernel lists TCP's listening sockets first: the many that follow need not be read.
-            lines.map_while(|line| used_port(protocol, &line)).collect::<Vec<_>>()
-        };
-        tables.into_iter().flat_map(read).filter(|(_, port)| range.contains(port)).collect()
+        busy_ports(range)
     }
 
     fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
@@ -392,31 +376,5 @@ fn packet_error(ifname: &str, error: &io::Error) -> Error {
         }
         io::ErrorKind::InvalidInput => Error::usage(ifname, error, "use an Ethernet interface"),
         _ => Error::failed(ifname, error, "see ip link"),
-    }
-}
-
-/// The local port of a line of `/proc/net/{tcp,udp}`, if it is in use: for TCP, listened on.
-fn used_port(protocol: Protocol, line: &str) -> Option<(Protocol, u16)> {
-    let mut fields = line.split_whitespace();
-    let (_, port) = fields.nth(1)?.rsplit_once(':')?;
-    let state = fields.nth(1)?;
-    let port = u16::from_str_radix(port, 16).ok()?;
-    (protocol == Protocol::Udp || state == LISTEN).then_some((protocol, port))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listening_sockets_are_read_from_proc() {
-        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt";
-        let listens = "   0: 0100007F:EE48 00000000:0000 0A 00000000:00000000 00:00000000 00000000";
-        let connected = "   1: 0100007F:EE49 0100007F:1F90 01 00000000:00000000 00:00000000 00000000";
-        assert_eq!(used_port(Protocol::Tcp, head), None);
-        assert_eq!(used_port(Protocol::Tcp, listens), Some((Protocol::Tcp, 61_000)));
-        assert_eq!(used_port(Protocol::Tcp, connected), None);
-        assert_eq!(used_port(Protocol::Udp, connected), Some((Protocol::Udp, 61_001)));
-        assert_eq!(used_port(Protocol::Tcp, ""), None);
     }
 }

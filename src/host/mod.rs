@@ -11,6 +11,7 @@ pub mod guard;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
+pub mod sockets;
 pub mod user;
 pub mod watch;
 

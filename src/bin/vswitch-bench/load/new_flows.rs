@@ -1,8 +1,10 @@
 //! UDP flows of a single datagram: every one makes the switch remember something new.
 //!
 //! A socket for each would measure how fast the kernel makes sockets. So one raw socket sends datagrams with
-//! every source port in turn, and to the next address of the server with each. The run ends after
-//! [`ENOUGH`] flows at the latest, before any switch's table is full.
+//! the next source port and to the next address of the server each. There are fewer source ports than external
+//! ones that our switch lets a container have: its mappings are independent of the endpoint (RFC 4787 REQ-1), so
+//! one with more would be refused, and a refusal is no flow. The run ends after [`ENOUGH`] flows at the latest,
+//! before any switch's table is full.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -25,7 +27,7 @@ use crate::site::{REMOTES, Site};
 const ENOUGH: u64 = 40_000;
 
 /// Source ports.
-const PORTS: std::ops::RangeInclusive<u16> = 1024..=65_535;
+const PORTS: std::ops::Range<u16> = 20_000..21_024;
 
 /// Addresses of the server: a number without a common divisor with that of the ports, so that going through
 /// both comes to every pair.
@@ -100,7 +102,7 @@ mod tests {
 
     #[test]
     fn no_flow_comes_twice_before_enough() {
-        let sent = 10 * PORTS.len();
+        let sent = 100 * PORTS.len();
         let unique: std::collections::HashSet<_> = flows().take(sent).collect();
         assert_eq!(unique.len(), sent);
         assert_eq!(datagram(0x1234, 5001)[..8], [0x12, 0x34, 0x13, 0x89, 0, 26, 0, 0]);
