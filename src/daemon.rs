@@ -29,10 +29,11 @@ use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
 use crate::control::request::NetworkCreate;
 use crate::control::server::{self, Call};
-use crate::control::socket::Socket;
+use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
 use crate::host::netlink;
+use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
@@ -73,6 +74,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// The group that may use the API.
     pub group: Option<String>,
+    /// Where addresses and leases outlive the process; `None` for the place that belongs to the socket.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -91,6 +94,7 @@ impl Default for Options {
             offload: true,
             socket: crate::control::socket::default_path(),
             group: None,
+            state_dir: None,
         }
     }
 }
@@ -103,6 +107,8 @@ impl Default for Options {
 pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
     let uplink = uplink_settings(&options)?;
     let socket = Socket::bind(&options.socket, options.group.as_deref())?;
+    let usual = || state::default_path(&options.socket, &usual_path());
+    let state_dir = options.state_dir.clone().unwrap_or_else(usual);
     raise_descriptor_limit();
     let io = LinuxHost::probe(options.offload, options.io)?;
     let how = WorkerOptions { io, poll: options.poll };
@@ -126,7 +132,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         let workers = WorkerPool::start(&shared, how, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
         let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
-        let control = Control::new(shared, host);
+        let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
         workers.stop();
         outcome

@@ -182,6 +182,9 @@ pub const DROP_SAMPLES: usize = 64;
 /// Bytes that are kept of a dropped frame.
 pub const DROP_SAMPLE_BYTES: usize = 96;
 
+/// Largest document of the state directory in bytes; a larger one was not written by us, and is not read.
+pub const STATE_DOCUMENT_MAX: u64 = 64 * 1024 * 1024;
+
 /// Largest control request in bytes.
 pub const REQUEST_MAX: usize = 1024 * 1024;
 

@@ -14,6 +14,7 @@ use vswitchd::control::host::{HostRoute, UplinkFacts};
 use vswitchd::control::memory::MemoryHost;
 use vswitchd::control::request::Request;
 use vswitchd::control::uplink::UplinkSettings;
+use vswitchd::host::state::StateDir;
 use vswitchd::shared::{Conntrack, Shared};
 use vswitchd::snapshot::{Snapshot, UplinkMode};
 
@@ -92,7 +93,7 @@ fn control() -> Control<MemoryHost> {
     host.namespaces.insert("red".into(), (4, 100));
     host.namespaces.insert("blue".into(), (4, 101));
     host.interfaces.extend(["eth0".to_owned(), "veth0".to_owned()]);
-    let mut control = Control::new(shared, host);
+    let mut control = Control::new(shared, host, StateDir::none());
     let uplink = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,

@@ -27,6 +27,7 @@ use super::uplink::UplinkRecord;
 use crate::addr::PortId;
 use crate::clock::Time;
 use crate::counters::Totals;
+use crate::host::state::StateDir;
 use crate::shared::Shared;
 use crate::snapshot::{Network, Snapshot};
 
@@ -38,6 +39,8 @@ pub const DEFAULT_NETWORK: &str = "default";
 pub struct Control<H> {
     pub(super) shared: Arc<Shared>,
     pub(super) host: H,
+    /// What the next process finds out about this one.
+    pub(super) state: StateDir,
     pub(super) ports: BTreeMap<Name, PortRecord>,
     pub(super) publications: Vec<PublicationRecord>,
     pub(super) uplink: Option<UplinkRecord>,
@@ -46,11 +49,12 @@ pub struct Control<H> {
 }
 
 impl<H: Host> Control<H> {
-    /// Books for a switch without networks, ports and uplink.
-    pub fn new(shared: Arc<Shared>, host: H) -> Self {
+    /// Books for a switch without networks, ports and uplink, which remembers in `state`.
+    pub fn new(shared: Arc<Shared>, host: H, state: StateDir) -> Self {
         Control {
             shared,
             host,
+            state,
             ports: BTreeMap::new(),
             publications: Vec::new(),
             uplink: None,

@@ -13,6 +13,7 @@ use super::response::{NetworkInfo, PortInfo, PublicationInfo, Response};
 use super::uplink::UplinkSettings;
 use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
+use crate::host::state::StateDir;
 use crate::shared::{Ask, Conntrack, Shared};
 use crate::snapshot::{Pins, Snapshot, UplinkMode};
 use crate::table::conntrack::{Seen, Timeouts};
@@ -51,7 +52,7 @@ fn switch() -> Switch {
     host.namespaces.insert("blue".into(), (4, 101));
     host.interfaces.extend(["eth0".to_owned(), "veth0".to_owned()]);
     host.host_ports.extend([(Protocol::Tcp, 22), (Protocol::Tcp, 61_500)]);
-    let mut control = Control::new(shared, host);
+    let mut control = Control::new(shared, host, StateDir::none());
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
@@ -492,7 +493,7 @@ fn the_uplink_is_followed() {
 fn an_uplink_that_cannot_be_opened_leaves_none() {
     let shared = Arc::new(Shared::new(1, Snapshot::new(), Conntrack::new(10, 61_000..=61_009, 1)));
     let host = MemoryHost { fail_next: true, uplink: Some(facts()), ..MemoryHost::default() };
-    let mut control = Control::new(shared, host);
+    let mut control = Control::new(shared, host, StateDir::none());
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,

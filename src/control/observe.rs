@@ -7,8 +7,8 @@ use super::error::Error;
 use super::host::Host;
 use super::request::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow};
 use super::response::{
-    ConnectionInfo, ConnectionStats, Counts, DropInfo, FdbEntry, Limits, NeighborInfo, PortStats, Stats,
-    Status, Timeout, UplinkInfo, Usage,
+    ConnectionInfo, ConnectionStats, Counts, DropInfo, FdbEntry, Limits, NeighborInfo, PortStats, StateInfo,
+    Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use super::samples;
 use crate::addr::{PortId, Protocol};
@@ -49,6 +49,10 @@ impl<H: Host> Control<H> {
             ports: self.ports.len(),
             networks: snapshot.networks.iter().flatten().count(),
             connections: Usage { used: conntrack.connections, limit: conntrack.limit },
+            state: StateInfo {
+                directory: self.state.path().map(|path| path.display().to_string()),
+                problem: self.state.problem(),
+            },
             limits: Limits {
                 ports: PORTS_MAX - 1,
                 networks: NETWORKS_MAX,

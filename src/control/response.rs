@@ -77,6 +77,7 @@ pub struct Status {
     pub ports: usize,
     pub networks: usize,
     pub connections: Usage,
+    pub state: StateInfo,
     pub limits: Limits,
     pub totals: Counts,
     /// Frames that came from somewhere less those that went somewhere and those that wait: zero when no
@@ -98,6 +99,16 @@ pub struct UplinkInfo {
     pub mac: MacAddr,
     pub up: bool,
     pub nat_ports: [u16; 2],
+}
+
+/// The state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct StateInfo {
+    /// `null` if nothing is to be remembered.
+    pub directory: Option<String>,
+    /// What is wrong with it; `null` if nothing is.
+    pub problem: Option<String>,
 }
 
 /// Bounds of the switch.

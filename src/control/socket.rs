@@ -36,6 +36,11 @@ pub fn default_path() -> PathBuf {
     if let Some(path) = std::env::var_os(SOCKET_VARIABLE).filter(|path| !path.is_empty()) {
         return path.into();
     }
+    usual_path()
+}
+
+/// Where a daemon of this user listens if nobody says anything.
+pub fn usual_path() -> PathBuf {
     if Uid::effective().is_root() { system_path() } else { user_path() }
 }
 

@@ -63,6 +63,10 @@ pub struct Arguments {
     /// The group that may use the socket [default: vswitchd, if there is one]
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
+    /// Where addresses and leases are remembered [default: /var/lib/vswitchd, or a user's $XDG_STATE_HOME/vswitchd;
+    /// with another --socket than usual, a directory of its own in there]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// What to log on stderr, as RUST_LOG has it [default: $RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -83,6 +87,7 @@ impl From<Arguments> for Options {
             offload: arguments.offload,
             socket: arguments.socket.unwrap_or_else(socket::default_path),
             group: arguments.group,
+            state_dir: arguments.state_dir,
         }
     }
 }

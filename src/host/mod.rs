@@ -12,6 +12,7 @@ pub mod memory;
 pub mod netlink;
 pub mod netns;
 pub mod sockets;
+pub mod state;
 pub mod user;
 pub mod watch;
 

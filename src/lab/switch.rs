@@ -47,6 +47,7 @@ impl Switch {
             uplink_gateway: own.then_some(GATEWAY),
             networks: vec!["default=172.30.0.0/16".parse()?],
             socket: rig.socket(),
+            state_dir: Some(rig.directory().join("state")),
             ..daemon::Options::default()
         };
         let (ready, is_ready) = mpsc::channel();

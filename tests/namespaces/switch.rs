@@ -42,7 +42,7 @@ impl Switch {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
         command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
-        command.arg(&socket).args(more);
+        command.arg(&socket).arg("--state-dir").arg(rig.directory().join("state")).args(more);
         let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };

@@ -80,6 +80,9 @@ fn status_text(status: &Status, wide: bool) -> String {
     } else {
         status.workers.to_string()
     };
+    let directory = status.state.directory.as_deref().unwrap_or("none");
+    // The problem names the file.
+    let state = status.state.problem.as_deref().unwrap_or(directory);
     facts(&[
         ("version", status.version.clone()),
         ("uptime", time(status.uptime_seconds, wide)),
@@ -88,6 +91,7 @@ fn status_text(status: &Status, wide: bool) -> String {
         ("networks", format!("{}/{}", status.networks, status.limits.networks)),
         ("ports", format!("{}/{}", status.ports, status.limits.ports)),
         ("connections", format!("{}/{}", connections.used, connections.limit)),
+        ("state", state.to_owned()),
         ("received", traffic(status.totals.rx_packets, status.totals.rx_bytes, wide)),
         ("sent", traffic(status.totals.tx_packets, status.totals.tx_bytes, wide)),
         ("dropped", format!("{} frames", status.totals.drops)),

@@ -49,6 +49,7 @@ fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
     let network = format!("default={NETWORK}");
     program.extend(["--uplink", "eth0", "--log", "error", "--network", &network].map(OsString::from));
     program.extend([OsString::from("--socket"), rig.socket().into()]);
+    program.extend([OsString::from("--state-dir"), rig.directory().join("state").into()]);
     program.extend(["--nat-ports", "1024-65535"].map(OsString::from));
     if !shared {
         let (address, gateway) = (on_uplink(UPLINK_OWN).to_string(), GATEWAY.to_string());
