@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::dhcp::DhcpBooks;
 use super::error::Error;
 use super::host::Host;
 use super::name::Name;
@@ -44,14 +45,16 @@ pub struct Control<H> {
     pub(super) ports: BTreeMap<Name, PortRecord>,
     pub(super) publications: Vec<PublicationRecord>,
     pub(super) uplink: Option<UplinkRecord>,
+    pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
 }
 
 impl<H: Host> Control<H> {
     /// Books for a switch without networks, ports and uplink, which remembers in `state`.
-    pub fn new(shared: Arc<Shared>, host: H, state: StateDir) -> Self {
+    pub fn new(shared: Arc<Shared>, host: H, mut state: StateDir) -> Self {
         Control {
+            dhcp: DhcpBooks::new(state.load(super::dhcp::DOCUMENT)),
             shared,
             host,
             state,
@@ -75,8 +78,10 @@ impl<H: Host> Control<H> {
             Request::NetworkInspect(named) => {
                 self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
             }
+            Request::NetworkDhcp(dhcp) => self.network_dhcp(&dhcp).map(Response::Dhcp),
+            Request::DhcpLeases(leases) => self.dhcp_leases(&leases, now).map(Response::Leases),
             Request::PortLs(_) => Ok(Response::Ports(self.port_ls())),
-            Request::PortAdd(add) => self.port_add(&add).map(Box::new).map(Response::Port),
+            Request::PortAdd(add) => self.port_add(&add, now).map(Box::new).map(Response::Port),
             Request::PortRm(rm) => self.port_rm(&rm, now).map(done),
             Request::PortInspect(named) => {
                 self.port_inspect(&named.name, now).map(Box::new).map(Response::PortDetail)

@@ -19,10 +19,10 @@ use crate::snapshot::{Pins, Snapshot, UplinkMode};
 use crate::table::conntrack::{Seen, Timeouts};
 use crate::table::route_table::Via;
 
-const NOW: Time = Time::from_secs(10);
+pub(super) const NOW: Time = Time::from_secs(10);
 const UPLINK_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
 
-type Switch = Control<MemoryHost>;
+pub(super) type Switch = Control<MemoryHost>;
 
 fn facts() -> UplinkFacts {
     let route = |prefix: &str, gateway: Option<Ipv4Addr>| HostRoute {
@@ -43,7 +43,7 @@ fn facts() -> UplinkFacts {
 }
 
 /// A switch with an uplink, the network "default" on 10.1.0.0/24, and the namespaces red and blue.
-fn switch() -> Switch {
+pub(super) fn switch() -> Switch {
     let nat_ports = 61_000..=61_999;
     let conntrack = Conntrack::new(1000, nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
@@ -65,7 +65,7 @@ fn switch() -> Switch {
     control
 }
 
-fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
+pub(super) fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
     let (noun, verb) = what.split_once(' ').unwrap_or((what, ""));
     control.apply(Request::parse(noun, verb, body.as_bytes())?, NOW)
 }

@@ -15,6 +15,10 @@ pub mod apply;
 mod apply_tests;
 pub mod cli;
 pub mod client;
+mod dhcp;
+pub mod dhcp_setting;
+#[cfg(test)]
+mod dhcp_tests;
 pub mod error;
 pub mod host;
 pub mod linux;

@@ -78,6 +78,7 @@ impl<H: Host> Control<H> {
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
         let made = info(&network);
+        self.dhcp.open(&network, now);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         Ok(made)
     }
@@ -102,7 +103,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
-            dhcp: false,
+            dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
             neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
@@ -120,6 +121,7 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        self.dhcp.close(network.id);
         // The uplink may have been in its way.
         self.publish_uplink();
         Ok(1)

@@ -33,13 +33,21 @@ pub(super) struct PortRecord {
     pub(super) network: NetworkId,
     pub(super) attachment: Attachment,
     pub(super) netns: Option<NetnsIdentity>,
+    /// Its own address, which nobody else gets.
     pub(super) ip: Option<Ipv4Addr>,
+    /// The address that it has by DHCP, if it has none of its own.
+    pub(super) lease: Option<Ipv4Addr>,
     pub(super) mac: Option<MacAddr>,
     /// Whether the interface was configured without the address.
     pub(super) no_address: bool,
 }
 
 impl PortRecord {
+    /// The address that it has now.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        self.ip.or(self.lease)
+    }
+
     fn kind(&self) -> PortKind {
         match self.attachment {
             Attachment::Netns { .. } => PortKind::Netns,
@@ -94,7 +102,7 @@ impl<H: Host> Control<H> {
     /// # Errors
     /// `Usage` for what cannot be, `NotFound` for a network, namespace or device that is not there, `Exists`
     /// for a name or address that is taken, `Failed` if the kernel refuses or a limit is reached.
-    pub(super) fn port_add(&mut self, add: &PortAdd) -> Result<PortInfo, Error> {
+    pub(super) fn port_add(&mut self, add: &PortAdd, now: Time) -> Result<PortInfo, Error> {
         let attachment = attachment(add)?;
         let netns = self.host.identify(&attachment)?;
         let network = self.network(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str))?;
@@ -107,7 +115,7 @@ impl<H: Host> Control<H> {
             let why = format_args!("there are {} ports already", PORTS_MAX - 1);
             return Err(Error::failed(&add.name, why, "remove one: vswitchctl port rm"));
         };
-        let ip = self.choose_ip(add, &network)?;
+        let ip = self.choose_ip(add, &network, now)?;
         let mac = self.choose_mac(add, id, ip, &network, &attachment)?;
         let in_netns = attachment.netns().is_some() && !add.no_address;
         let address = ip.filter(|_| in_netns);
@@ -127,8 +135,16 @@ impl<H: Host> Control<H> {
         if let (Some(ip), Some(mac)) = (address, mac) {
             self.host.inject(id, announcement(mac, ip));
         }
-        let record =
-            PortRecord { id, network: network.id, attachment, netns, ip, mac, no_address: add.no_address };
+        let record = PortRecord {
+            id,
+            network: network.id,
+            attachment,
+            netns,
+            ip,
+            lease: None,
+            mac,
+            no_address: add.no_address,
+        };
         let made = self.port_info(&add.name, &record);
         log::info!("port {}: attached to network {}", add.name, network.name);
         self.ports.insert(add.name.clone(), record);
@@ -162,6 +178,7 @@ impl<H: Host> Control<H> {
         self.unpublish_where(|publication| publication.to == record.id, now);
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
+        self.dhcp.leave(record.network, name, now);
         // Only now is no worker left that could learn or connect for it.
         if let Some(network) = snapshot.network(record.network) {
             network.fdb.remove_port(record.id);
@@ -173,7 +190,8 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn port_set(&mut self, set: &PortSet) -> Result<usize, Error> {
-        let &PortRecord { id, mac, ip, .. } = self.port(&set.name)?;
+        let record = self.port(&set.name)?;
+        let (id, mac, ip) = (record.id, record.mac, record.address());
         let snapshot = self.snapshot();
         let Some(port) = snapshot.port(id) else {
             return Err(Error::not_found(&set.name, "no such port", "see vswitchctl port ls"));
@@ -236,7 +254,7 @@ impl<H: Host> Control<H> {
             name: name.to_string(),
             network,
             kind: record.kind(),
-            ip: record.ip,
+            ip: record.address(),
             mac: record.mac,
             netns: record.attachment.netns().map(str::to_owned),
             ifname: record.attachment.ifname().to_owned(),
@@ -263,7 +281,7 @@ impl<H: Host> Control<H> {
         }
     }
 
-    fn choose_ip(&self, add: &PortAdd, network: &Network) -> Result<Option<Ipv4Addr>, Error> {
+    fn choose_ip(&self, add: &PortAdd, network: &Network, now: Time) -> Result<Option<Ipv4Addr>, Error> {
         let mut neighbors = self.ports.iter().filter(|(_, port)| port.network == network.id);
         if let Some(ip) = add.ip {
             check_host_address(network.subnet, ip, "port")?;
@@ -278,13 +296,21 @@ impl<H: Host> Control<H> {
             if let Some((name, _)) = neighbors.find(|(_, port)| port.ip == Some(ip)) {
                 return Err(Error::exists(ip, format_args!("is the address of port {name}"), hint));
             }
+            let mut leases = self.dhcp.held(network.id, now);
+            if let Some((_, lease)) =
+                leases.find(|(held, lease)| *held == ip && lease.client.port != add.name.as_str())
+            {
+                let why = format_args!("is leased to a DHCP client at port {}", lease.client.port);
+                return Err(Error::exists(ip, why, hint));
+            }
             return Ok(Some(ip));
         }
         if add.no_address {
             return Ok(None);
         }
+        let leased = self.dhcp.held(network.id, now).map(|(ip, _)| ip);
         let taken: HashSet<Ipv4Addr> =
-            neighbors.filter_map(|(_, port)| port.ip).chain([network.gateway]).collect();
+            neighbors.filter_map(|(_, port)| port.ip).chain([network.gateway]).chain(leased).collect();
         let free = network.subnet.hosts().find(|ip| !taken.contains(ip));
         let full = || Error::failed(&network.name, "no address is free", "make a larger network");
         free.map(Some).ok_or_else(full)

@@ -202,7 +202,7 @@ impl<H: Host> Control<H> {
             let hint = "start vswitchd with --uplink";
             return Err(Error::failed(&add.spec, "there is no uplink to publish on", hint));
         };
-        let Some(target_ip) = port.ip else {
+        let Some(target_ip) = port.address() else {
             let hint = "add it again with --ip";
             return Err(Error::usage(&add.to, "the port has no address to publish", hint));
         };

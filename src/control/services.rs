@@ -22,6 +22,7 @@ impl<H: Host> Control<H> {
         while let Some(punt) = self.shared.punts.take() {
             self.serve_punt(&punt, now);
         }
+        self.remember_leases(now);
     }
 
     /// When [`Control::serve`] is to be called although nothing was punted.
@@ -29,11 +30,10 @@ impl<H: Host> Control<H> {
         None
     }
 
-    fn serve_punt(&mut self, punt: &Punt, _now: Time) {
+    fn serve_punt(&mut self, punt: &Punt, now: Time) {
+        let Some(frame) = finished(punt) else { return };
         match punt.service {
-            Service::Dhcp => {
-                let Some(_frame) = finished(punt) else { return };
-            }
+            Service::Dhcp => self.serve_dhcp(punt, frame.bytes(), now),
         }
     }
 }

@@ -12,8 +12,8 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate,
-    NoArguments, PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
+    CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
+    NetworkCreate, NetworkDhcp, NoArguments, PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
 };
 use vswitchd::control::socket;
 
@@ -48,6 +48,9 @@ enum Noun {
     /// Networks
     #[command(subcommand)]
     Network(Network),
+    /// Addresses that DHCP clients have
+    #[command(subcommand)]
+    Dhcp(Dhcp),
     /// Ports
     #[command(subcommand)]
     Port(Port),
@@ -79,6 +82,14 @@ enum Network {
     Rm(Remove),
     /// Everything about one network
     Inspect(Named),
+    /// Show the network's DHCP server, or change it
+    Dhcp(NetworkDhcp),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dhcp {
+    /// All leases
+    Leases(DhcpLeases),
 }
 
 #[derive(Debug, Subcommand)]
@@ -154,6 +165,8 @@ impl From<Noun> for Action {
             Noun::Network(Network::Create(create)) => Request::NetworkCreate(create),
             Noun::Network(Network::Rm(rm)) => Request::NetworkRm(rm),
             Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
+            Noun::Network(Network::Dhcp(dhcp)) => Request::NetworkDhcp(dhcp),
+            Noun::Dhcp(Dhcp::Leases(leases)) => Request::DhcpLeases(leases),
             Noun::Port(Port::Ls(none)) => Request::PortLs(none),
             Noun::Port(Port::Add(add)) => Request::PortAdd(add),
             Noun::Port(Port::Rm(rm)) => Request::PortRm(rm),
