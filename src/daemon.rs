@@ -32,7 +32,6 @@ use crate::control::server::{self, Call};
 use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
-use crate::host::netlink;
 use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
@@ -226,31 +225,9 @@ fn make_networks(control: &mut Control<LinuxHost>, networks: &[NetworkSpec]) -> 
     if !networks.is_empty() {
         return Ok(());
     }
-    let routes = netlink::routes()?.into_iter().map(|route| route.prefix);
-    let addresses = netlink::addresses(None)?;
-    let subnet = free_prefix(&routes.chain(addresses).collect::<Vec<_>>())?;
     let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet, gateway: None, mode: None, mtu: None };
+    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
     control.network_create(&network, now()).map(drop)
-}
-
-/// 172.30.0.0/16, or the next private /16 that overlaps nothing the host knows a way to. The default route
-/// does not count.
-fn free_prefix(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
-    let candidates = (30..=31).map(|b| (172, b)).chain((0..=255).map(|b| (10, b)));
-    let candidates = candidates.filter_map(|(a, b)| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), 16).ok());
-    let free = |candidate: &Ipv4Net| {
-        let mut routed = taken.iter().filter(|prefix| prefix.prefix_len() > 0);
-        routed.all(|prefix| !prefix.contains(&candidate.network()) && !candidate.contains(&prefix.addr()))
-    };
-    let none = || {
-        Error::failed(
-            "network default",
-            "the host has routes for every private prefix",
-            "choose one: --network default=CIDR",
-        )
-    };
-    candidates.into_iter().find(free).ok_or_else(none)
 }
 
 /// Says when the host may use ports of the range for masquerading for itself.
@@ -287,19 +264,6 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn prefixes(texts: &[&str]) -> Vec<Ipv4Net> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn the_default_network_overlaps_no_route() {
-        let free = |taken: &[&str]| free_prefix(&prefixes(taken)).unwrap().to_string();
-        assert_eq!(free(&["0.0.0.0/0", "192.168.1.5/24"]), "172.30.0.0/16");
-        assert_eq!(free(&["172.30.7.0/24"]), "172.31.0.0/16");
-        assert_eq!(free(&["172.16.0.0/12", "10.0.2.15/24"]), "10.1.0.0/16");
-        assert!(free_prefix(&prefixes(&["172.16.0.0/12", "10.0.0.0/8"])).is_err());
-    }
 
     #[test]
     fn uplink_options_that_contradict_are_refused() {

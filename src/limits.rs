@@ -201,6 +201,17 @@ pub const DROP_SAMPLES: usize = 64;
 /// Bytes that are kept of a dropped frame.
 pub const DROP_SAMPLE_BYTES: usize = 96;
 
+/// Ports whose addresses are remembered while they are not there, those that are there included. At the bound, the
+/// longest unused one is forgotten.
+pub const REMEMBERED_PORTS: usize = 4 * PORTS_MAX;
+
+/// Addresses that are asked for by ARP before a port is refused one because all of them are answered for.
+pub const ADDRESSES_PROBED: usize = 8;
+
+/// How long an answer to such a question is waited for, while no other request is served. RFC 5227 has hosts wait for
+/// seconds on links of any kind; these are stations on virtual wires, and who does not know may say --ip.
+pub const ADDRESS_PROBE_WAIT: Duration = Duration::from_millis(100);
+
 /// Largest document of the state directory in bytes; a larger one was not written by us, and is not read.
 pub const STATE_DOCUMENT_MAX: u64 = 64 * 1024 * 1024;
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::apply::Control;
@@ -13,6 +14,7 @@ use super::response::{NetworkInfo, PortInfo, PublicationInfo, Response};
 use super::uplink::UplinkSettings;
 use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
+use crate::host::guard::Hidden;
 use crate::host::state::StateDir;
 use crate::shared::{Ask, Conntrack, Shared};
 use crate::snapshot::{Pins, Snapshot, UplinkMode};
@@ -71,7 +73,7 @@ pub(super) fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Respon
 }
 
 /// Asks, expects a refusal, and checks that nothing whatsoever changed.
-fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
+pub(super) fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
     let before = state(control);
     let error = ask(control, what, body).unwrap_err();
     assert_eq!(state(control), before, "{what} {body}: {error}");
@@ -80,7 +82,7 @@ fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
 }
 
 /// Everything that a request could have changed.
-fn state(control: &Switch) -> String {
+pub(super) fn state(control: &Switch) -> String {
     let snapshot = control.shared().snapshot_full();
     let host = control.host();
     let publications: BTreeSet<_> = snapshot.publications.iter().map(|p| format!("{p:?}")).collect();
@@ -96,21 +98,30 @@ fn state(control: &Switch) -> String {
     )
 }
 
-fn port(control: &mut Switch, body: &str) -> PortInfo {
+pub(super) fn port(control: &mut Switch, body: &str) -> PortInfo {
     let Response::Port(port) = ask(control, "port add", body).unwrap() else { panic!("{body}") };
     *port
 }
 
-fn publish(control: &mut Switch, body: &str) -> PublicationInfo {
+pub(super) fn publish(control: &mut Switch, body: &str) -> PublicationInfo {
     let Response::Publication(publication) = ask(control, "publish add", body).unwrap() else {
         panic!("{body}")
     };
     publication
 }
 
-fn network(control: &mut Switch, body: &str) -> NetworkInfo {
+pub(super) fn network(control: &mut Switch, body: &str) -> NetworkInfo {
     let Response::Network(network) = ask(control, "network create", body).unwrap() else { panic!("{body}") };
     network
+}
+
+/// What the guard hides of a protocol.
+fn hidden(control: &Switch, wanted: Protocol) -> Vec<(Ipv4Addr, RangeInclusive<u16>)> {
+    let ports = |hidden: &Hidden| match hidden {
+        Hidden::Ports { protocol, address, ports } if *protocol == wanted => Some((*address, ports.clone())),
+        Hidden::Ports { .. } | Hidden::Network(_) => None,
+    };
+    control.host().guard.iter().filter_map(ports).collect()
 }
 
 #[test]
@@ -123,10 +134,13 @@ fn a_port_gets_the_lowest_free_address_and_is_announced() {
     let third = port(&mut control, r#"{"name":"vm","tap":"tap0"}"#);
     assert_eq!(third.ip, Some(Ipv4Addr::new(10, 1, 0, 4)));
     ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
-    assert_eq!(port(&mut control, r#"{"name":"new","netns":"red"}"#).ip, web.ip);
+    // What it had is kept for it while others come.
+    let new = port(&mut control, r#"{"name":"new","netns":"red","ifname":"eth9"}"#);
+    assert_eq!(new.ip, Some(Ipv4Addr::new(10, 1, 0, 5)));
+    assert_eq!(port(&mut control, r#"{"name":"web","netns":"red"}"#), web);
 
     let host = control.host();
-    let (plan, started) = &host.open[&PortId(1)];
+    let (plan, started) = &host.open[&PortId(4)];
     assert!(*started);
     assert_eq!(plan.address, Some("10.1.0.2/24".parse().unwrap()));
     assert_eq!(plan.gateway, Some(Ipv4Addr::new(10, 1, 0, 1)));
@@ -329,10 +343,7 @@ fn what_the_kernel_refuses_is_rolled_back() {
 #[test]
 fn a_publication_is_hidden_from_the_host_and_goes_with_its_port() {
     let mut control = switch();
-    let hidden = |control: &Switch| {
-        let ranges = control.host().guard.iter().filter(|h| h.protocol == Protocol::Tcp);
-        ranges.map(|h| (h.address, h.ports.clone())).collect::<Vec<_>>()
-    };
+    let hidden = |control: &Switch| hidden(control, Protocol::Tcp);
     // The port that a process of the host listens on stays the host's.
     let masquerade = [(UPLINK_IP, 61_000..=61_499), (UPLINK_IP, 61_501..=61_999)];
     assert_eq!(hidden(&control), masquerade);
@@ -392,8 +403,7 @@ fn row_79_a_port_belongs_to_one_of_masquerading_publications_and_the_host_in_any
     control.host_mut().host_ports.insert((Protocol::Udp, 61_100));
     control.follow_host_ports(NOW);
     let hidden = |control: &Switch, port: u16| {
-        let guard = control.host().guard.iter().filter(|hidden| hidden.protocol == Protocol::Udp);
-        guard.filter(|hidden| hidden.ports.contains(&port)).count()
+        hidden(control, Protocol::Udp).iter().filter(|(_, ports)| ports.contains(&port)).count()
     };
     assert!(hidden(&control, 61_100) > 0);
     // Bound by the host after a connection has it, and before.
@@ -421,7 +431,8 @@ fn row_78_a_loopback_publication_is_reserved_and_found_by_no_packet() {
     let at =
         |ip| control.shared().snapshot().publications.find(Protocol::Tcp, Endpoint::new(ip, 8080)).copied();
     assert_eq!((at(Ipv4Addr::LOCALHOST), at(UPLINK_IP)), (None, None));
-    assert!(!control.host().guard.iter().any(|hidden| hidden.ports.contains(&8080)));
+    let both = [Protocol::Tcp, Protocol::Udp].map(|protocol| hidden(&control, protocol));
+    assert!(!both.iter().flatten().any(|(_, ports)| ports.contains(&8080)));
     ask(&mut control, "publish rm", r#"{"spec":"127.0.0.1:8080"}"#).unwrap();
     assert!(control.host().reserved.is_empty());
 }
@@ -481,7 +492,8 @@ fn the_uplink_is_followed() {
     assert_eq!(now.address, Some("198.51.100.7/24".parse().unwrap()));
     assert_eq!((now.mtu, now.routes.lookup(remote)), (1400, None));
     assert!(Arc::ptr_eq(&now.neighbors, &neighbors));
-    assert!(control.host().guard.iter().all(|h| h.address == Ipv4Addr::new(198, 51, 100, 7)));
+    let all = hidden(&control, Protocol::Tcp);
+    assert!(all.iter().all(|(address, _)| *address == Ipv4Addr::new(198, 51, 100, 7)));
 
     control.host_mut().uplink = None;
     control.follow_uplink(NOW);

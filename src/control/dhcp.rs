@@ -21,7 +21,7 @@ use super::name::Name;
 use super::networks::check_host_address;
 use super::request::{DhcpLeases, NetworkDhcp};
 use super::response::{DhcpInfo, DhcpRange, LeaseInfo};
-use crate::addr::{MacAddr, NetworkId};
+use crate::addr::{MacAddr, NetworkId, PortId};
 use crate::clock::Time;
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::pool::{Client, Lease, Pool, State};
@@ -97,10 +97,28 @@ impl DhcpBooks {
         }
     }
 
-    /// Addresses of a network that are clients', or that no port is to get for another reason.
-    pub(super) fn held(&self, network: NetworkId, now: Time) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
+    /// The port whose client an address is given to.
+    pub(super) fn holder(&self, network: NetworkId, ip: Ipv4Addr, now: Time) -> Option<&str> {
+        let pool = &self.networks.get(&network)?.pool;
+        pool.iter()
+            .find(|(held, lease)| *held == ip && lease.state(now) != State::Free)
+            .map(|(_, lease)| &*lease.client.port)
+    }
+
+    /// Addresses that are given to clients of other ports than `port`, or must not be given to anybody.
+    pub(super) fn held_by_others(
+        &self,
+        network: NetworkId,
+        port: &Name,
+        now: Time,
+    ) -> impl Iterator<Item = Ipv4Addr> {
         let leases = self.networks.get(&network).into_iter().flat_map(|served| served.pool.iter());
-        leases.filter(move |(_, lease)| lease.state(now) != State::Free)
+        let held = leases.filter(move |(_, lease)| match lease.state(now) {
+            State::Offered | State::Bound => lease.client.port != port.as_str(),
+            State::Declined => true,
+            State::Free => false,
+        });
+        held.map(|(ip, _)| ip)
     }
 }
 
@@ -114,10 +132,15 @@ impl<H: Host> Control<H> {
     pub(super) fn serve_dhcp(&mut self, punt: &Punt, frame: &[u8], now: Time) {
         let snapshot = self.snapshot();
         let Some(network) = punt.network.and_then(|id| snapshot.network(id)) else { return };
-        let at = self.ports.iter().find(|(_, port)| port.id == punt.ingress && port.network == network.id);
+        let at = self.ports.on_network(network.id).find(|(_, port)| port.id == punt.ingress);
         let Some((name, record)) = at.map(|(name, record)| (name.clone(), record.clone())) else { return };
         let Some(datagram) = Datagram::parse(frame) else { return };
-        let (taken, heard) = (self.taken_addresses(network), heard_addresses(network, datagram.src_mac, now));
+        let (taken, mut heard) =
+            (self.taken_addresses(network), heard_addresses(network, datagram.src_mac, now));
+        // What other ports had and may come back to is not given to anybody new either.
+        if let Ok(on) = network.name.parse() {
+            heard.extend(self.book.kept_for_others(&on, &name));
+        }
         let Some(served) = self.dhcp.networks.get_mut(&network.id) else { return };
         let mut server = Server {
             settings: &served.settings,
@@ -129,8 +152,8 @@ impl<H: Host> Control<H> {
         let outcome = server.answer(&datagram);
         match outcome.change {
             Change::None => {}
-            Change::Bound(ip) => self.follow_lease(&name, Some(ip)),
-            Change::Ended(ip) if record.lease == Some(ip) => self.follow_lease(&name, None),
+            Change::Bound(ip) => self.follow_lease(&name, record.id, Some(ip)),
+            Change::Ended(ip) if record.lease == Some(ip) => self.follow_lease(&name, record.id, None),
             Change::Ended(_) => {}
         }
         self.dhcp.is_news |= outcome.change != Change::None;
@@ -167,14 +190,11 @@ impl<H: Host> Control<H> {
     }
 
     /// Holds a port to the address that its client has got.
-    fn follow_lease(&mut self, name: &Name, ip: Option<Ipv4Addr>) {
-        let Some(record) =
-            self.ports.get_mut(name).filter(|record| record.ip.is_none() && record.lease != ip)
-        else {
-            return;
-        };
+    fn follow_lease(&mut self, name: &Name, id: PortId, ip: Option<Ipv4Addr>) {
+        let record = self.ports.get_mut(id).filter(|record| record.ip.is_none() && record.lease != ip);
+        let Some(record) = record else { return };
         record.lease = ip;
-        let (id, mac) = (record.id, record.mac);
+        let mac = record.mac;
         match ip {
             Some(ip) => log::info!("port {name}: has {ip} by DHCP"),
             None => log::info!("port {name}: has given its address back"),
@@ -186,8 +206,8 @@ impl<H: Host> Control<H> {
     }
 
     fn taken_addresses(&self, network: &Network) -> HashSet<Ipv4Addr> {
-        let ports = self.ports.values().filter(|port| port.network == network.id);
-        ports.filter_map(|port| port.ip).chain([network.gateway]).collect()
+        let ports = self.ports.on_network(network.id);
+        ports.filter_map(|(_, port)| port.ip).chain([network.gateway]).collect()
     }
 
     /// Changes a network's DHCP server, and tells what it is then.

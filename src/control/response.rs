@@ -227,6 +227,8 @@ pub enum PortKind {
     Tap,
     /// An interface that existed before.
     Device,
+    /// A TAP in the switch's namespace with an address for the host.
+    Host,
 }
 
 impl PortKind {
@@ -236,6 +238,7 @@ impl PortKind {
             PortKind::Netns => "netns",
             PortKind::Tap => "tap",
             PortKind::Device => "device",
+            PortKind::Host => "host",
         }
     }
 }
@@ -267,6 +270,8 @@ pub struct PortInfo {
 pub struct PortDetail {
     #[serde(flatten)]
     pub port: PortInfo,
+    /// All interfaces of the port, this one included.
+    pub interfaces: Vec<PortInfo>,
     pub mtu: u16,
     /// `on` or `off`.
     pub security: Security,
@@ -471,6 +476,8 @@ pub struct Stats {
 #[allow(missing_docs)]
 pub struct PortStats {
     pub name: String,
+    /// `null` for the uplink.
+    pub network: Option<String>,
     #[serde(flatten)]
     pub counts: Counts,
     /// Frames that the switch made because of this port: ARP, ICMP, announcements.

@@ -20,7 +20,7 @@ use crate::clock::Time;
 use crate::host::guard::Hidden;
 use crate::limits::{MTU_MAX, MTU_MIN};
 use crate::shared::Neighbors;
-use crate::snapshot::{Port, Uplink, UplinkMode};
+use crate::snapshot::{Network, NetworkMode, Port, Uplink, UplinkMode};
 use crate::table::route_table::{RouteTable, Via};
 
 /// What the user said about the uplink.
@@ -179,14 +179,18 @@ impl<H: Host> Control<H> {
         if let Some(address) = addresses.clone().next() {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let free = without(&uplink.settings.nat_ports, protocol, &uplink.busy);
-                hidden.extend(free.into_iter().map(|ports| Hidden { protocol, address, ports }));
+                hidden.extend(free.into_iter().map(|ports| Hidden::Ports { protocol, address, ports }));
             }
         }
         for listen in self.publications.iter().map(|record| &record.spec.listen) {
             let here = addresses.clone().filter(|address| listen.ip.is_none_or(|ip| ip == *address));
             let (protocol, ports) = (listen.protocol, &listen.ports);
-            hidden.extend(here.map(|address| Hidden { protocol, address, ports: ports.clone() }));
+            hidden.extend(here.map(|address| Hidden::Ports { protocol, address, ports: ports.clone() }));
         }
+        let routed = |network: &&Arc<Network>| network.mode == NetworkMode::Routed;
+        let snapshot = self.snapshot();
+        let routed = snapshot.networks.iter().flatten().filter(routed);
+        hidden.extend(routed.map(|network| Hidden::Network(network.subnet)));
         self.host.guard(hidden)
     }
 

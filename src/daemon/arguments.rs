@@ -39,7 +39,7 @@ pub struct Arguments {
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]")]
+    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]

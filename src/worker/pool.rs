@@ -4,6 +4,7 @@
 //! a command in a queue, and a nudge for a worker that may sleep.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
 use super::{Command, Load, OnEvent, Worker, WorkerLoad, WorkerOptions};
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId};
 use crate::port::Device;
 use crate::shared::Shared;
 
@@ -50,6 +51,11 @@ impl WorkerHandle {
     /// Has the worker send a finished frame out by a port.
     pub fn send_frame(&self, port: PortId, bytes: Vec<u8>) {
         self.send(Command::Send { port, bytes });
+    }
+
+    /// Lets the worker ask everybody on a network who has `ip`.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        self.send(Command::Probe { network, ip });
     }
 }
 
@@ -124,6 +130,13 @@ impl WorkerPool {
     pub fn send(&self, port: PortId, bytes: Vec<u8>) {
         if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
             handle.send_frame(port, bytes);
+        }
+    }
+
+    /// Asks everybody on a network who has `ip`. The answer will be in the network's neighbor table.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        if let Some(handle) = self.handles.first() {
+            handle.probe(network, ip);
         }
     }
 

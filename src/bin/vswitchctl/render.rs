@@ -27,7 +27,10 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
         Request::DhcpLeases(_) => leases(&client.call::<Vec<LeaseInfo>>(request)?, wide),
         Request::PortLs(_) => ports(&client.call::<Vec<PortInfo>>(request)?, &status()?, wide),
-        Request::PortAdd(_) => {
+        Request::NetworkHostPort(host_port) if host_port.off => {
+            client.call::<Done>(request).map(|_| String::new())?
+        }
+        Request::PortAdd(_) | Request::NetworkConnect(_) | Request::NetworkHostPort(_) => {
             let port: PortInfo = client.call(request)?;
             format!("{}: {}, {} on {}\n", port.name, or_dash(port.ip), or_dash(port.mac), port.network)
         }
@@ -48,6 +51,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
             format!("{} flushed\n", client.call::<Done>(request)?.changed)
         }
         Request::NetworkRm(_)
+        | Request::NetworkSet(_)
+        | Request::NetworkDisconnect(_)
         | Request::PortRm(_)
         | Request::PortSet(_)
         | Request::FdbAdd(_)
@@ -203,9 +208,12 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
     let port = &detail.port;
     let published: Vec<_> =
         detail.published.iter().map(|p| format!("{}/{} to {}", listen(p), p.proto, p.target_first)).collect();
+    let network = |port: &PortInfo| format!("{} ({} {})", port.network, port.ifname, or_dash(port.ip));
+    let networks: Vec<_> = detail.interfaces.iter().map(network).collect();
     let mut text = facts(&[
         ("name", port.name.clone()),
         ("network", port.network.clone()),
+        ("all networks", networks.join(", ")),
         ("kind", port.kind.as_str().to_owned()),
         ("netns", or_dash(port.netns.as_ref())),
         ("ifname", port.ifname.clone()),
@@ -404,12 +412,12 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
 }
 
 fn stats(stats: &Stats, wide: bool) -> String {
-    let mut columns = vec!["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">RX-CACHED"];
+    let mut columns = vec!["PORT", "NETWORK", ">RX", ">RX-PACKETS", ">RX-SUPER", ">RX-CACHED"];
     columns.extend([">TX", ">TX-PACKETS", ">TX-SUPER", ">TX-COALESCED", ">DROPS", ">MISSED"]);
     let mut ports = Table::new(&columns);
     for port in &stats.ports {
         let counts = &port.counts;
-        let mut cells = vec![port.name.clone(), bytes(counts.rx_bytes, wide)];
+        let mut cells = vec![port.name.clone(), or_dash(port.network.as_ref()), bytes(counts.rx_bytes, wide)];
         cells.extend([counts.rx_packets, counts.rx_super, counts.rx_cached].map(|count| count.to_string()));
         cells.push(bytes(counts.tx_bytes, wide));
         cells
