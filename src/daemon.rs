@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
+use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
@@ -46,6 +47,15 @@ pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
 
+/// Where the uplink's address comes from in mode `own`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkAddress {
+    /// It is this one.
+    Fixed(Ipv4Net),
+    /// The link's DHCP server gives one.
+    Dhcp,
+}
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -54,7 +64,7 @@ pub struct Options {
     /// How the uplink's address is used.
     pub uplink_mode: UplinkMode,
     /// The address of mode `own`.
-    pub uplink_address: Option<Ipv4Net>,
+    pub uplink_address: Option<UplinkAddress>,
     /// The next hop of mode `own`.
     pub uplink_gateway: Option<Ipv4Addr>,
     /// Networks; when empty, one called "default" on a prefix that is free.
@@ -162,6 +172,7 @@ async fn serve(
     host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     on_ready();
     loop {
+        let due = control.due();
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
@@ -178,6 +189,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
+            () = until(due) => control.serve(now()),
             _ = host_ports.tick() => control.follow_host_ports(now()),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
@@ -187,6 +199,14 @@ async fn serve(
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
+    }
+}
+
+/// Waits for a moment, or forever.
+async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -201,18 +221,29 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
         }
         (UplinkMode::Own, None, _) => {
             let why = "the switch needs an address of its own";
-            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR"));
+            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR, or dhcp"));
         }
-        (UplinkMode::Own, Some(address), Some(gateway)) if !address.contains(&gateway) => {
+        (UplinkMode::Own, Some(UplinkAddress::Dhcp), Some(gateway)) => {
+            let why = "the DHCP server names the next hop";
+            return Err(Error::usage(gateway, why, "leave --uplink-gateway out"));
+        }
+        (UplinkMode::Own, Some(UplinkAddress::Fixed(address)), Some(gateway))
+            if !address.contains(&gateway) =>
+        {
             let why = format_args!("is not on the uplink's network {}", address.trunc());
             return Err(Error::usage(gateway, why, "give an address on it"));
         }
         (UplinkMode::Own, Some(_), _) => {}
     }
+    let fixed = match address {
+        Some(UplinkAddress::Fixed(address)) => Some(address),
+        Some(UplinkAddress::Dhcp) | None => None,
+    };
     Ok(Some(UplinkSettings {
         name: name.clone(),
         mode: options.uplink_mode,
-        address,
+        dhcp: address == Some(UplinkAddress::Dhcp),
+        address: fixed,
         gateway,
         nat_ports: options.nat_ports.clone(),
     }))
@@ -267,7 +298,7 @@ mod tests {
 
     #[test]
     fn uplink_options_that_contradict_are_refused() {
-        let address = "192.0.2.5/24".parse().ok();
+        let address = "192.0.2.5/24".parse().ok().map(UplinkAddress::Fixed);
         let base = Options { uplink: Some("eth0".into()), ..Options::default() };
         assert!(uplink_settings(&base).unwrap().is_some());
         let shared = Options { uplink_address: address, ..base.clone() };
@@ -278,5 +309,9 @@ mod tests {
         assert!(uplink_settings(&own).is_ok());
         let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
         assert!(uplink_settings(&far).is_err());
+        let dhcp = Options { uplink_address: Some(UplinkAddress::Dhcp), uplink_gateway: None, ..far };
+        assert!(uplink_settings(&dhcp).unwrap().is_some_and(|settings| settings.dhcp));
+        let both = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ..dhcp };
+        assert!(uplink_settings(&both).is_err());
     }
 }

@@ -190,6 +190,8 @@ pub struct Uplink {
     pub mode: UplinkMode,
     /// Its MAC address.
     pub mac: MacAddr,
+    /// Whether it gets its address by DHCP.
+    pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
     /// All addresses that are the host's own (the translated-to one included).

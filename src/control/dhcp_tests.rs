@@ -1,21 +1,26 @@
 //! What DHCP clients get, from the frame that was punted to the frame that is sent, and what is kept of it.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::apply::Control;
 use super::apply_tests::{NOW, Switch, ask, switch};
+use super::memory::MemoryHost;
 use super::response::Response;
-use crate::addr::{Endpoint, MacAddr, NetworkId};
+use super::uplink::UplinkSettings;
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId};
 use crate::clock::Time;
 use crate::frame::Offload;
+use crate::host::state::StateDir;
 use crate::limits::DHCP_DECLINE_HOLD;
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::message::{Builder, Kind, Message, code};
 use crate::service::dhcp::server::{CLIENT_PORT, SERVER_PORT};
-use crate::shared::{Punt, Service};
-use crate::snapshot::Pins;
+use crate::shared::{Conntrack, Punt, Service, Shared};
+use crate::snapshot::{Pins, Snapshot, UplinkMode};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const ZERO: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -411,4 +416,69 @@ fn settings_are_told_to_clients_at_once() {
     }
     dhcp(&mut control, r#""off""#);
     assert!(control.shared().snapshot().networks[0].as_ref().is_some_and(|network| !network.dhcp));
+}
+
+/// A server on the uplink answers the last message that the switch has sent there.
+fn answer_uplink(control: &mut Switch, kind: Kind, ip: Ipv4Addr, now: Time) {
+    let (port, sent) = control.host_mut().sent.pop().expect("a message");
+    assert_eq!(port, PortId::UPLINK);
+    let datagram = Datagram::parse(&sent).expect("a datagram");
+    let request = Message::from_client(datagram.payload).expect("a client's message");
+    let server = Ipv4Addr::new(192, 0, 2, 254);
+    let mut reply = Builder::reply(&request, kind);
+    reply.yiaddr(ip).put_addresses(code::SERVER_IDENTIFIER, &[server]).put_addresses(code::ROUTER, &[server]);
+    reply.put(code::SUBNET_MASK, &[255, 255, 255, 0]).put(code::LEASE_TIME, &80_u32.to_be_bytes());
+    let (src, dst) = (Endpoint::new(server, SERVER_PORT), Endpoint::new(ip, CLIENT_PORT));
+    let frame = Datagram { src_mac: mac(9), dst_mac: datagram.src_mac, src, dst, payload: &reply.finish() };
+    let punt = Punt {
+        service: Service::DhcpClient,
+        ingress: PortId::UPLINK,
+        network: None,
+        bytes: Bytes::from(frame.frame().unwrap()),
+        offload: Offload::NONE,
+    };
+    control.shared().punts.put(punt).unwrap();
+    control.serve(now);
+}
+
+#[test]
+fn the_uplinks_lease_is_followed_and_its_end_as_well() {
+    let shared = Shared::new(1, Snapshot::new(), Conntrack::new(1000, 61_000..=61_999, 1));
+    let mut facts = super::apply_tests::facts();
+    facts.addresses.clear();
+    let host = MemoryHost { uplink: Some(facts), ..MemoryHost::default() };
+    let mut control = Control::new(Arc::new(shared), host, StateDir::none());
+    let settings = UplinkSettings {
+        name: "eth0".into(),
+        mode: UplinkMode::Own,
+        dhcp: true,
+        address: None,
+        gateway: None,
+        nat_ports: 61_000..=61_999,
+    };
+    control.open_uplink(settings, NOW).unwrap();
+    let address =
+        |control: &Switch| control.shared().snapshot().uplink.as_ref().and_then(|uplink| uplink.address);
+    assert_eq!((address(&control), control.due()), (None, Some(NOW)));
+    control.serve(NOW);
+    let ip = Ipv4Addr::new(192, 0, 2, 77);
+    answer_uplink(&mut control, Kind::Offer, ip, NOW);
+    assert_eq!(address(&control), None, "an offer is no lease");
+    answer_uplink(&mut control, Kind::Ack, ip, NOW);
+    assert_eq!(address(&control).map(|net| net.to_string()), Some("192.0.2.77/24".to_owned()));
+
+    let renewal = NOW + Duration::from_secs(40);
+    assert_eq!(control.due(), Some(renewal));
+    control.serve(renewal);
+    let other = Ipv4Addr::new(192, 0, 2, 78);
+    answer_uplink(&mut control, Kind::Ack, other, renewal);
+    assert_eq!(address(&control).map(|net| net.addr()), Some(other));
+
+    let end = renewal + Duration::from_secs(80);
+    while let Some(due) = control.due().filter(|due| *due < end) {
+        control.serve(due);
+        assert!(address(&control).is_some());
+    }
+    control.serve(end);
+    assert_eq!(address(&control), None, "nobody has prolonged it");
 }

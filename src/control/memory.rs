@@ -14,6 +14,7 @@ use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
 use crate::port::exchange::Io;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::{PollMode, WorkerOptions};
 
@@ -139,6 +140,13 @@ impl Host for MemoryHost {
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
         Ok(self.uplink.clone())
+    }
+
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(facts) = &mut self.uplink {
+            facts.addresses = config.iter().map(|config| config.address).collect();
+            facts.host_addresses = facts.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+        }
     }
 
     fn open_uplink(&mut self) -> Result<(), Error> {

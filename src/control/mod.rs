@@ -44,3 +44,4 @@ pub mod socket;
 mod subnets;
 pub mod table;
 pub mod uplink;
+mod uplink_lease;

@@ -144,6 +144,9 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
             Some(ethernet::ARP) => return arp::on_uplink(cx, frame, uplink),
+            Some(ethernet::IPV4) if punt::is_for_dhcp_client(uplink, frame, &packet) => {
+                return punt::punt(cx, frame, Service::DhcpClient);
+            }
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,

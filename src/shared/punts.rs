@@ -31,6 +31,8 @@ use crate::limits::{PUNT_QUEUE, PUNT_QUEUE_PER_PORT};
 pub enum Service {
     /// The DHCP server of a network: UDP port 67.
     Dhcp,
+    /// The uplink's DHCP client: UDP port 68.
+    DhcpClient,
 }
 
 /// A frame for a service: untagged IPv4, whole, with checked headers. Its transport checksum is not checked.

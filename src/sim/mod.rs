@@ -149,6 +149,7 @@ impl Switch {
             name: "eth0".into(),
             mode,
             mac: UPLINK_MAC,
+            dhcp: false,
             address: Ipv4Net::new(EXTERNAL, 24).ok(),
             host_addresses: vec![EXTERNAL],
             mtu: 1500,

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use vswitchd::host::netlink;
 use vswitchd::host::netns::Netns;
-use vswitchd::lab::rig::Rig;
+use vswitchd::lab::rig::{GATEWAY, INTERNET, Rig};
 use vswitchd::lab::traffic::ping;
 
 use crate::switch::{Switch, inside, wait_until};
@@ -25,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("dhcp::clients_get_renew_rebind_and_release", clients_get_renew_rebind_and_release),
     ("dhcp::clients_decline_what_somebody_else_has", clients_decline_what_somebody_else_has),
     ("dhcp::row_86_addresses_survive_a_restart", row_86_addresses_survive_a_restart),
+    ("dhcp::the_uplink_has_an_address_by_dhcp", the_uplink_has_an_address_by_dhcp),
 ];
 
 /// The clients.
@@ -306,5 +307,81 @@ fn row_86_addresses_survive_a_restart() -> Outcome {
         before = now;
         switch.terminate()?;
     }
+    Ok(())
+}
+
+/// A dnsmasq on the uplink's link, killed with its value.
+struct Dnsmasq {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Dnsmasq {
+    /// Begins to give addresses from `first` on, and remembers them under `name`.
+    fn start(rig: &Rig, name: &str, first: u8) -> Result<Dnsmasq, Failed> {
+        let log = rig.directory().join(format!("{name}.log"));
+        let at = rig.directory().display();
+        let line = format!(
+            "--keep-in-foreground --conf-file=/dev/null --port=0 --interface=eth0 --bind-interfaces --user=root \
+             --pid-file= --no-ping --log-dhcp --log-facility={} --dhcp-leasefile={at}/{name}.leases \
+             --dhcp-authoritative --dhcp-range=192.0.2.{first},192.0.2.{},255.255.255.0,2m \
+             --dhcp-option=option:router,{GATEWAY} --dhcp-option=option:T1,3s --dhcp-option=option:T2,6s",
+            log.display(),
+            first + 9,
+        );
+        let mut command = Command::new("dnsmasq");
+        command.args(line.split_whitespace()).stdout(Stdio::null()).stderr(Stdio::null());
+        Ok(Dnsmasq { child: rig.internet.spawn(&mut command)?, log })
+    }
+
+    /// How many leases it has given or prolonged.
+    fn acknowledged(&self) -> Result<usize, Failed> {
+        Ok(fs::read_to_string(&self.log).unwrap_or_default().matches("DHCPACK(").count())
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        // It has ended if it could not begin.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn the_uplink_has_an_address_by_dhcp() -> Outcome {
+    if !found("dnsmasq")? {
+        return Ok(());
+    }
+    let rig = Rig::new()?;
+    let server = Dnsmasq::start(&rig, "first", 50)?;
+    let switch = Switch::start(&rig, &["--uplink-mode", "own", "--uplink-address", "dhcp"])?;
+    let address = || -> Result<String, Failed> {
+        Ok(switch.list("status")?["uplink"]["address"].as_str().unwrap_or_default().to_owned())
+    };
+    let is_of = |address: &str, first: u8| {
+        let ip = address.split_once('/').and_then(|(ip, _)| ip.parse::<Ipv4Addr>().ok());
+        ip.is_some_and(|ip| (first..first + 10).contains(&ip.octets()[3]))
+    };
+    wait_until(SOON, "an address", || Ok(is_of(&address()?, 50)))?;
+    let first = address()?;
+    let container = switch.container(&rig, 2)?;
+    ensure!(ping(&container, INTERNET, SOON)?.is_some(), "the internet does not answer");
+    wait_until(SOON, "renewals", || Ok(server.acknowledged()? >= 4))?;
+    ensure!(address()? == first, "{} after renewals", address()?);
+
+    // The server is away until nobody answers where the lease came from, and then asks all.
+    drop(server);
+    std::thread::sleep(Duration::from_secs(7));
+    ensure!(ping(&container, INTERNET, SOON)?.is_some(), "the address is good without the server");
+    let server = Dnsmasq::start(&rig, "first", 50)?;
+    let before = server.acknowledged()?;
+    wait_until(SOON, "a renewal after the restart", || Ok(server.acknowledged()? > before))?;
+    ensure!(address()? == first, "{} after the server's restart", address()?);
+
+    // Another server, which does not know the address, refuses it and gives another.
+    drop(server);
+    let _server = Dnsmasq::start(&rig, "second", 70)?;
+    wait_until(SOON, "another address", || Ok(is_of(&address()?, 70)))?;
+    ensure!(ping(&container, INTERNET, SOON)?.is_some(), "the internet does not answer at the new address");
     Ok(())
 }

@@ -122,7 +122,10 @@ impl Client {
         }
         if let Some(&lease) = self.state.lease() {
             if now >= lease.end {
-                log::warn!("uplink: the lease of {} is over, and nobody has prolonged it", lease.config.address);
+                log::warn!(
+                    "uplink: the lease of {} is over, and nobody has prolonged it",
+                    lease.config.address
+                );
                 self.enter(State::Selecting, now);
             } else if now >= lease.rebind && !matches!(self.state, State::Rebinding(_)) {
                 self.enter(State::Rebinding(lease), now);
@@ -185,7 +188,8 @@ impl Client {
             State::Selecting | State::Requesting { .. } => now + backoff,
             State::Bound(lease) => lease.renew,
             State::Renewing(lease) => half(lease.rebind),
-            State::Rebinding(lease) => half(lease.end).min((now + backoff).max(now + LONGEST_WAIT)),
+            // Those who ask because their link has changed do not wait for half a lease.
+            State::Rebinding(lease) => half(lease.end).min(now + backoff),
         }
     }
 
@@ -320,7 +324,10 @@ mod tests {
         assert!(sent(&mut client, START + seconds(399)).is_none());
         let (mac, to, request) = sent(&mut client, START + seconds(400)).unwrap();
         assert_eq!((mac, to.ip, request.ciaddr()), (SERVER_MAC, SERVER, OWN));
-        assert_eq!((request.address(code::REQUESTED_ADDRESS), request.address(code::SERVER_IDENTIFIER)), (None, None));
+        assert_eq!(
+            (request.address(code::REQUESTED_ADDRESS), request.address(code::SERVER_IDENTIFIER)),
+            (None, None)
+        );
         answer(&mut client, &request, Kind::Ack, START + seconds(401), |_| ());
         assert_eq!(client.due(), START + seconds(801));
 
@@ -328,11 +335,18 @@ mod tests {
         while client.due() < START + seconds(1201) {
             let now = client.due();
             let (mac, _, request) = sent(&mut client, now).unwrap();
-            assert_eq!((request.kind(), request.ciaddr(), client.config().is_some()), (Kind::Request, OWN, true));
+            assert_eq!(
+                (request.kind(), request.ciaddr(), client.config().is_some()),
+                (Kind::Request, OWN, true)
+            );
             times.push((now.since(START).as_secs(), mac));
         }
         let there = times.iter().filter(|(_, mac)| *mac == SERVER_MAC).map(|(at, _)| *at);
-        assert_eq!(there.collect::<Vec<_>>(), [801, 951, 1026, 1086], "half of what is left, but a minute at least");
+        assert_eq!(
+            there.collect::<Vec<_>>(),
+            [801, 951, 1026, 1086],
+            "half of what is left, but a minute at least"
+        );
         assert!(times.iter().any(|&(at, mac)| at == 1101 && mac == MacAddr::BROADCAST), "{times:?}");
         let (_, _, discover) = sent(&mut client, START + seconds(1201)).unwrap();
         assert_eq!((discover.kind(), client.config()), (Kind::Discover, None));
@@ -347,8 +361,12 @@ mod tests {
         answer(&mut client, &foreign, Kind::Offer, START, |_| ());
         let other = Builder::request(discover.xid(), SERVER_MAC, Kind::Discover).finish();
         answer(&mut client, &Message::from_client(&other).unwrap(), Kind::Offer, START, |_| ());
-        for ip in [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST, Ipv4Addr::new(224, 0, 0, 1)] {
-            answer(&mut client, &discover, Kind::Offer, START, |reply| drop(reply.yiaddr(ip)));
+        for ip in
+            [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST, Ipv4Addr::new(224, 0, 0, 1)]
+        {
+            answer(&mut client, &discover, Kind::Offer, START, |reply| {
+                reply.yiaddr(ip);
+            });
         }
         answer(&mut client, &discover, Kind::Ack, START, |_| ());
         assert!(sent(&mut client, START).is_none() && client.config().is_none());
@@ -359,7 +377,9 @@ mod tests {
         let mut client = bound();
         let (_, _, request) = sent(&mut client, START + seconds(400)).unwrap();
         let other = Ipv4Addr::new(192, 0, 2, 60);
-        answer(&mut client, &request, Kind::Ack, START + seconds(400), |reply| drop(reply.yiaddr(other)));
+        answer(&mut client, &request, Kind::Ack, START + seconds(400), |reply| {
+            reply.yiaddr(other);
+        });
         assert_eq!(client.config().map(|config| config.address.addr()), Some(other));
         client.link_is_up(START + seconds(410));
         let (mac, _, request) = sent(&mut client, START + seconds(410)).unwrap();
