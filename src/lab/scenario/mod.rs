@@ -6,9 +6,10 @@
 use super::world::{Failure, Lab};
 
 mod basics;
+mod dhcp;
 
 /// All stages, in the order in which they are shown.
-pub(super) const STAGES: &[Stage] = &[basics::STAGE];
+pub(super) const STAGES: &[Stage] = &[basics::STAGE, dhcp::STAGE];
 
 /// A world, and what is shown in it.
 pub(super) struct Stage {
