@@ -76,13 +76,15 @@ impl<H: Host> Control<H> {
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
         let made = info(&network);
-        self.dhcp.open(&network, now);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         if made.mode == NetworkMode::Routed
             && let Err(error) = self.renew_guard()
         {
             self.shared.publish(|snapshot| snapshot.remove_network(id));
             return Err(error);
+        }
+        if let Some(network) = self.snapshot().network(id) {
+            self.dhcp.open(network, now);
         }
         if create.subnet.is_none() {
             self.book.keep_subnet(&create.name, subnet);
