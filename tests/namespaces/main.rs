@@ -16,6 +16,7 @@ mod guard;
 mod host;
 mod lab;
 mod lifecycle;
+mod networks;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        networks::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,
