@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
+use crate::clock::Time;
 use crate::control::apply::Control;
 use crate::control::config::Document;
 use crate::control::error::Error;
@@ -51,6 +52,15 @@ pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
 
+/// Where the uplink's address comes from in mode `own`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkAddress {
+    /// It is this one.
+    Fixed(Ipv4Net),
+    /// The link's DHCP server gives one.
+    Dhcp,
+}
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -59,7 +69,7 @@ pub struct Options {
     /// How the uplink's address is used.
     pub uplink_mode: UplinkMode,
     /// The address of mode `own`.
-    pub uplink_address: Option<Ipv4Net>,
+    pub uplink_address: Option<UplinkAddress>,
     /// The next hop of mode `own`.
     pub uplink_gateway: Option<Ipv4Addr>,
     /// Networks; when empty, one called "default" on a prefix that is free.
@@ -176,12 +186,15 @@ async fn serve(
         signal(SignalKind::hangup()).map_err(|error| Error::failed("SIGHUP", error, "see ulimit -n"))?;
     on_ready();
     loop {
+        let due = control.due();
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
             Some(event) = events.recv() => match event {
                 Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
                 Event::PortGone(port) => control.port_gone(port, now()),
+                // They are served below, as after everything else.
+                Event::Punted => {}
             },
             change = watcher.changed() => {
                 if change.links {
@@ -191,6 +204,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
+            () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
             _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
@@ -201,6 +215,15 @@ async fn serve(
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
+        control.serve(now());
+    }
+}
+
+/// Waits for a moment, or forever.
+async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -215,18 +238,29 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
         }
         (UplinkMode::Own, None, _) => {
             let why = "the switch needs an address of its own";
-            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR"));
+            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR, or dhcp"));
         }
-        (UplinkMode::Own, Some(address), Some(gateway)) if !address.contains(&gateway) => {
+        (UplinkMode::Own, Some(UplinkAddress::Dhcp), Some(gateway)) => {
+            let why = "the DHCP server names the next hop";
+            return Err(Error::usage(gateway, why, "leave --uplink-gateway out"));
+        }
+        (UplinkMode::Own, Some(UplinkAddress::Fixed(address)), Some(gateway))
+            if !address.contains(&gateway) =>
+        {
             let why = format_args!("is not on the uplink's network {}", address.trunc());
             return Err(Error::usage(gateway, why, "give an address on it"));
         }
         (UplinkMode::Own, Some(_), _) => {}
     }
+    let fixed = match address {
+        Some(UplinkAddress::Fixed(address)) => Some(address),
+        Some(UplinkAddress::Dhcp) | None => None,
+    };
     Ok(Some(UplinkSettings {
         name: name.clone(),
         mode: options.uplink_mode,
-        address,
+        dhcp: address == Some(UplinkAddress::Dhcp),
+        address: fixed,
         gateway,
         nat_ports: options.nat_ports.clone(),
     }))
@@ -269,7 +303,7 @@ mod tests {
 
     #[test]
     fn uplink_options_that_contradict_are_refused() {
-        let address = "192.0.2.5/24".parse().ok();
+        let address = "192.0.2.5/24".parse().ok().map(UplinkAddress::Fixed);
         let base = Options { uplink: Some("eth0".into()), ..Options::default() };
         assert!(uplink_settings(&base).unwrap().is_some());
         let shared = Options { uplink_address: address, ..base.clone() };
@@ -280,5 +314,9 @@ mod tests {
         assert!(uplink_settings(&own).is_ok());
         let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
         assert!(uplink_settings(&far).is_err());
+        let dhcp = Options { uplink_address: Some(UplinkAddress::Dhcp), uplink_gateway: None, ..far };
+        assert!(uplink_settings(&dhcp).unwrap().is_some_and(|settings| settings.dhcp));
+        let both = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ..dhcp };
+        assert!(uplink_settings(&both).is_err());
     }
 }

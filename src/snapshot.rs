@@ -61,6 +61,8 @@ pub struct Network {
     pub mtu: u16,
     /// What it is connected to.
     pub mode: NetworkMode,
+    /// Whether the gateway is its DHCP server.
+    pub dhcp: bool,
     /// The ports on it, in the order of their numbers.
     pub ports: Vec<PortId>,
     /// Learned addresses.
@@ -105,7 +107,7 @@ impl Default for Policing {
     }
 }
 
-/// What a port has used of the rates of its [`Policing`].
+/// What a port has used of the rates of its [`Policing`], and of those of the gateway's services.
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "they are named as the rates are")]
 pub struct Meters {
@@ -113,6 +115,7 @@ pub struct Meters {
     pub multicast: RateLimit,
     pub unknown: RateLimit,
     pub moves: RateLimit,
+    pub dhcp: RateLimit,
 }
 
 impl Network {
@@ -187,6 +190,8 @@ pub struct Uplink {
     pub mode: UplinkMode,
     /// Its MAC address.
     pub mac: MacAddr,
+    /// Whether it gets its address by DHCP.
+    pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
     /// All addresses that are the host's own (the translated-to one included).
@@ -414,6 +419,7 @@ mod tests {
             gateway_mac: MacAddr::ZERO,
             mtu: 1500,
             mode: NetworkMode::Nat,
+            dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(&Epoch::default())),
             neighbors: Arc::new(Neighbors::of_network(&Epoch::default())),

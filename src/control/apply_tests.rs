@@ -26,7 +26,7 @@ const UPLINK_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
 
 pub(super) type Switch = Control<MemoryHost>;
 
-fn facts() -> UplinkFacts {
+pub(super) fn facts() -> UplinkFacts {
     let route = |prefix: &str, gateway: Option<Ipv4Addr>| HostRoute {
         prefix: prefix.parse().unwrap(),
         gateway,
@@ -58,6 +58,7 @@ pub(super) fn switch() -> Switch {
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
+        dhcp: false,
         address: None,
         gateway: None,
         nat_ports,
@@ -509,6 +510,7 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
+        dhcp: false,
         address: None,
         gateway: None,
         nat_ports: 61_000..=61_009,

@@ -15,6 +15,7 @@ use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
@@ -138,6 +139,9 @@ pub trait Host: std::fmt::Debug {
     /// Processes `frame` as if it had come in by a started port.
     fn inject(&mut self, id: PortId, frame: Vec<u8>);
 
+    /// Sends `frame`, whose checksums are finished, out by a started port or the uplink.
+    fn send(&mut self, id: PortId, frame: Vec<u8>);
+
     /// Whether the port's interface is up.
     fn port_is_up(&self, id: PortId) -> bool;
 
@@ -168,6 +172,9 @@ pub trait Host: std::fmt::Debug {
     /// # Errors
     /// What the kernel refuses.
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error>;
+
+    /// Gives the uplink of mode `own` this address and next hop from now on, or none.
+    fn set_uplink_address(&mut self, config: Option<Config>);
 
     /// Opens the uplink's devices and hands them to the workers, in place of those before.
     ///

@@ -30,6 +30,7 @@ use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{WorkerOptions, WorkerPool, now};
 
@@ -214,7 +215,7 @@ impl LinuxHost {
         });
         Ok(Some(UplinkFacts {
             index: link.index,
-            mac: own_mac(settings).unwrap_or(link.mac),
+            mac: own_mac(settings, link.mac).unwrap_or(link.mac),
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             addresses: settings.address.into_iter().collect(),
@@ -252,6 +253,10 @@ impl Host for LinuxHost {
 
     fn inject(&mut self, id: PortId, frame: Vec<u8>) {
         self.workers.inject(id, frame);
+    }
+
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.workers.send(id, frame);
     }
 
     fn port_is_up(&self, id: PortId) -> bool {
@@ -313,15 +318,23 @@ impl Host for LinuxHost {
         }
     }
 
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(settings) = &mut self.uplink {
+            settings.address = config.map(|config| config.address);
+            settings.gateway = config.and_then(|config| config.gateway);
+        }
+    }
+
     fn open_uplink(&mut self) -> Result<(), Error> {
         let Some(settings) = &self.uplink else { return Ok(()) };
         self.workers.detach(PortId::UPLINK);
         #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
         let group = std::process::id() as u16;
+        let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
             fanout: (self.worker_count > 1).then_some(group),
             promiscuous: false,
-            own_mac: own_mac(settings),
+            own_mac: own_mac(settings, link.mac),
             offload: self.offload,
         };
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
@@ -376,11 +389,15 @@ impl Host for LinuxHost {
     }
 }
 
-/// The MAC address of mode `own`: 02:75 and its IP address, so that it is neither the host's nor one that a
-/// switch gives to its ports.
-fn own_mac(settings: &UplinkSettings) -> Option<MacAddr> {
-    let own = settings.address.filter(|_| settings.mode == UplinkMode::Own)?;
-    let [a, b, c, d] = own.addr().octets();
+/// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the
+/// interface's own; so that it is neither the host's nor one that a switch gives to its ports, and always the same.
+fn own_mac(settings: &UplinkSettings, link: MacAddr) -> Option<MacAddr> {
+    let MacAddr([_, _, a, b, c, d]) = link;
+    let [a, b, c, d] = match (settings.mode, settings.address) {
+        (UplinkMode::Shared, _) => return None,
+        (UplinkMode::Own, _) if settings.dhcp => [a, b, c, d],
+        (UplinkMode::Own, address) => address?.addr().octets(),
+    };
     Some(MacAddr([0x02, 0x75, a, b, c, d]))
 }
 

@@ -14,6 +14,7 @@ use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
 use crate::port::exchange::Io;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::{PollMode, WorkerOptions};
 
@@ -34,6 +35,8 @@ pub struct MemoryHost {
     pub injected: Vec<(PortId, Vec<u8>)>,
     /// Whether every namespace and every interface exists that is asked for.
     pub is_obliging: bool,
+    /// Frames that were sent.
+    pub sent: Vec<(PortId, Vec<u8>)>,
     /// What is reserved on the host.
     pub reserved: Vec<Listen>,
     /// The guard.
@@ -108,6 +111,10 @@ impl Host for MemoryHost {
         self.injected.push((id, frame));
     }
 
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.sent.push((id, frame));
+    }
+
     fn port_is_up(&self, id: PortId) -> bool {
         self.open.contains_key(&id)
     }
@@ -138,6 +145,13 @@ impl Host for MemoryHost {
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
         Ok(self.uplink.clone())
+    }
+
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(facts) = &mut self.uplink {
+            facts.addresses = config.iter().map(|config| config.address).collect();
+            facts.host_addresses = facts.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+        }
     }
 
     fn open_uplink(&mut self) -> Result<(), Error> {

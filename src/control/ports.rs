@@ -163,6 +163,7 @@ impl<H: Host> Control<H> {
             attachment,
             netns,
             ip,
+            lease: None,
             mac,
             no_address,
             has_default_route: leads_out,
@@ -195,11 +196,12 @@ impl<H: Host> Control<H> {
 
     /// Removes an interface and everything that hangs on it.
     pub(super) fn detach(&mut self, id: PortId, now: Time) -> Option<PortRecord> {
-        let (_, record) = self.ports.remove(id)?;
+        let (name, record) = self.ports.remove(id)?;
         let snapshot = self.snapshot();
         self.unpublish_where(|publication| publication.to == record.id, now);
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
+        self.dhcp.leave(record.network, &name, now);
         // Only now is no worker left that could learn or connect for it.
         if let Some(network) = snapshot.network(record.network) {
             network.fdb.remove_port(record.id);
@@ -296,7 +298,7 @@ impl<H: Host> Control<H> {
             name: name.to_string(),
             network,
             kind: record.kind(),
-            ip: record.ip,
+            ip: record.address(),
             mac: record.mac,
             netns: record.attachment.netns().map(str::to_owned),
             ifname: record.attachment.ifname().to_owned(),
@@ -331,7 +333,7 @@ pub(super) fn change(port: &mut Port, setting: PortSetting, record: &PortRecord)
         PortSetting::NatPorts(quota) => port.nat_ports = quota,
         PortSetting::Mtu(mtu) => port.mtu = checked_mtu(mtu)?,
         PortSetting::Security(security) => {
-            let pins = Pins { mac: record.mac, ip: record.ip };
+            let pins = Pins { mac: record.mac, ip: record.address() };
             port.pins = (security == Security::On).then_some(pins);
         }
         PortSetting::Storm(Bound(rate)) => {

@@ -204,7 +204,7 @@ impl<H: Host> Control<H> {
             let hint = "start vswitchd with --uplink";
             return Err(Error::failed(&add.spec, "there is no uplink to publish on", hint));
         };
-        let Some(target_ip) = port.ip else {
+        let Some(target_ip) = port.address() else {
             let hint = "add it again with --ip";
             return Err(Error::usage(&add.to, "the port has no address to publish", hint));
         };
@@ -241,7 +241,7 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let is_translated = |record: &&PortRecord| {
             let network = snapshot.network(record.network);
-            record.ip.is_some() && network.is_some_and(|network| network.mode == NetworkMode::Nat)
+            record.address().is_some() && network.is_some_and(|network| network.mode == NetworkMode::Nat)
         };
         let all = self.ports.all(name);
         let out = all.iter().find(|record| record.has_default_route && is_translated(record));

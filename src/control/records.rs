@@ -15,7 +15,10 @@ pub(super) struct PortRecord {
     pub(super) network: NetworkId,
     pub(super) attachment: Attachment,
     pub(super) netns: Option<NetnsIdentity>,
+    /// Its own address, which nobody else gets.
     pub(super) ip: Option<Ipv4Addr>,
+    /// The address that it has by DHCP, if it has none of its own.
+    pub(super) lease: Option<Ipv4Addr>,
     pub(super) mac: Option<MacAddr>,
     /// Whether the interface was configured without the address.
     pub(super) no_address: bool,
@@ -24,6 +27,11 @@ pub(super) struct PortRecord {
 }
 
 impl PortRecord {
+    /// The address that it has now.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        self.ip.or(self.lease)
+    }
+
     pub(super) fn kind(&self) -> PortKind {
         match self.attachment {
             Attachment::Netns { .. } => PortKind::Netns,

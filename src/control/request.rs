@@ -17,6 +17,7 @@ use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::dhcp_setting::DhcpSetting;
 use super::error::Error;
 use super::name::{IfName, Name, NetnsName};
 use super::publish_spec::{PublishSpec, Unpublish};
@@ -108,6 +109,8 @@ requests! {
     NetworkHostPort(NetworkHostPort) = "network" "host-port" changes,
     /// Everything about one network.
     NetworkInspect(Named) = "network" "inspect" reads,
+    /// Show a network's DHCP server, after changing settings of it.
+    NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -144,6 +147,8 @@ requests! {
     PublishLs(NoArguments) = "publish" "ls" reads,
     /// Take a publication back.
     PublishRm(PublishRm) = "publish" "rm" changes,
+    /// The addresses that DHCP clients have.
+    DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// Dropped frames by reason and port.
     Drops(Drops) = "drops" "" reads,
     /// Counters per port and per worker.
@@ -261,6 +266,31 @@ pub struct PortInspect {
     #[arg(long)]
     #[serde(default)]
     pub network: Option<Name>,
+}
+
+/// Shows or changes a network's DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDhcp {
+    /// The network's name
+    pub name: Name,
+    /// on, off, lease=SECONDS, range=FIRST-LAST|all, dns=IP,...|gateway, ntp=IP,..., domain=NAME, search=NAME,...,
+    /// routes=PREFIX:ROUTER,...; without any, all are shown
+    #[arg(value_name = "on|off|KEY=VALUE")]
+    #[serde(default)]
+    pub settings: Vec<DhcpSetting>,
+}
+
+/// Chooses leases of DHCP clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpLeases {
+    /// Only this network's
+    #[arg(long)]
+    pub network: Option<Name>,
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
 }
 
 /// Attaches a port. Exactly one of `netns`, `tap` and `device` is given.

@@ -27,11 +27,13 @@ mod conntrack;
 mod fdb;
 mod fragments;
 mod neighbors;
+mod punts;
 
 pub use conntrack::{Ask, Conntrack, Tracked, Translated};
 pub use fdb::Fdb;
 pub use fragments::{DatagramKey, FragmentSource, Fragments};
 pub use neighbors::{LockedNeighbors, Neighbors, Waiting};
+pub use punts::{Punt, Punts, Service};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
@@ -94,6 +96,8 @@ pub struct Shared {
     pub datagram_ids: DatagramIds,
     /// How many ICMP errors may be sent, of which each port has a share.
     pub icmp_errors: Allowance,
+    /// Frames for the gateway's services.
+    pub punts: Punts,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -119,6 +123,7 @@ impl Shared {
                 Rate::within_a_second(ICMP_ERRORS_PER_PORT),
                 PORTS_MAX,
             ),
+            punts: Punts::default(),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

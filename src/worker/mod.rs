@@ -85,6 +85,8 @@ pub struct WorkerOptions {
 pub enum Event {
     /// The port's device is gone for good.
     PortGone(PortId),
+    /// Frames wait for the gateway's services ([`crate::shared::Punts`]).
+    Punted,
 }
 
 /// Where a worker's events go.
@@ -94,6 +96,7 @@ enum Command {
     Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
     Detach { port: PortId, done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
+    Send { port: PortId, bytes: Vec<u8> },
     Probe { network: NetworkId, ip: Ipv4Addr },
     Stop,
 }
@@ -230,6 +233,9 @@ impl Worker {
             self.next_care = now + CARE_INTERVAL;
             self.care();
         }
+        if self.shared.punts.wants_notice() {
+            (self.on_event)(Event::Punted);
+        }
         self.load.turns.fetch_add(1, Relaxed);
         worked
     }
@@ -298,6 +304,7 @@ impl Worker {
                     let _ = done.send(());
                 }
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
+                Command::Send { port, bytes } => self.send(port, &bytes, now),
                 Command::Probe { network, ip } => {
                     self.snapshot = self.shared.snapshot_full();
                     self.pipeline.probe(&self.snapshot, network, ip, now, &mut self.outbox);
@@ -347,6 +354,14 @@ impl Worker {
         let mut frame = self.outbox.fresh();
         frame.fill(bytes, Offload::NONE);
         self.pipeline.inject(&self.snapshot, port, frame, now, &mut self.outbox);
+        self.flush(now);
+    }
+
+    fn send(&mut self, port: PortId, bytes: &[u8], now: Time) {
+        self.snapshot = self.shared.snapshot_full();
+        let mut frame = self.outbox.fresh();
+        frame.fill(bytes, Offload::NONE);
+        self.pipeline.originate(&self.snapshot, port, frame, now, &mut self.outbox);
         self.flush(now);
     }
 

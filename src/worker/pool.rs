@@ -48,6 +48,11 @@ impl WorkerHandle {
         self.send(Command::Attach { port, device, reads });
     }
 
+    /// Has the worker send a finished frame out by a port.
+    pub fn send_frame(&self, port: PortId, bytes: Vec<u8>) {
+        self.send(Command::Send { port, bytes });
+    }
+
     /// Lets the worker ask everybody on a network who has `ip`.
     pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
         self.send(Command::Probe { network, ip });
@@ -118,6 +123,13 @@ impl WorkerPool {
     pub fn inject(&self, port: PortId, bytes: Vec<u8>) {
         if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
             handle.send(Command::Inject { port, bytes });
+        }
+    }
+
+    /// Sends a frame that the switch made out by a port. Those to one port keep their order.
+    pub fn send(&self, port: PortId, bytes: Vec<u8>) {
+        if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
+            handle.send_frame(port, bytes);
         }
     }
 

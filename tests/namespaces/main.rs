@@ -12,6 +12,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 mod bench;
 mod coalesce;
 mod config;
+mod dhcp;
 mod guard;
 mod host;
 mod lab;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         config::TESTS,
         networks::TESTS,
         coalesce::TESTS,
+        dhcp::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,

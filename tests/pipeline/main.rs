@@ -28,6 +28,7 @@ mod nat;
 mod networks;
 mod publish;
 mod security;
+mod services;
 mod tcp;
 
 const SECOND: Duration = Duration::from_secs(1);
