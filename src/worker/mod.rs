@@ -93,6 +93,7 @@ pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 enum Command {
     Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
     Detach { port: PortId, done: Sender<()> },
+    Settle { done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
     Probe { network: NetworkId, ip: Ipv4Addr },
     Stop,
@@ -297,6 +298,8 @@ impl Worker {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
+                // The snapshot is looked at next.
+                Command::Settle { done } => done.send(()).unwrap_or_default(),
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
                 Command::Probe { network, ip } => {
                     self.snapshot = self.shared.snapshot_full();

@@ -16,6 +16,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod networks;
+mod policy;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         lifecycle::TESTS,
         networks::TESTS,
+        policy::TESTS,
         coalesce::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,

@@ -10,11 +10,19 @@ mod connect;
 mod host_port;
 mod internal;
 mod isolation;
+mod policy;
 mod routed;
 
 /// All stages, in the order in which they are shown.
-pub(super) const STAGES: &[Stage] =
-    &[basics::STAGE, isolation::STAGE, connect::STAGE, internal::STAGE, routed::STAGE, host_port::STAGE];
+pub(super) const STAGES: &[Stage] = &[
+    basics::STAGE,
+    isolation::STAGE,
+    connect::STAGE,
+    internal::STAGE,
+    routed::STAGE,
+    host_port::STAGE,
+    policy::STAGE,
+];
 
 /// A world, and what is shown in it.
 pub(super) struct Stage {
