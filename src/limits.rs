@@ -152,6 +152,33 @@ pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
 /// dropped, and their senders try again (RFC 2131 4.1).
 pub const DHCP_MESSAGES: u32 = 100;
 
+/// Queries that wait for the host's resolvers, each with a socket or three. One more is refused.
+pub const DNS_WAITING: usize = 1024;
+
+/// Of these, queries of one port.
+pub const DNS_WAITING_PER_PORT: usize = DNS_WAITING / 4;
+
+/// Bytes of a DNS message over UDP or TCP, at most (RFC 1035 4.2.2).
+pub const DNS_MESSAGE_MAX: usize = 65_535;
+
+/// Resolvers of the host that are asked: the first so many (resolv.conf(5), `MAXNS`).
+pub const DNS_RESOLVERS_MAX: usize = 3;
+
+/// Connections to the DNS server of a network at one time. One more is refused.
+pub const DNS_CONNECTIONS: usize = 256;
+
+/// Of these, connections of one port.
+pub const DNS_CONNECTIONS_PER_PORT: usize = DNS_CONNECTIONS / 8;
+
+/// Connections that are relayed from processes of the host at one time, some 150 KiB each. One more is closed.
+pub const RELAY_CONNECTIONS: usize = 512;
+
+/// UDP flows that are relayed from processes of the host. One more ends the one that was idle longest.
+pub const RELAY_FLOWS: usize = 1024;
+
+/// Bytes of a resolv.conf that are read. What stands behind them does not count.
+pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
+
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
 

@@ -137,6 +137,10 @@ pub struct Port {
     pub name: String,
     /// The network it is on; `None` for the uplink.
     pub network: Option<NetworkId>,
+    /// The address that control has given it, which is what its names resolve to.
+    pub ip: Option<Ipv4Addr>,
+    /// Names that it has besides its own.
+    pub aliases: Arc<[String]>,
     /// Largest IP packet that it carries, in bytes.
     pub mtu: u16,
     /// Most connections that it may have at once.

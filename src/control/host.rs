@@ -69,6 +69,8 @@ pub struct PortPlan {
     pub address: Option<Ipv4Net>,
     /// The default route's next hop; only in a namespace.
     pub gateway: Option<Ipv4Addr>,
+    /// The server that the namespace's resolv.conf names, if it is to have one.
+    pub resolver: Option<Ipv4Addr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
 }

@@ -18,6 +18,7 @@ use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
 use crate::host::netns::Netns;
+use crate::host::resolv_conf::ResolvConf;
 use crate::host::sockets::busy_ports;
 use crate::host::{ErrorKind, HostError, netlink};
 use crate::port::Device;
@@ -52,6 +53,8 @@ struct Opened {
     watched: Weak<dyn Device>,
     attachment: Attachment,
     netns: Option<NetnsIdentity>,
+    /// Removed with the port.
+    _resolv_conf: Option<ResolvConf>,
 }
 
 /// The real host.
@@ -208,10 +211,17 @@ impl Host for LinuxHost {
 
     fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error> {
         let netns = self.identify(&plan.attachment)?;
+        let resolv_conf = match (plan.attachment.netns(), plan.resolver) {
+            (Some(netns), Some(resolver)) => Some(ResolvConf::write(netns, resolver)?),
+            _ => None,
+        };
         let device = self.open_device(plan)?;
         let watched = Arc::downgrade(&device);
         let attachment = plan.attachment.clone();
-        self.ports.insert(id, Opened { device: Some(device), watched, attachment, netns });
+        self.ports.insert(
+            id,
+            Opened { device: Some(device), watched, attachment, netns, _resolv_conf: resolv_conf },
+        );
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Ports: names, addresses, and the devices behind them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,6 +37,8 @@ pub(super) struct PortRecord {
     pub(super) mac: Option<MacAddr>,
     /// Whether the interface was configured without the address.
     pub(super) no_address: bool,
+    /// Whether its namespace was given a resolv.conf.
+    pub(super) dns: bool,
 }
 
 impl PortRecord {
@@ -100,6 +102,7 @@ impl<H: Host> Control<H> {
         let network = self.network(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str))?;
         if let Some(there) = self.ports.get(&add.name) {
             check_same(add, &attachment, netns, &network, there)?;
+            self.check_same_names(add, there)?;
             return Ok(self.port_info(&add.name, there));
         }
         self.check_device(&attachment)?;
@@ -115,20 +118,33 @@ impl<H: Host> Control<H> {
             mac,
             address: address.and_then(|ip| Ipv4Net::new(ip, network.subnet.prefix_len()).ok()),
             gateway: address.and((network.mode != NetworkMode::Internal).then_some(network.gateway)),
+            resolver: add.dns.then_some(network.gateway),
             mtu: network.mtu,
             attachment: attachment.clone(),
         };
         self.host.open_port(id, &plan)?;
 
-        let port =
-            Port { pins: Some(Pins { mac, ip }), ..self.new_port(id, &add.name, network.id, network.mtu) };
+        let port = Port {
+            ip,
+            aliases: aliases(add),
+            pins: Some(Pins { mac, ip }),
+            ..self.new_port(id, &add.name, network.id, network.mtu)
+        };
         self.shared.publish(|snapshot| snapshot.set_port(port));
         self.host.start_port(id);
         if let (Some(ip), Some(mac)) = (address, mac) {
             self.host.inject(id, announcement(mac, ip));
         }
-        let record =
-            PortRecord { id, network: network.id, attachment, netns, ip, mac, no_address: add.no_address };
+        let record = PortRecord {
+            id,
+            network: network.id,
+            attachment,
+            netns,
+            ip,
+            mac,
+            no_address: add.no_address,
+            dns: add.dns,
+        };
         let made = self.port_info(&add.name, &record);
         log::info!("port {}: attached to network {}", add.name, network.name);
         self.ports.insert(add.name.clone(), record);
@@ -211,6 +227,8 @@ impl<H: Host> Control<H> {
             id,
             name: name.to_string(),
             network: (id != PortId::UPLINK).then_some(network),
+            ip: None,
+            aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
@@ -261,6 +279,17 @@ impl<H: Host> Control<H> {
             }
             None => Ok(()),
         }
+    }
+
+    /// Whether a port that exists has the names that an `add` of it asks for.
+    fn check_same_names(&self, add: &PortAdd, there: &PortRecord) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        let same = snapshot.port(there.id).is_some_and(|port| port.aliases == aliases(add));
+        if same && add.dns == there.dns {
+            return Ok(());
+        }
+        let hint = format!("choose another name, or remove it first: vswitchctl port rm {}", add.name);
+        Err(Error::exists(&add.name, "exists with other aliases, or another resolv.conf", hint))
     }
 
     fn choose_ip(&self, add: &PortAdd, network: &Network) -> Result<Option<Ipv4Addr>, Error> {
@@ -331,6 +360,10 @@ const fn mac_without_ip(id: PortId) -> MacAddr {
 
 fn attachment(add: &PortAdd) -> Result<Attachment, Error> {
     let one = "give one of netns, tap and device";
+    if add.dns && add.netns.is_none() {
+        let why = "a resolv.conf is for a namespace, and the interface stays in this one";
+        return Err(Error::usage(&add.name, why, "leave dns out"));
+    }
     match (&add.netns, &add.tap, &add.device) {
         (Some(netns), None, None) => {
             let ifname = add.ifname.as_ref().map_or(DEFAULT_IFNAME, |ifname| ifname.as_str());
@@ -344,6 +377,12 @@ fn attachment(add: &PortAdd) -> Result<Attachment, Error> {
         (None, None, None) => Err(Error::usage(&add.name, "nothing to attach to", one)),
         _ => Err(Error::usage(&add.name, "several things to attach to", one)),
     }
+}
+
+/// The names that a port is to have besides its own, each once.
+fn aliases(add: &PortAdd) -> Arc<[String]> {
+    let names: BTreeSet<_> = add.aliases.iter().map(ToString::to_string).collect();
+    names.into_iter().collect()
 }
 
 /// Whether an `add` of a port that exists asks for that very port.

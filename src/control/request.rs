@@ -250,6 +250,15 @@ pub struct PortAdd {
     #[arg(long)]
     #[serde(default)]
     pub no_address: bool,
+    /// Another name of it in the DNS of its network; may be given several times, and to several ports
+    #[arg(long = "alias", value_name = "NAME")]
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// Give its namespace, which must have a name, a resolv.conf that names the gateway (/etc/netns/NETNS/resolv.conf,
+    /// which ip netns exec lays over /etc/resolv.conf)
+    #[arg(long, conflicts_with_all = ["tap", "device"])]
+    #[serde(default)]
+    pub dns: bool,
 }
 
 /// Changes settings of a port.

@@ -34,6 +34,8 @@ impl<H: Host> Control<H> {
             Service::Dhcp => {
                 let Some(_frame) = finished(punt) else { return };
             }
+            // It has a queue and a thread of its own.
+            Service::Stack => {}
         }
     }
 }

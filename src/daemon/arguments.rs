@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options};
+use super::{NetworkSpec, Options, RESOLV_CONF};
 use crate::control::error::Error;
 use crate::control::request::parse_subnet;
 use crate::control::socket;
@@ -67,6 +67,9 @@ pub struct Arguments {
     /// with another --socket than usual, a directory of its own in there]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// The file that names the resolvers for what is not the switch's own; followed when it changes
+    #[arg(long, value_name = "FILE", default_value = RESOLV_CONF)]
+    resolv_conf: PathBuf,
     /// What to log on stderr, as RUST_LOG has it [default: $RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -88,6 +91,7 @@ impl From<Arguments> for Options {
             socket: arguments.socket.unwrap_or_else(socket::default_path),
             group: arguments.group,
             state_dir: arguments.state_dir,
+            resolv_conf: arguments.resolv_conf,
         }
     }
 }

@@ -196,7 +196,7 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     match untagged_type(eth) {
         Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => return Ok(Class::Arp),
         Some(ethernet::IPV4) if eth.dst.is_group() => {
-            let service = punt::broadcast_service(network, frame, &admitted.packet);
+            let service = punt::broadcast_service(cx, network, frame, &admitted.packet);
             return Ok(service.map_or(Class::Switch, Class::Service));
         }
         _ if !to_gateway => return Ok(Class::Switch),
@@ -215,7 +215,7 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
         return Ok(Class::Incomplete);
     };
     if ip.dst == network.gateway
-        && let Some(service) = punt::service(network, &view.transport)
+        && let Some(service) = punt::service(cx, network, &view.transport)
     {
         return Ok(Class::Service(service));
     }

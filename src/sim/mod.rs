@@ -168,6 +168,8 @@ impl Switch {
             id,
             name: format!("p{}", id.0),
             network,
+            ip: None,
+            aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,

@@ -1,0 +1,80 @@
+//! What the gateway of every network speaks itself with TCP and UDP: DNS, and connections that it makes.
+//!
+//! ```text
+//! worker ── Shared::stack_punts, Event::StackPunted ──▶ gateway ─┬─▶ dns ─▶ the host's resolvers
+//!   ▲                                                            ├─▶ tcp ─▶ dns
+//!   └──────────────── WorkerPool::send_all ◀─────────────────────┘
+//! ```
+//!
+//! It has a thread of its own: control makes devices and asks the kernel, which takes it tens of milliseconds at a
+//! time, and a name must not wait for that. It reads the configuration as workers do, by the [`Snapshot`] of the
+//! moment, so control has nothing to tell it.
+//!
+//! [`Snapshot`]: crate::snapshot::Snapshot
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::{io, thread};
+
+use tokio::runtime::Builder;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+
+use crate::shared::Shared;
+use crate::worker::Outgoing;
+
+pub mod dns;
+pub mod gateway;
+pub mod packet;
+pub mod tcp;
+
+use gateway::Gateway;
+
+/// The thread of the gateway's services. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Services {
+    stop: Arc<Notify>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Services {
+    /// Starts the thread. It looks for frames when `bell` rings ([`Event::StackPunted`]), hands what it sends to
+    /// `send`, and asks the resolvers of `resolv_conf`.
+    ///
+    /// [`Event::StackPunted`]: crate::worker::Event::StackPunted
+    ///
+    /// # Errors
+    /// If the thread or its event loop cannot be made.
+    pub fn start(
+        shared: Arc<Shared>,
+        bell: Arc<Notify>,
+        resolv_conf: PathBuf,
+        send: impl Fn(Vec<Outgoing>) + Send + 'static,
+    ) -> io::Result<Services> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let stop = Arc::new(Notify::new());
+        let stopped = stop.clone();
+        let thread = thread::Builder::new().name("services".to_owned()).spawn(move || {
+            let gateway = Gateway::new(shared, resolv_conf, Box::new(send));
+            LocalSet::new().block_on(&runtime, async {
+                tokio::select! {
+                    () = gateway.run(bell) => {}
+                    () = stopped.notified() => {}
+                }
+            });
+        })?;
+        Ok(Services { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.stop.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the services ended by a panic");
+        }
+    }
+}
