@@ -148,7 +148,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
             sender.send_all(frames);
         });
         let services = services.map_err(|error| Error::failed("services", error, "see ulimit -u"))?;
-        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
+        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone(), services.doors());
         let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
         drop(services);

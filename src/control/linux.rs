@@ -27,6 +27,7 @@ use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
+use crate::service::relay::{Door, Doors};
 use crate::snapshot::UplinkMode;
 use crate::worker::{WorkerOptions, WorkerPool};
 
@@ -67,6 +68,8 @@ pub struct LinuxHost {
     uplink: Option<UplinkSettings>,
     ports: HashMap<PortId, Opened>,
     reserved: Vec<(Listen, Vec<Reserved>)>,
+    /// Where processes of the host reach what is published.
+    doors: Doors,
     guard: Option<Guard>,
 }
 
@@ -78,6 +81,7 @@ impl LinuxHost {
         worker_count: usize,
         offload: bool,
         uplink: Option<UplinkSettings>,
+        doors: Doors,
     ) -> Self {
         LinuxHost {
             workers,
@@ -86,6 +90,7 @@ impl LinuxHost {
             uplink,
             ports: HashMap::new(),
             reserved: Vec::new(),
+            doors,
             guard: None,
         }
     }
@@ -202,6 +207,12 @@ impl LinuxHost {
             routes: on_link.into_iter().chain(default).collect(),
         }))
     }
+}
+
+/// The doors that a publication has.
+fn doors(listen: &Listen) -> impl Iterator<Item = Door> {
+    let &Listen { protocol, ip, .. } = listen;
+    listen.ports.clone().map(move |port| Door { protocol, ip, port })
 }
 
 impl Host for LinuxHost {
@@ -322,11 +333,19 @@ impl Host for LinuxHost {
 
     fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
         let ports = listen.ports.clone().map(|port| reserve(listen.protocol, listen.ip, port));
-        self.reserved.push((listen.clone(), ports.collect::<Result<_, _>>()?));
+        let reserved = ports.collect::<Result<Vec<_>, _>>()?;
+        for (door, reserved) in doors(listen).zip(&reserved) {
+            match reserved.socket() {
+                Ok(socket) => self.doors.open(door, socket),
+                Err(error) => log::warn!("{listen}: not served for this host's own processes: {error}"),
+            }
+        }
+        self.reserved.push((listen.clone(), reserved));
         Ok(())
     }
 
     fn release(&mut self, listen: &Listen) {
+        doors(listen).for_each(|door| self.doors.close(door));
         self.reserved.retain(|(other, _)| other != listen);
     }
 

@@ -5,8 +5,9 @@
 //! connection that was masqueraded with one of the ports ends then: whoever publishes wins, and no container can
 //! keep a service from being published, or get its clients (CVE-2021-3773).
 //!
-//! A publication on a loopback address (Docker's way to say "only for this host") takes the port on the host and
-//! nothing else: no packet for such an address comes from outside, or is let in if it does.
+//! A publication on a loopback address (Docker's way to say "only for this host") is reached by the host's own
+//! processes, through the relay ([`crate::service::relay`]), and by nobody else: no packet for such an address comes
+//! from outside, or is let in if it does.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -52,11 +53,6 @@ impl PublicationRecord {
         protocol == listen.protocol
             && listen.ports.contains(&endpoint.port)
             && listen.ip.is_none_or(|ip| ip == endpoint.ip)
-    }
-
-    /// Whether only the host itself could be a client.
-    fn is_loopback(&self) -> bool {
-        self.spec.listen.ip.is_some_and(|ip| ip.is_loopback())
     }
 
     fn info(&self, connections: usize) -> PublicationInfo {
@@ -124,10 +120,6 @@ impl<H: Host> Control<H> {
             return Err(error);
         }
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
-        if record.is_loopback() {
-            log::info!("{}: reserved on the host, and reached by nobody outside", add.spec);
-            return Ok(record.info(0));
-        }
         self.shared.publish(|snapshot| {
             let publications = Arc::make_mut(&mut snapshot.publications);
             add.spec.pairs().for_each(|(port, target)| {

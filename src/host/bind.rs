@@ -1,30 +1,47 @@
 //! Reserving ports of the host for publications.
 //!
-//! A published port is bound on the host but never listened on: nobody else can take it while it is
-//! published, and one that is taken is refused. Packets never reach the socket, the guard sees to that.
+//! A published port is bound on the host: nobody else can take it while it is published, and one that is taken is
+//! refused. The sockets hear processes of the host only, because they are bound to `lo`, by which such packets come
+//! whatever address of the host they are for. The [relay](crate::service::relay) serves them; what comes from elsewhere
+//! finds a port that nobody listens on, and on the uplink the guard sees to it before.
 
+use std::ffi::OsString;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::RcvBuf,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
 
 use crate::addr::Protocol;
 use crate::host::{ErrorKind, HostError};
 
+/// The interface by which processes of the host reach each other, and the host's own addresses.
+const LOOPBACK: &str = "lo";
+
 /// A port of the host that is ours while this value lives.
 #[derive(Debug)]
 pub struct Reserved {
-    _socket: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl Reserved {
+    /// Another handle to its socket: one that listens, or that datagrams come to.
+    ///
+    /// # Errors
+    /// If the process has no more descriptors.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
 }
 
 /// Reserves a TCP or UDP port on `ip`, or on every address.
 ///
-/// Without SO_REUSEADDR the kernel refuses when any socket of the host is bound to the port on an address
-/// that overlaps: listening or not, on a wildcard, or an IPv6 one that takes IPv4 too. Connections in
-/// TIME_WAIT count as well, for their minute.
+/// The kernel refuses when any socket of the host is bound to the port on an address that overlaps: on a wildcard, or an
+/// IPv6 one that takes IPv4 too; with TCP, when it listens or has not set SO_REUSEADDR. A TCP socket of ours has set it,
+/// and listens from the start: its own connections in TIME_WAIT must not keep it from being reserved again.
 ///
 /// # Errors
 /// `Exists` if the port is taken, `NotFound` if the host does not have the address, `Permission` for ports
@@ -42,10 +59,15 @@ pub fn reserve(protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) -> Result<Re
     let address = SocketAddrV4::new(ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
     let refuse = |errno| refuse(protocol, address, errno);
     let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).map_err(refuse)?;
-    // The kernel rounds up to its least: what arrives on other ways, as by lo, must not fill memory.
-    setsockopt(&socket, RcvBuf, &0).map_err(refuse)?;
+    setsockopt(&socket, sockopt::BindToDevice, &OsString::from(LOOPBACK)).map_err(refuse)?;
+    if kind == SockType::Stream {
+        setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(refuse)?;
+    }
     bind(socket.as_raw_fd(), &SockaddrIn::from(address)).map_err(refuse)?;
-    Ok(Reserved { _socket: socket })
+    if kind == SockType::Stream {
+        listen(&socket, Backlog::MAXALLOWABLE).map_err(refuse)?;
+    }
+    Ok(Reserved { socket })
 }
 
 fn refuse(protocol: Protocol, address: SocketAddrV4, errno: Errno) -> HostError {

@@ -6,6 +6,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,15 +14,17 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::dns::upstream::{self, Transport};
 use super::dns::{Client, Dns};
 use super::packet::{self, Carried, Peer};
+use super::relay::Relay;
 use super::tcp::{Connection, Stack};
-use crate::addr::{Endpoint, NetworkId};
-use crate::shared::{Punt, Shared};
-use crate::snapshot::Network;
+use crate::addr::{Endpoint, MacAddr, NetworkId, Protocol};
+use crate::shared::{OpenPort, Punt, Shared};
+use crate::snapshot::{Network, Publication};
+use crate::table::neighbor_table::Answer;
 use crate::worker::{Outgoing, now};
 
 /// The port of DNS.
@@ -29,6 +32,12 @@ const DNS_PORT: u16 = 53;
 
 /// How long a client may keep a connection to the DNS server open without a question (RFC 7766 6.2.3).
 const DNS_IDLE: Duration = Duration::from_secs(10);
+
+/// How long to wait before looking again whether a neighbor has answered.
+const ARP_LOOK: Duration = Duration::from_millis(5);
+
+/// How often to look: longer than the table needs to say that a neighbor does not answer.
+const ARP_LOOKS: u32 = 1000;
 
 /// Where frames go that are to be sent.
 pub type Send = Box<dyn Fn(Vec<Outgoing>)>;
@@ -38,6 +47,7 @@ pub struct Gateway {
     shared: Arc<Shared>,
     dns: Dns,
     stacks: RefCell<HashMap<NetworkId, Rc<RefCell<Stack>>>>,
+    pub(super) relay: Relay,
     outgoing: RefCell<Vec<Outgoing>>,
     send: Send,
     /// Told when there is something to do for [`Gateway::run`] that no frame has brought.
@@ -51,6 +61,7 @@ impl Gateway {
             dns: Dns::new(shared.clone(), resolv_conf),
             shared,
             stacks: RefCell::default(),
+            relay: Relay::new(),
             outgoing: RefCell::default(),
             send,
             work: Rc::default(),
@@ -95,7 +106,9 @@ impl Gateway {
             Carried::Datagram { src, dst, payload } if dst.port == DNS_PORT => {
                 spawn_local(self.clone().answer(network.clone(), peer, src, payload.to_vec()));
             }
-            Carried::Datagram { .. } => {}
+            Carried::Datagram { src, dst, payload } => {
+                self.relay.deliver(network.id, src, dst.port, payload);
+            }
             Carried::Segment { src, dst, opens, packet } => {
                 let stack = self.stack(&network);
                 let listen = (opens && dst.port == DNS_PORT).then_some(DNS_PORT);
@@ -113,11 +126,61 @@ impl Gateway {
     async fn answer(self: Rc<Self>, network: Arc<Network>, peer: Peer, from: Endpoint, query: Vec<u8>) {
         let client = Client { port: peer.port, network: network.id };
         let Some(answer) = self.dns.answer(client, Transport::Udp, &query).await else { return };
+        self.send_datagram(network.id, peer, DNS_PORT, from, &answer);
+    }
+
+    /// Sends a datagram from port `from` of a network's gateway.
+    pub(super) fn send_datagram(
+        &self,
+        network: NetworkId,
+        peer: Peer,
+        from: u16,
+        to: Endpoint,
+        payload: &[u8],
+    ) {
+        let Some(network) = self.network(network) else { return };
         let ids = &self.shared.datagram_ids;
-        if let Some(frame) = packet::datagram(&network, ids, peer, DNS_PORT, from, &answer) {
+        if let Some(frame) = packet::datagram(&network, ids, peer, from, to, payload) {
             self.outgoing.borrow_mut().push(frame);
             self.work.notify_one();
         }
+    }
+
+    /// What is published at an address and port of the host.
+    pub(super) fn publication(&self, protocol: Protocol, at: Endpoint) -> Option<Publication> {
+        self.shared.snapshot().publications.find(protocol, at).copied()
+    }
+
+    /// A port number for a connection of the gateway's own.
+    pub(super) fn open_port(&self, protocol: Protocol) -> Option<OpenPort> {
+        self.shared.open_ports.open(protocol, rand::random())
+    }
+
+    /// Finds out where a publication's target is: its network, and its station. `None` if it does not answer ARP.
+    pub(super) async fn reach(&self, publication: &Publication) -> Option<(Arc<Network>, Peer)> {
+        let (port, ip) = (publication.to, publication.target.ip);
+        let network = self.shared.snapshot().port(port)?.network.and_then(|id| self.network(id))?;
+        // The table asks again, and says when there is no hope; this only sees what it has found out.
+        for _ in 0..ARP_LOOKS {
+            let answer = network.neighbors.lock().resolve(ip, now());
+            match answer {
+                Answer::Found(mac) => return Some((network, Peer { mac, port })),
+                Answer::Refresh(mac) => {
+                    self.ask_for(&network, ip, Peer { mac, port });
+                    return Some((network, Peer { mac, port }));
+                }
+                Answer::Solicit => self.ask_for(&network, ip, Peer { mac: MacAddr::BROADCAST, port }),
+                Answer::Pending => {}
+                Answer::Unreachable => return None,
+            }
+            sleep(ARP_LOOK).await;
+        }
+        None
+    }
+
+    fn ask_for(&self, network: &Network, ip: Ipv4Addr, at: Peer) {
+        self.outgoing.borrow_mut().push(packet::arp_request(network, ip, at));
+        self.work.notify_one();
     }
 
     /// Answers the questions that come by a connection, one after the other (RFC 7766 6.2.1).
@@ -155,7 +218,7 @@ impl Gateway {
     }
 
     /// The TCP of a network's gateway.
-    fn stack(&self, network: &Network) -> Rc<RefCell<Stack>> {
+    pub(super) fn stack(&self, network: &Network) -> Rc<RefCell<Stack>> {
         let mut stacks = self.stacks.borrow_mut();
         let stack = stacks
             .entry(network.id)

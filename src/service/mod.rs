@@ -1,9 +1,10 @@
-//! What the gateway of every network speaks itself with TCP and UDP: DNS, and connections that it makes.
+//! What the gateway of every network speaks itself with TCP and UDP: DNS, and connections that it makes for
+//! processes of the host ([`relay`]).
 //!
 //! ```text
 //! worker ── Shared::stack_punts, Event::StackPunted ──▶ gateway ─┬─▶ dns ─▶ the host's resolvers
 //!   ▲                                                            ├─▶ tcp ─▶ dns
-//!   └──────────────── WorkerPool::send_all ◀─────────────────────┘
+//!   └──────────────── WorkerPool::send_all ◀─────────────────────┴─▶ relay ─▶ processes of the host
 //! ```
 //!
 //! It has a thread of its own: control makes devices and asks the kernel, which takes it tens of milliseconds at a
@@ -18,7 +19,7 @@ use std::thread::JoinHandle;
 use std::{io, thread};
 
 use tokio::runtime::Builder;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
 use crate::shared::Shared;
@@ -27,15 +28,18 @@ use crate::worker::Outgoing;
 pub mod dns;
 pub mod gateway;
 pub mod packet;
+pub mod relay;
 pub mod tcp;
 
 use gateway::Gateway;
+use relay::Doors;
 
 /// The thread of the gateway's services. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Services {
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
+    doors: Doors,
 }
 
 impl Services {
@@ -53,18 +57,27 @@ impl Services {
         send: impl Fn(Vec<Outgoing>) + Send + 'static,
     ) -> io::Result<Services> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (doors, orders) = mpsc::unbounded_channel();
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("services".to_owned()).spawn(move || {
             let gateway = Gateway::new(shared, resolv_conf, Box::new(send));
             LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
-                    () = gateway.run(bell) => {}
+                    () = gateway.clone().run(bell) => {}
+                    () = relay::obey(gateway, orders) => {}
                     () = stopped.notified() => {}
                 }
             });
         })?;
-        Ok(Services { stop, thread: Some(thread) })
+        Ok(Services { stop, thread: Some(thread), doors: Doors(doors) })
+    }
+}
+
+impl Services {
+    /// By which control opens the host's ports to what is published.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 }
 

@@ -1,5 +1,9 @@
 //! Packets between a container and the gateway: read from punted frames, and written into frames to be sent.
 
+use std::net::Ipv4Addr;
+
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
+
 use crate::addr::{Endpoint, MacAddr, PortId};
 use crate::frame::{Checksum, Frame, Offload, Segment};
 use crate::offload::Segments;
@@ -9,7 +13,7 @@ use crate::table::datagram_ids::DatagramIds;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::transport::{SYN, Transport};
-use crate::wire::{checksum, edit, put16};
+use crate::wire::{arp, checksum, edit, put16};
 use crate::worker::Outgoing;
 
 /// TTL of what the gateway sends (RFC 1700).
@@ -143,6 +147,21 @@ pub fn datagram(
         edit::set_id(packet, ids.take((src, to.ip, ipv4::UDP), 1));
     }
     Some(framed(network, peer, bytes, offload))
+}
+
+/// The gateway's request for the MAC address of `ip`, sent to `at` (RFC 826).
+pub fn arp_request(network: &Network, ip: Ipv4Addr, at: Peer) -> Outgoing {
+    let mut bytes = vec![0; ethernet::HEADER_LEN + arp::LEN];
+    ethernet::write(&mut bytes, at.mac, network.gateway_mac, ethernet::ARP);
+    ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(network.gateway_mac.0),
+        source_protocol_addr: network.gateway,
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: ip,
+    }
+    .emit(&mut ArpPacket::new_unchecked(&mut bytes[ethernet::HEADER_LEN..]));
+    Outgoing { port: at.port, bytes, offload: Offload::NONE }
 }
 
 /// A packet of the gateway, for which there is room for an Ethernet header in front.

@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
 mod coalesce;
+mod dns;
 mod guard;
 mod host;
 mod lab;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
     }
     let tests = [
+        dns::TESTS,
         host::TESTS,
         lab::TESTS,
         refusals::TESTS,

@@ -345,7 +345,7 @@ mod tests {
         let mut shouted = reply.clone();
         shouted[13] = b'W';
         assert!(answers(&shouted, 0x1234, &question), "case does not count");
-        for byte in [0, 1, 2, 5, 13, 16, 24, 25, 26, 27, 28, 29] {
+        for byte in [0, 1, 2, 5, 13, 16, 24, 25, 26, 27, 28] {
             let mut forged = reply.clone();
             // The top bit of byte 2 makes it a query again.
             forged[byte] ^= if byte == 2 { 0x80 } else { 1 };
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!((message.edns.unwrap().version(), message.answers.len()), (0, 1));
         let new = answer(&with_edns(query("web", A_TYPE), 1, 1232), &Records::Addresses(vec![ip]), true);
         let message = Message::from_vec(&new).unwrap();
-        assert_eq!(message.metadata.response_code, ResponseCode::BADVERS);
+        assert_eq!(u16::from(message.metadata.response_code), 16, "BADVERS");
         assert!(message.answers.is_empty());
     }
 
