@@ -24,6 +24,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
+use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
@@ -32,7 +33,6 @@ use crate::control::server::{self, Call};
 use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
 use crate::host::memory::prefer_huge_pages;
-use crate::host::netlink;
 use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
@@ -51,6 +51,15 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
 
+/// Where the uplink's address comes from in mode `own`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkAddress {
+    /// It is this one.
+    Fixed(Ipv4Net),
+    /// The link's DHCP server gives one.
+    Dhcp,
+}
+
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -59,7 +68,7 @@ pub struct Options {
     /// How the uplink's address is used.
     pub uplink_mode: UplinkMode,
     /// The address of mode `own`.
-    pub uplink_address: Option<Ipv4Net>,
+    pub uplink_address: Option<UplinkAddress>,
     /// The next hop of mode `own`.
     pub uplink_gateway: Option<Ipv4Addr>,
     /// Networks; when empty, one called "default" on a prefix that is free.
@@ -181,6 +190,7 @@ async fn serve(
     host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     on_ready();
     loop {
+        let due = control.due();
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
@@ -199,6 +209,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
+            () = until(due) => control.serve(now()),
             _ = host_ports.tick() => control.follow_host_ports(now()),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
@@ -208,6 +219,14 @@ async fn serve(
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
+    }
+}
+
+/// Waits for a moment, or forever.
+async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -222,18 +241,29 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
         }
         (UplinkMode::Own, None, _) => {
             let why = "the switch needs an address of its own";
-            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR"));
+            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR, or dhcp"));
         }
-        (UplinkMode::Own, Some(address), Some(gateway)) if !address.contains(&gateway) => {
+        (UplinkMode::Own, Some(UplinkAddress::Dhcp), Some(gateway)) => {
+            let why = "the DHCP server names the next hop";
+            return Err(Error::usage(gateway, why, "leave --uplink-gateway out"));
+        }
+        (UplinkMode::Own, Some(UplinkAddress::Fixed(address)), Some(gateway))
+            if !address.contains(&gateway) =>
+        {
             let why = format_args!("is not on the uplink's network {}", address.trunc());
             return Err(Error::usage(gateway, why, "give an address on it"));
         }
         (UplinkMode::Own, Some(_), _) => {}
     }
+    let fixed = match address {
+        Some(UplinkAddress::Fixed(address)) => Some(address),
+        Some(UplinkAddress::Dhcp) | None => None,
+    };
     Ok(Some(UplinkSettings {
         name: name.clone(),
         mode: options.uplink_mode,
-        address,
+        dhcp: address == Some(UplinkAddress::Dhcp),
+        address: fixed,
         gateway,
         nat_ports: options.nat_ports.clone(),
     }))
@@ -246,31 +276,9 @@ fn make_networks(control: &mut Control<LinuxHost>, networks: &[NetworkSpec]) -> 
     if !networks.is_empty() {
         return Ok(());
     }
-    let routes = netlink::routes()?.into_iter().map(|route| route.prefix);
-    let addresses = netlink::addresses(None)?;
-    let subnet = free_prefix(&routes.chain(addresses).collect::<Vec<_>>())?;
     let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet, gateway: None, mode: None, mtu: None };
+    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
     control.network_create(&network, now()).map(drop)
-}
-
-/// 172.30.0.0/16, or the next private /16 that overlaps nothing the host knows a way to. The default route
-/// does not count.
-fn free_prefix(taken: &[Ipv4Net]) -> Result<Ipv4Net, Error> {
-    let candidates = (30..=31).map(|b| (172, b)).chain((0..=255).map(|b| (10, b)));
-    let candidates = candidates.filter_map(|(a, b)| Ipv4Net::new(Ipv4Addr::new(a, b, 0, 0), 16).ok());
-    let free = |candidate: &Ipv4Net| {
-        let mut routed = taken.iter().filter(|prefix| prefix.prefix_len() > 0);
-        routed.all(|prefix| !prefix.contains(&candidate.network()) && !candidate.contains(&prefix.addr()))
-    };
-    let none = || {
-        Error::failed(
-            "network default",
-            "the host has routes for every private prefix",
-            "choose one: --network default=CIDR",
-        )
-    };
-    candidates.into_iter().find(free).ok_or_else(none)
 }
 
 /// Says when the host may use ports of the range for masquerading for itself.
@@ -308,22 +316,9 @@ fn cores() -> usize {
 mod tests {
     use super::*;
 
-    fn prefixes(texts: &[&str]) -> Vec<Ipv4Net> {
-        texts.iter().map(|text| text.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn the_default_network_overlaps_no_route() {
-        let free = |taken: &[&str]| free_prefix(&prefixes(taken)).unwrap().to_string();
-        assert_eq!(free(&["0.0.0.0/0", "192.168.1.5/24"]), "172.30.0.0/16");
-        assert_eq!(free(&["172.30.7.0/24"]), "172.31.0.0/16");
-        assert_eq!(free(&["172.16.0.0/12", "10.0.2.15/24"]), "10.1.0.0/16");
-        assert!(free_prefix(&prefixes(&["172.16.0.0/12", "10.0.0.0/8"])).is_err());
-    }
-
     #[test]
     fn uplink_options_that_contradict_are_refused() {
-        let address = "192.0.2.5/24".parse().ok();
+        let address = "192.0.2.5/24".parse().ok().map(UplinkAddress::Fixed);
         let base = Options { uplink: Some("eth0".into()), ..Options::default() };
         assert!(uplink_settings(&base).unwrap().is_some());
         let shared = Options { uplink_address: address, ..base.clone() };
@@ -334,5 +329,9 @@ mod tests {
         assert!(uplink_settings(&own).is_ok());
         let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
         assert!(uplink_settings(&far).is_err());
+        let dhcp = Options { uplink_address: Some(UplinkAddress::Dhcp), uplink_gateway: None, ..far };
+        assert!(uplink_settings(&dhcp).unwrap().is_some_and(|settings| settings.dhcp));
+        let both = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ..dhcp };
+        assert!(uplink_settings(&both).is_err());
     }
 }

@@ -80,6 +80,8 @@ drop_reasons! {
     EgressFull = "egress-full",
     /// Writing to the device failed for another reason; the log names it.
     EgressError = "egress-error",
+    /// For the host's MAC address, but not for the address that the host has on the network: it is no router there.
+    NotForHost = "not-for-host",
     // Gateway and ARP
     /// An ARP packet of the wrong form, or with a sender that cannot be a station.
     BadArp = "bad-arp",

@@ -179,6 +179,25 @@ pub const RELAY_FLOWS: usize = 1024;
 /// Bytes of a resolv.conf that are read. What stands behind them does not count.
 pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
 
+/// Addresses of a DHCP pool that are held for the clients of one port: its own, and those of guests and stages of a
+/// start that call themselves differently. The next takes the place of the port's oldest.
+pub const DHCP_LEASES_PER_PORT: usize = 16;
+
+/// Leases of a network that are remembered, those that have ended included. The next takes the place of the oldest.
+pub const DHCP_LEASES_MAX: usize = 65_536;
+
+/// How long an offered address is kept for its client.
+pub const DHCP_OFFER_HOLD: Duration = Duration::from_secs(60);
+
+/// How long a declined address is given to nobody.
+pub const DHCP_DECLINE_HOLD: Duration = Duration::from_secs(600);
+
+/// Seconds that a DHCP lease can be set to.
+pub const DHCP_LEASE_RANGE: std::ops::RangeInclusive<u32> = 10..=30 * 24 * 3600;
+
+/// Addresses, names or routes in one setting of a DHCP server.
+pub const DHCP_LIST_MAX: usize = 16;
+
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
 
@@ -208,6 +227,17 @@ pub const DROP_SAMPLES: usize = 64;
 
 /// Bytes that are kept of a dropped frame.
 pub const DROP_SAMPLE_BYTES: usize = 96;
+
+/// Ports whose addresses are remembered while they are not there, those that are there included. At the bound, the
+/// longest unused one is forgotten.
+pub const REMEMBERED_PORTS: usize = 4 * PORTS_MAX;
+
+/// Addresses that are asked for by ARP before a port is refused one because all of them are answered for.
+pub const ADDRESSES_PROBED: usize = 8;
+
+/// How long an answer to such a question is waited for, while no other request is served. RFC 5227 has hosts wait for
+/// seconds on links of any kind; these are stations on virtual wires, and who does not know may say --ip.
+pub const ADDRESS_PROBE_WAIT: Duration = Duration::from_millis(100);
 
 /// Largest document of the state directory in bytes; a larger one was not written by us, and is not read.
 pub const STATE_DOCUMENT_MAX: u64 = 64 * 1024 * 1024;

@@ -27,6 +27,8 @@ use crate::table::route_table::RouteTable;
 pub enum NetworkMode {
     /// To the uplink, masqueraded.
     Nat,
+    /// To the uplink and back as a router does, with its own addresses.
+    Routed,
     /// To nothing else.
     Internal,
 }
@@ -36,6 +38,7 @@ impl NetworkMode {
     pub const fn as_str(self) -> &'static str {
         match self {
             NetworkMode::Nat => "nat",
+            NetworkMode::Routed => "routed",
             NetworkMode::Internal => "internal",
         }
     }
@@ -133,7 +136,8 @@ fn is_broadcast(link: Ipv4Net, ip: Ipv4Addr) -> bool {
 pub struct Port {
     /// Its number.
     pub id: PortId,
-    /// Its name, unique. For the uplink, the interface's name.
+    /// Its name, which it has in common with the other interfaces of the same container. For the uplink, the
+    /// interface's name.
     pub name: String,
     /// The network it is on; `None` for the uplink.
     pub network: Option<NetworkId>,
@@ -147,6 +151,8 @@ pub struct Port {
     pub quota: u32,
     /// Port security, unless it is off.
     pub pins: Option<Pins>,
+    /// The host's address and its network's prefix, if it is the host that is behind it.
+    pub host: Option<Ipv4Net>,
     /// What it may do to the others.
     pub policing: Policing,
     /// What it has done of it.
@@ -188,6 +194,8 @@ pub struct Uplink {
     pub mode: UplinkMode,
     /// Its MAC address.
     pub mac: MacAddr,
+    /// Whether it gets its address by DHCP.
+    pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
     /// All addresses that are the host's own (the translated-to one included).

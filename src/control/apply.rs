@@ -10,17 +10,18 @@
 //! Removal runs the other way: first the snapshot without it, then the workers let go, and last what was
 //! learned about it is forgotten, because until then a worker may still learn.
 //!
-//! The nouns have files of their own: `networks`, `ports`, `publications`, `uplink`, and `observe` for what
+//! The nouns have files of their own: `networks`, `ports`, `connect`, `publications`, `uplink`, and `observe` for what
 //! only reads.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::address_book::{self, AddressBook};
+use super::dhcp::DhcpBooks;
 use super::error::Error;
 use super::host::Host;
 use super::name::Name;
-use super::ports::PortRecord;
 use super::publications::PublicationRecord;
+use super::records::{PortRecord, Ports};
 use super::request::Request;
 use super::response::{Done, Response};
 use super::uplink::UplinkRecord;
@@ -41,21 +42,27 @@ pub struct Control<H> {
     pub(super) host: H,
     /// What the next process finds out about this one.
     pub(super) state: StateDir,
-    pub(super) ports: BTreeMap<Name, PortRecord>,
+    pub(super) ports: Ports,
+    /// What names had, and have again when they come back.
+    pub(super) book: AddressBook,
     pub(super) publications: Vec<PublicationRecord>,
     pub(super) uplink: Option<UplinkRecord>,
+    pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
 }
 
 impl<H: Host> Control<H> {
     /// Books for a switch without networks, ports and uplink, which remembers in `state`.
-    pub fn new(shared: Arc<Shared>, host: H, state: StateDir) -> Self {
+    pub fn new(shared: Arc<Shared>, host: H, mut state: StateDir) -> Self {
+        let book = state.load(address_book::DOCUMENT);
         Control {
+            dhcp: DhcpBooks::new(state.load(super::dhcp::DOCUMENT)),
             shared,
             host,
             state,
-            ports: BTreeMap::new(),
+            ports: Ports::default(),
+            book,
             publications: Vec::new(),
             uplink: None,
             retired: Totals::default(),
@@ -75,11 +82,22 @@ impl<H: Host> Control<H> {
             Request::NetworkInspect(named) => {
                 self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
             }
+            Request::NetworkDhcp(dhcp) => self.network_dhcp(&dhcp).map(Response::Dhcp),
+            Request::DhcpLeases(leases) => self.dhcp_leases(&leases, now).map(Response::Leases),
+            Request::NetworkSet(set) => self.network_set(&set, now).map(done),
+            Request::NetworkConnect(connect) => {
+                self.network_connect(&connect, now).map(Box::new).map(Response::Port)
+            }
+            Request::NetworkDisconnect(disconnect) => self.network_disconnect(&disconnect, now).map(done),
+            Request::NetworkHostPort(host_port) => match host_port.off {
+                true => self.host_port_off(&host_port, now).map(done),
+                false => self.host_port(&host_port, now).map(Box::new).map(Response::Port),
+            },
             Request::PortLs(_) => Ok(Response::Ports(self.port_ls())),
-            Request::PortAdd(add) => self.port_add(&add).map(Box::new).map(Response::Port),
+            Request::PortAdd(add) => self.port_add(&add, now).map(Box::new).map(Response::Port),
             Request::PortRm(rm) => self.port_rm(&rm, now).map(done),
-            Request::PortInspect(named) => {
-                self.port_inspect(&named.name, now).map(Box::new).map(Response::PortDetail)
+            Request::PortInspect(inspect) => {
+                self.port_inspect(&inspect, now).map(Box::new).map(Response::PortDetail)
             }
             Request::PortSet(set) => self.port_set(&set).map(done),
             Request::FdbShow(show) => self.fdb_show(&show, now).map(Response::Fdb),
@@ -125,17 +143,18 @@ impl<H: Host> Control<H> {
         found.ok_or_else(|| Error::not_found(name, "no such network", "see vswitchctl network ls"))
     }
 
+    /// The first interface of a port.
     pub(super) fn port(&self, name: &Name) -> Result<&PortRecord, Error> {
         self.ports.get(name).ok_or_else(|| Error::not_found(name, "no such port", "see vswitchctl port ls"))
     }
 
-    /// The number of the port or of the uplink with this name; the uplink counts too where frames do.
-    pub(super) fn port_or_uplink(&self, name: &Name) -> Result<PortId, Error> {
+    /// The numbers of the port's interfaces, or of the uplink with this name; the uplink counts too where frames do.
+    pub(super) fn port_or_uplink(&self, name: &Name) -> Result<Vec<PortId>, Error> {
         match &self.uplink {
             Some(uplink) if uplink.settings.name == name.as_str() && !self.ports.contains_key(name) => {
-                Ok(PortId::UPLINK)
+                Ok(vec![PortId::UPLINK])
             }
-            _ => self.port(name).map(|port| port.id),
+            _ => self.port(name).map(|_| self.ids_of(name)),
         }
     }
 }

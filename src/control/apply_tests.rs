@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use super::apply::Control;
@@ -13,18 +14,19 @@ use super::response::{NetworkInfo, PortInfo, PublicationInfo, Response};
 use super::uplink::UplinkSettings;
 use crate::addr::{Endpoint, MacAddr, PortId, Protocol};
 use crate::clock::Time;
+use crate::host::guard::Hidden;
 use crate::host::state::StateDir;
 use crate::shared::{Ask, Conntrack, Shared};
 use crate::snapshot::{Pins, Snapshot, UplinkMode};
 use crate::table::conntrack::{Seen, Timeouts};
 use crate::table::route_table::Via;
 
-const NOW: Time = Time::from_secs(10);
+pub(super) const NOW: Time = Time::from_secs(10);
 const UPLINK_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 5);
 
-type Switch = Control<MemoryHost>;
+pub(super) type Switch = Control<MemoryHost>;
 
-fn facts() -> UplinkFacts {
+pub(super) fn facts() -> UplinkFacts {
     let route = |prefix: &str, gateway: Option<Ipv4Addr>| HostRoute {
         prefix: prefix.parse().unwrap(),
         gateway,
@@ -43,7 +45,7 @@ fn facts() -> UplinkFacts {
 }
 
 /// A switch with an uplink, the network "default" on 10.1.0.0/24, and the namespaces red and blue.
-fn switch() -> Switch {
+pub(super) fn switch() -> Switch {
     let nat_ports = 61_000..=61_999;
     let conntrack = Conntrack::new(1000, nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
@@ -56,6 +58,7 @@ fn switch() -> Switch {
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
+        dhcp: false,
         address: None,
         gateway: None,
         nat_ports,
@@ -65,13 +68,13 @@ fn switch() -> Switch {
     control
 }
 
-fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
+pub(super) fn ask(control: &mut Switch, what: &str, body: &str) -> Result<Response, Error> {
     let (noun, verb) = what.split_once(' ').unwrap_or((what, ""));
     control.apply(Request::parse(noun, verb, body.as_bytes())?, NOW)
 }
 
 /// Asks, expects a refusal, and checks that nothing whatsoever changed.
-fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
+pub(super) fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
     let before = state(control);
     let error = ask(control, what, body).unwrap_err();
     assert_eq!(state(control), before, "{what} {body}: {error}");
@@ -80,7 +83,7 @@ fn refused(control: &mut Switch, what: &str, body: &str) -> Error {
 }
 
 /// Everything that a request could have changed.
-fn state(control: &Switch) -> String {
+pub(super) fn state(control: &Switch) -> String {
     let snapshot = control.shared().snapshot_full();
     let host = control.host();
     let publications: BTreeSet<_> = snapshot.publications.iter().map(|p| format!("{p:?}")).collect();
@@ -96,21 +99,30 @@ fn state(control: &Switch) -> String {
     )
 }
 
-fn port(control: &mut Switch, body: &str) -> PortInfo {
+pub(super) fn port(control: &mut Switch, body: &str) -> PortInfo {
     let Response::Port(port) = ask(control, "port add", body).unwrap() else { panic!("{body}") };
     *port
 }
 
-fn publish(control: &mut Switch, body: &str) -> PublicationInfo {
+pub(super) fn publish(control: &mut Switch, body: &str) -> PublicationInfo {
     let Response::Publication(publication) = ask(control, "publish add", body).unwrap() else {
         panic!("{body}")
     };
     publication
 }
 
-fn network(control: &mut Switch, body: &str) -> NetworkInfo {
+pub(super) fn network(control: &mut Switch, body: &str) -> NetworkInfo {
     let Response::Network(network) = ask(control, "network create", body).unwrap() else { panic!("{body}") };
     network
+}
+
+/// What the guard hides of a protocol.
+fn hidden(control: &Switch, wanted: Protocol) -> Vec<(Ipv4Addr, RangeInclusive<u16>)> {
+    let ports = |hidden: &Hidden| match hidden {
+        Hidden::Ports { protocol, address, ports } if *protocol == wanted => Some((*address, ports.clone())),
+        Hidden::Ports { .. } | Hidden::Network(_) => None,
+    };
+    control.host().guard.iter().filter_map(ports).collect()
 }
 
 #[test]
@@ -123,10 +135,13 @@ fn a_port_gets_the_lowest_free_address_and_is_announced() {
     let third = port(&mut control, r#"{"name":"vm","tap":"tap0"}"#);
     assert_eq!(third.ip, Some(Ipv4Addr::new(10, 1, 0, 4)));
     ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
-    assert_eq!(port(&mut control, r#"{"name":"new","netns":"red"}"#).ip, web.ip);
+    // What it had is kept for it while others come.
+    let new = port(&mut control, r#"{"name":"new","netns":"red","ifname":"eth9"}"#);
+    assert_eq!(new.ip, Some(Ipv4Addr::new(10, 1, 0, 5)));
+    assert_eq!(port(&mut control, r#"{"name":"web","netns":"red"}"#), web);
 
     let host = control.host();
-    let (plan, started) = &host.open[&PortId(1)];
+    let (plan, started) = &host.open[&PortId(4)];
     assert!(*started);
     assert_eq!(plan.address, Some("10.1.0.2/24".parse().unwrap()));
     assert_eq!(plan.gateway, Some(Ipv4Addr::new(10, 1, 0, 1)));
@@ -329,10 +344,7 @@ fn what_the_kernel_refuses_is_rolled_back() {
 #[test]
 fn a_publication_is_hidden_from_the_host_and_goes_with_its_port() {
     let mut control = switch();
-    let hidden = |control: &Switch| {
-        let ranges = control.host().guard.iter().filter(|h| h.protocol == Protocol::Tcp);
-        ranges.map(|h| (h.address, h.ports.clone())).collect::<Vec<_>>()
-    };
+    let hidden = |control: &Switch| hidden(control, Protocol::Tcp);
     // The port that a process of the host listens on stays the host's.
     let masquerade = [(UPLINK_IP, 61_000..=61_499), (UPLINK_IP, 61_501..=61_999)];
     assert_eq!(hidden(&control), masquerade);
@@ -392,8 +404,7 @@ fn row_79_a_port_belongs_to_one_of_masquerading_publications_and_the_host_in_any
     control.host_mut().host_ports.insert((Protocol::Udp, 61_100));
     control.follow_host_ports(NOW);
     let hidden = |control: &Switch, port: u16| {
-        let guard = control.host().guard.iter().filter(|hidden| hidden.protocol == Protocol::Udp);
-        guard.filter(|hidden| hidden.ports.contains(&port)).count()
+        hidden(control, Protocol::Udp).iter().filter(|(_, ports)| ports.contains(&port)).count()
     };
     assert!(hidden(&control, 61_100) > 0);
     // Bound by the host after a connection has it, and before.
@@ -422,7 +433,8 @@ fn row_78_a_loopback_publication_is_reserved_and_not_at_the_uplink() {
         |ip| control.shared().snapshot().publications.find(Protocol::Tcp, Endpoint::new(ip, 8080)).copied();
     assert_eq!(at(UPLINK_IP), None);
     assert!(at(Ipv4Addr::LOCALHOST).is_some(), "for the relay; packets for it are martians");
-    assert!(!control.host().guard.iter().any(|hidden| hidden.ports.contains(&8080)));
+    let both = [Protocol::Tcp, Protocol::Udp].map(|protocol| hidden(&control, protocol));
+    assert!(!both.iter().flatten().any(|(_, ports)| ports.contains(&8080)));
     ask(&mut control, "publish rm", r#"{"spec":"127.0.0.1:8080"}"#).unwrap();
     assert!(control.host().reserved.is_empty());
 }
@@ -482,7 +494,8 @@ fn the_uplink_is_followed() {
     assert_eq!(now.address, Some("198.51.100.7/24".parse().unwrap()));
     assert_eq!((now.mtu, now.routes.lookup(remote)), (1400, None));
     assert!(Arc::ptr_eq(&now.neighbors, &neighbors));
-    assert!(control.host().guard.iter().all(|h| h.address == Ipv4Addr::new(198, 51, 100, 7)));
+    let all = hidden(&control, Protocol::Tcp);
+    assert!(all.iter().all(|(address, _)| *address == Ipv4Addr::new(198, 51, 100, 7)));
 
     control.host_mut().uplink = None;
     control.follow_uplink(NOW);
@@ -498,6 +511,7 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
     let settings = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
+        dhcp: false,
         address: None,
         gateway: None,
         nat_ports: 61_000..=61_009,

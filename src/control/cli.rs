@@ -22,6 +22,16 @@ pub fn parse<T: clap::Parser>() -> Result<T, ExitCode> {
     })
 }
 
+/// Reads the arguments of one verb.
+///
+/// # Errors
+/// `Usage`.
+pub(super) fn arguments<'a, T: clap::Args>(words: impl Iterator<Item = &'a str>) -> Result<T, Error> {
+    let command = T::augment_args(clap::Command::new("vswitchctl").no_binary_name(true));
+    let matches = command.try_get_matches_from(words);
+    matches.and_then(|matches| T::from_arg_matches(&matches)).map_err(|error| usage(&error))
+}
+
 /// Prints an error the way users expect it, and returns the exit code.
 pub fn fail(error: &Error) -> ExitCode {
     eprintln!("error: {error}");
@@ -115,9 +125,9 @@ mod tests {
             ("x port web --netns a --mac 02:00", "02:00: not a MAC address"),
             ("x port web --netns a --ip 1.2.3", "1.2.3: invalid IPv4 address syntax, for --ip"),
             ("x port web/1 --netns a", "'web/1': not a name"),
-            ("x network n --subnet 10.0.0.0/24 --mode routed", "routed: no such mode (nat or internal)"),
+            ("x network n --subnet 10.0.0.0/24 --mode host", "host: no such mode (nat, routed or internal)"),
             ("x network n --subnet 10.0.0.0", "10.0.0.0: not an IPv4 prefix"),
-            ("x network n", "--subnet <CIDR>: missing"),
+            ("x network", "<NAME>: missing"),
         ] {
             let text = complaint(line);
             assert!(text.contains(says), "{line}: {text}");

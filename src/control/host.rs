@@ -15,6 +15,8 @@ use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
+use crate::service::dhcp::client::Config;
+use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
 /// What a port is attached to.
@@ -37,15 +39,21 @@ pub enum Attachment {
         /// The interface's name.
         ifname: String,
     },
+    /// A TAP in the switch's own namespace, with an address for the host.
+    Host {
+        /// The interface's name.
+        ifname: String,
+    },
 }
 
 impl Attachment {
     /// The interface's name.
     pub fn ifname(&self) -> &str {
         match self {
-            Attachment::Netns { ifname, .. } | Attachment::Tap { ifname } | Attachment::Device { ifname } => {
-                ifname
-            }
+            Attachment::Netns { ifname, .. }
+            | Attachment::Tap { ifname }
+            | Attachment::Device { ifname }
+            | Attachment::Host { ifname } => ifname,
         }
     }
 
@@ -53,7 +61,7 @@ impl Attachment {
     pub fn netns(&self) -> Option<&str> {
         match self {
             Attachment::Netns { netns, .. } => Some(netns),
-            Attachment::Tap { .. } | Attachment::Device { .. } => None,
+            Attachment::Tap { .. } | Attachment::Device { .. } | Attachment::Host { .. } => None,
         }
     }
 }
@@ -65,7 +73,7 @@ pub struct PortPlan {
     pub attachment: Attachment,
     /// The interface's MAC address. A device that exists keeps its own.
     pub mac: Option<MacAddr>,
-    /// The address to configure, with the network's prefix length; only in a namespace.
+    /// The address to configure, with the network's prefix length; only in a namespace and for the host.
     pub address: Option<Ipv4Net>,
     /// The default route's next hop; only in a namespace.
     pub gateway: Option<Ipv4Addr>,
@@ -145,11 +153,30 @@ pub trait Host {
     /// What the kernel refuses.
     fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error>;
 
+    /// Sets the default route of the namespace that a port's interface is in, by that interface: to a next hop, or to
+    /// none.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error>;
+
+    /// Asks the stations of a network who has an address, and waits a moment for the answer.
+    fn who_has(&mut self, network: &Network, ip: Ipv4Addr) -> Option<MacAddr>;
+
+    /// Prefixes that the host has addresses in or routes to, in whatever table, its VPNs' included.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error>;
+
     /// What the uplink is now; `None` if its interface does not exist.
     ///
     /// # Errors
     /// What the kernel refuses.
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error>;
+
+    /// Gives the uplink of mode `own` this address and next hop from now on, or none.
+    fn set_uplink_address(&mut self, config: Option<Config>);
 
     /// Opens the uplink's devices and hands them to the workers, in place of those before.
     ///

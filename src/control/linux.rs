@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
+
+use ipnet::Ipv4Net;
 
 use super::error::{Error, Kind};
 use super::host::{Attachment, Host, HostRoute, NetnsIdentity, PortPlan, UplinkFacts};
@@ -21,18 +24,23 @@ use crate::host::netns::Netns;
 use crate::host::resolv_conf::ResolvConf;
 use crate::host::sockets::busy_ports;
 use crate::host::{ErrorKind, HostError, netlink};
+use crate::limits::ADDRESS_PROBE_WAIT;
 use crate::port::Device;
 use crate::port::carrier::tap_is_up;
 use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
+use crate::service::dhcp::client::Config;
 use crate::service::relay::{Door, Doors};
-use crate::snapshot::UplinkMode;
-use crate::worker::{WorkerOptions, WorkerPool};
+use crate::snapshot::{Network, UplinkMode};
+use crate::worker::{WorkerOptions, WorkerPool, now};
 
 /// The name of a TAP until it is moved into its namespace; the kernel puts a free number.
 const TAP_PATTERN: &str = "vsw%d";
+
+/// How often the neighbor table is looked at while an answer is waited for.
+const PROBE_LOOKS: u32 = 20;
 
 impl From<HostError> for Error {
     fn from(error: HostError) -> Error {
@@ -56,6 +64,18 @@ struct Opened {
     netns: Option<NetnsIdentity>,
     /// Removed with the port.
     _resolv_conf: Option<ResolvConf>,
+}
+
+impl Opened {
+    /// The namespace that the interface was put into, unless the name means another one by now.
+    fn namespace(&self, name: &str) -> Result<Netns, Error> {
+        let namespace = Netns::open(name)?;
+        if Some(namespace.id()?) == self.netns {
+            return Ok(namespace);
+        }
+        let why = "is another namespace than the one the port is in";
+        Err(Error::not_found(name, why, "change it inside the namespace"))
+    }
 }
 
 /// The real host.
@@ -134,7 +154,7 @@ impl LinuxHost {
                 attach_tap(&name, &netns, &settings)?;
                 Ok(device)
             }
-            Attachment::Tap { ifname } => {
+            Attachment::Tap { ifname } | Attachment::Host { ifname } => {
                 if netlink::link(ifname)?.is_some() {
                     return Err(Error::exists(ifname, "an interface has this name", "choose another name"));
                 }
@@ -143,6 +163,10 @@ impl LinuxHost {
                     netlink::set_mac(&name, mac)?;
                 }
                 netlink::set_mtu(&name, u32::from(plan.mtu))?;
+                if let Some(address) = plan.address {
+                    netlink::disable_ipv6(&name);
+                    netlink::add_address(&name, address)?;
+                }
                 netlink::set_up(&name)?;
                 Ok(device)
             }
@@ -199,7 +223,7 @@ impl LinuxHost {
         });
         Ok(Some(UplinkFacts {
             index: link.index,
-            mac: own_mac(settings).unwrap_or(link.mac),
+            mac: own_mac(settings, link.mac).unwrap_or(link.mac),
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             addresses: settings.address.into_iter().collect(),
@@ -262,7 +286,7 @@ impl Host for LinuxHost {
             Attachment::Device { ifname } => {
                 netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
             }
-            Attachment::Netns { .. } | Attachment::Tap { .. } => {
+            Attachment::Netns { .. } | Attachment::Tap { .. } | Attachment::Host { .. } => {
                 opened.watched.upgrade().is_some_and(|device| tap_is_up(&*device))
             }
         }
@@ -272,18 +296,39 @@ impl Host for LinuxHost {
         let Some(opened) = self.ports.get(&id) else { return Ok(()) };
         let set = |ifname: &str| netlink::set_mtu(ifname, u32::from(mtu));
         match &opened.attachment {
-            Attachment::Netns { netns, ifname } => {
-                let namespace = Netns::open(netns)?;
-                if Some(namespace.id()?) != opened.netns {
-                    let why = "is another namespace than the one the port is in";
-                    return Err(Error::not_found(netns, why, "set the MTU inside the namespace"));
-                }
-                Ok(namespace.run(|| set(ifname))??)
-            }
-            Attachment::Tap { ifname } => Ok(set(ifname)?),
+            Attachment::Netns { netns, ifname } => Ok(opened.namespace(netns)?.run(|| set(ifname))??),
+            Attachment::Tap { ifname } | Attachment::Host { ifname } => Ok(set(ifname)?),
             // Its owner sets it; the switch only stops sending more.
             Attachment::Device { .. } => Ok(()),
         }
+    }
+
+    fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+        let Some(opened) = self.ports.get(&id) else { return Ok(()) };
+        let Attachment::Netns { netns, ifname } = &opened.attachment else { return Ok(()) };
+        let change = || match gateway {
+            Some(gateway) => netlink::add_route(Ipv4Net::default(), gateway),
+            None => netlink::del_default_route(ifname),
+        };
+        Ok(opened.namespace(netns)?.run(change)??)
+    }
+
+    fn who_has(&mut self, network: &Network, ip: Ipv4Addr) -> Option<MacAddr> {
+        self.workers.probe(network.id, ip);
+        for _ in 0..PROBE_LOOKS {
+            std::thread::sleep(ADDRESS_PROBE_WAIT / PROBE_LOOKS);
+            let mut entries = network.neighbors.lock().entries(now()).into_iter();
+            if let Some(mac) = entries.find(|entry| entry.ip == ip).and_then(|entry| entry.mac) {
+                return Some(mac);
+            }
+        }
+        // Nobody shall be told for the next seconds that the new station does not answer.
+        network.neighbors.lock().remove(ip);
+        None
+    }
+
+    fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error> {
+        Ok(netlink::routed_prefixes()?)
     }
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
@@ -294,15 +339,23 @@ impl Host for LinuxHost {
         }
     }
 
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(settings) = &mut self.uplink {
+            settings.address = config.map(|config| config.address);
+            settings.gateway = config.and_then(|config| config.gateway);
+        }
+    }
+
     fn open_uplink(&mut self) -> Result<(), Error> {
         let Some(settings) = &self.uplink else { return Ok(()) };
         self.workers.detach(PortId::UPLINK);
         #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
         let group = std::process::id() as u16;
+        let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
             fanout: (self.worker_count > 1).then_some(group),
             promiscuous: false,
-            own_mac: own_mac(settings),
+            own_mac: own_mac(settings, link.mac),
             offload: self.offload,
         };
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
@@ -365,11 +418,15 @@ impl Host for LinuxHost {
     }
 }
 
-/// The MAC address of mode `own`: 02:75 and its IP address, so that it is neither the host's nor one that a
-/// switch gives to its ports.
-fn own_mac(settings: &UplinkSettings) -> Option<MacAddr> {
-    let own = settings.address.filter(|_| settings.mode == UplinkMode::Own)?;
-    let [a, b, c, d] = own.addr().octets();
+/// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the
+/// interface's own; so that it is neither the host's nor one that a switch gives to its ports, and always the same.
+fn own_mac(settings: &UplinkSettings, link: MacAddr) -> Option<MacAddr> {
+    let MacAddr([_, _, a, b, c, d]) = link;
+    let [a, b, c, d] = match (settings.mode, settings.address) {
+        (UplinkMode::Shared, _) => return None,
+        (UplinkMode::Own, _) if settings.dhcp => [a, b, c, d],
+        (UplinkMode::Own, address) => address?.addr().octets(),
+    };
     Some(MacAddr([0x02, 0x75, a, b, c, d]))
 }
 

@@ -2,15 +2,20 @@
 //! uplink are plain sets that a test fills.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
+
+use ipnet::Ipv4Net;
 
 use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
-use crate::addr::{PortId, Protocol};
+use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
 use crate::port::exchange::Io;
+use crate::service::dhcp::client::Config;
+use crate::snapshot::Network;
 use crate::worker::{PollMode, WorkerOptions};
 
 /// A host in memory.
@@ -34,6 +39,10 @@ pub struct MemoryHost {
     pub reserved: Vec<Listen>,
     /// The guard.
     pub guard: Vec<Hidden>,
+    /// Stations that answer for addresses.
+    pub stations: BTreeMap<Ipv4Addr, MacAddr>,
+    /// Prefixes that the host has routes to.
+    pub routed: Vec<Ipv4Net>,
     /// Makes the next call of `open_port` or `guard` fail, as the kernel may at any time.
     pub fail_next: bool,
 }
@@ -60,7 +69,7 @@ impl Host for MemoryHost {
             Attachment::Netns { netns, .. } => self.open.values().any(|(other, _)| {
                 (other.attachment.netns(), other.attachment.ifname()) == (Some(netns.as_str()), ifname)
             }),
-            Attachment::Tap { .. } => !self.interfaces.insert(ifname.to_owned()),
+            Attachment::Tap { .. } | Attachment::Host { .. } => !self.interfaces.insert(ifname.to_owned()),
             Attachment::Device { .. } if !self.interfaces.contains(ifname) => {
                 return Err(Error::not_found(ifname, "no such interface", "see ip link"));
             }
@@ -70,7 +79,7 @@ impl Host for MemoryHost {
             return Err(Error::exists(ifname, "the interface name is taken", "choose another one"));
         }
         self.may_fail().inspect_err(|_| {
-            if let Attachment::Tap { ifname } = &plan.attachment {
+            if let Attachment::Tap { ifname } | Attachment::Host { ifname } = &plan.attachment {
                 self.interfaces.remove(ifname);
             }
         })?;
@@ -85,7 +94,10 @@ impl Host for MemoryHost {
     }
 
     fn close_port(&mut self, id: PortId) {
-        if let Some((PortPlan { attachment: Attachment::Tap { ifname }, .. }, _)) = self.open.remove(&id) {
+        let plan = self.open.remove(&id).map(|(plan, _)| plan);
+        if let Some(Attachment::Tap { ifname } | Attachment::Host { ifname }) =
+            plan.map(|plan| plan.attachment)
+        {
             self.interfaces.remove(&ifname);
         }
     }
@@ -110,8 +122,31 @@ impl Host for MemoryHost {
         Ok(())
     }
 
+    fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
+        self.may_fail()?;
+        if let Some((plan, _)) = self.open.get_mut(&id) {
+            plan.gateway = gateway;
+        }
+        Ok(())
+    }
+
+    fn who_has(&mut self, _: &Network, ip: Ipv4Addr) -> Option<MacAddr> {
+        self.stations.get(&ip).copied()
+    }
+
+    fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error> {
+        Ok(self.routed.clone())
+    }
+
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
         Ok(self.uplink.clone())
+    }
+
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(facts) = &mut self.uplink {
+            facts.addresses = config.iter().map(|config| config.address).collect();
+            facts.host_addresses = facts.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+        }
     }
 
     fn open_uplink(&mut self) -> Result<(), Error> {

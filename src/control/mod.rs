@@ -10,26 +10,38 @@
 //! [`client`] carry it over the [`socket`]. [`apply`] owns the names and decides; it reaches the kernel
 //! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests.
 
+mod address_book;
+mod addresses;
 pub mod apply;
 #[cfg(test)]
 mod apply_tests;
 pub mod cli;
 pub mod client;
+mod connect;
+mod dhcp;
+pub mod dhcp_setting;
+#[cfg(test)]
+mod dhcp_tests;
 pub mod error;
 pub mod host;
 pub mod linux;
 pub mod memory;
 pub mod name;
+#[cfg(test)]
+mod network_tests;
 mod networks;
 mod observe;
 mod ports;
 mod publications;
 pub mod publish_spec;
+mod records;
 pub mod request;
 pub mod response;
 mod samples;
 pub mod server;
 mod services;
 pub mod socket;
+mod subnets;
 pub mod table;
 pub mod uplink;
+mod uplink_lease;

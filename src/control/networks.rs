@@ -6,16 +6,19 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 
 use super::apply::Control;
+use super::connect::can_lead_out;
 use super::error::Error;
 use super::host::Host;
 use super::name::Name;
-use super::request::{NetworkCreate, Remove};
+use super::publications::PublicationRecord;
+use super::request::{NetworkCreate, NetworkSet, NetworkSetting, Remove};
 use super::response::{NetworkDetail, NetworkInfo, Usage};
+use super::subnets::{first_free, is_free, overlap};
 use crate::addr::MacAddr;
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, NETWORKS_MAX};
 use crate::shared::{Fdb, Neighbors};
-use crate::snapshot::{Network, NetworkMode};
+use crate::snapshot::{Network, NetworkMode, Port};
 
 /// The MTU of Ethernet (RFC 894), for a switch without an uplink.
 const ETHERNET_MTU: u16 = 1500;
@@ -30,7 +33,7 @@ impl<H: Host> Control<H> {
 
     pub(super) fn network_inspect(&self, name: &Name, now: Time) -> Result<NetworkDetail, Error> {
         let network = self.network(name.as_str())?;
-        let ports = self.ports.iter().filter(|(_, port)| port.network == network.id);
+        let ports = self.ports.on_network(network.id);
         let port_names: Vec<_> = ports.clone().map(|(name, _)| name.to_string()).collect();
         let addresses = ports.filter(|(_, port)| port.ip.is_some()).count() as u64;
         let hosts = (1u64 << (32 - network.subnet.prefix_len())) - 3; // network, broadcast, gateway
@@ -50,41 +53,157 @@ impl<H: Host> Control<H> {
     /// Makes a network.
     ///
     /// # Errors
-    /// `Usage` for a prefix, gateway or MTU that cannot be, `Exists` for a name or prefix that is taken.
+    /// `Usage` for a prefix, gateway or MTU that cannot be, `Exists` for a name or prefix that is taken, `Failed` if
+    /// no prefix is free or the guard cannot be set.
     pub fn network_create(&mut self, create: &NetworkCreate, now: Time) -> Result<NetworkInfo, Error> {
-        let network = self.planned(create)?;
         let snapshot = self.snapshot();
-        let name = &network.name;
-        if let Some(there) = snapshot.networks.iter().flatten().find(|there| there.name == *name) {
+        let there = snapshot.networks.iter().flatten().find(|there| there.name == create.name.as_str());
+        let subnet = match (create.subnet, there) {
+            (Some(subnet), _) => checked_subnet(subnet)?,
+            (None, Some(there)) => there.subnet,
+            (None, None) => self.free_subnet(&create.name)?,
+        };
+        let network = self.planned(create, subnet)?;
+        if let Some(there) = there {
             let same = same_settings(there, &network, create.mtu.is_some());
             return if same { Ok(info(there)) } else { Err(differs(there)) };
         }
-        let overlaps = |other: &Ipv4Net| {
-            network.subnet.contains(&other.network()) || other.contains(&network.subnet.network())
-        };
-        if let Some(other) = snapshot.networks.iter().flatten().find(|other| overlaps(&other.subnet)) {
-            let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
-            return Err(Error::exists(network.subnet, why, "choose another prefix"));
-        }
-        let links = self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses);
-        if let Some(link) = links.map(Ipv4Net::trunc).find(overlaps) {
-            let why = format_args!("overlaps the uplink's own network {link}");
-            return Err(Error::exists(network.subnet, why, "choose another prefix"));
-        }
+        self.check_apart(subnet)?;
         let Some(id) = snapshot.free_network() else {
             let why = format_args!("there are {NETWORKS_MAX} networks already");
-            return Err(Error::failed(name, why, "remove one: vswitchctl network rm"));
+            return Err(Error::failed(&create.name, why, "remove one: vswitchctl network rm"));
         };
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
         let made = info(&network);
+        self.dhcp.open(&network, now);
         self.shared.publish(|snapshot| snapshot.set_network(network));
+        if made.mode == NetworkMode::Routed
+            && let Err(error) = self.renew_guard()
+        {
+            self.shared.publish(|snapshot| snapshot.remove_network(id));
+            return Err(error);
+        }
+        if create.subnet.is_none() {
+            self.book.keep_subnet(&create.name, subnet);
+            self.store_book();
+        }
         Ok(made)
     }
 
+    /// The prefix that a network of this name had before, or the first that is free.
+    fn free_subnet(&mut self, name: &Name) -> Result<Ipv4Net, Error> {
+        let mut taken = self.host.routed_prefixes()?;
+        taken.extend(self.snapshot().networks.iter().flatten().map(|network| network.subnet));
+        taken.extend(self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses));
+        let before = self.book.subnet(name).filter(|subnet| is_free(subnet, &taken));
+        let none = || {
+            let hint = "choose one: --subnet CIDR";
+            Error::failed(name, "the host has routes for every private prefix", hint)
+        };
+        before.or_else(|| first_free(&taken)).ok_or_else(none)
+    }
+
+    /// Checks that a prefix meets no other network. One that the host has another route for is the user's choice.
+    fn check_apart(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        if let Some(other) = snapshot.networks.iter().flatten().find(|other| overlap(&subnet, &other.subnet))
+        {
+            let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
+            return Err(Error::exists(subnet, why, "choose another prefix"));
+        }
+        let links = self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses);
+        if let Some(link) = links.map(Ipv4Net::trunc).find(|link| overlap(&subnet, link)) {
+            let why = format_args!("overlaps the uplink's own network {link}");
+            return Err(Error::exists(subnet, why, "choose another prefix"));
+        }
+        match self.host.routed_prefixes() {
+            Ok(routed) if !is_free(&subnet, &routed) => {
+                log::warn!("{subnet}: the host has a route into it, which the network hides from its ports");
+            }
+            Ok(_) => {}
+            Err(error) => log::warn!("{error}"),
+        }
+        Ok(())
+    }
+
+    /// Changes a network: all settings or none.
+    ///
+    /// # Errors
+    /// `NotFound`, `Usage` for an MTU out of range, `Exists` if what is published on it would be out of reach, and
+    /// what the kernel refuses.
+    pub(super) fn network_set(&mut self, set: &NetworkSet, now: Time) -> Result<usize, Error> {
+        let before = self.network(set.name.as_str())?;
+        let mut after = Network::clone(&before);
+        for setting in &set.settings {
+            match *setting {
+                NetworkSetting::Mode(mode) => after.mode = mode,
+                NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(mtu)?,
+            }
+        }
+        let published = |record: &&PublicationRecord| before.ports.contains(&record.to);
+        if let Some(record) =
+            self.publications.iter().find(published).filter(|_| after.mode != NetworkMode::Nat)
+        {
+            let why = format_args!("{} is published to {}", record.spec, record.to_name);
+            return Err(Error::exists(&set.name, why, "take it back first: vswitchctl publish rm"));
+        }
+        let resized = self.resize_ports(&before, after.mtu)?;
+        let mode = after.mode;
+        self.shared.publish(|snapshot| {
+            snapshot.set_network(after);
+            resized.into_iter().for_each(|port| snapshot.set_port(port));
+        });
+        if mode != before.mode
+            && let Err(error) = self.change_mode(&before, mode, now)
+        {
+            self.shared.publish(|snapshot| snapshot.set_network(Network::clone(&before)));
+            return Err(error);
+        }
+        Ok(set.settings.len())
+    }
+
+    /// Gives the network's MTU to the interfaces of those ports that had it so far.
+    fn resize_ports(&mut self, network: &Network, mtu: u16) -> Result<Vec<Port>, Error> {
+        let snapshot = self.snapshot();
+        let ports = network.ports.iter().filter_map(|&id| snapshot.port(id));
+        let mut resized = Vec::new();
+        for port in ports.filter(|port| port.mtu == network.mtu && mtu != network.mtu) {
+            if let Err(error) = self.host.set_port_mtu(port.id, mtu) {
+                for Port { id, .. } in &resized {
+                    if let Err(error) = self.host.set_port_mtu(*id, network.mtu) {
+                        log::warn!("{error}");
+                    }
+                }
+                return Err(error);
+            }
+            resized.push(Port { mtu, ..Port::clone(port) });
+        }
+        Ok(resized)
+    }
+
+    /// What follows from another mode: the guard, connections that were translated otherwise, default routes.
+    fn change_mode(&mut self, before: &Network, mode: NetworkMode, now: Time) -> Result<(), Error> {
+        self.renew_guard()?;
+        self.shared.conntrack.flush(now, |connection| before.ports.contains(&connection.port));
+        let Some(network) = self.snapshot().network(before.id).cloned() else { return Ok(()) };
+        let records: Vec<_> =
+            self.ports.on_network(before.id).map(|(name, r)| (name.clone(), r.clone())).collect();
+        for (name, record) in records {
+            if mode == NetworkMode::Internal && record.has_default_route {
+                self.set_default_route(&record, None);
+                self.pass_default_route_on(&name);
+            }
+            let has_one = self.ports.all(&name).iter().any(|record| record.has_default_route);
+            if can_lead_out(&record, &network) && !has_one {
+                self.set_default_route(&record, Some(&network));
+            }
+        }
+        Ok(())
+    }
+
     /// The network that a request describes, if there can be such a one.
-    fn planned(&self, create: &NetworkCreate) -> Result<Network, Error> {
-        let subnet = checked_subnet(create.subnet)?;
+    fn planned(&self, create: &NetworkCreate, subnet: Ipv4Net) -> Result<Network, Error> {
         let first = subnet.hosts().next().unwrap_or(subnet.network());
         let gateway = create.gateway.unwrap_or(first);
         check_host_address(subnet, gateway, "gateway")?;
@@ -102,7 +221,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
-            dhcp: false,
+            dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
             neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
@@ -120,8 +239,14 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        self.dhcp.close(network.id);
+        self.book.forget(&rm.name);
+        self.store_book();
         // The uplink may have been in its way.
         self.publish_uplink();
+        if let Err(error) = self.renew_guard() {
+            log::warn!("guard: {error}");
+        }
         Ok(1)
     }
 }

@@ -83,13 +83,16 @@ impl<H: Host> Control<H> {
 
     pub(super) fn fdb_show(&self, show: &FdbShow, now: Time) -> Result<Vec<FdbEntry>, Error> {
         let only_network = show.network.as_ref().map(|name| self.network(name.as_str())).transpose()?;
-        let only_port = show.port.as_ref().map(|name| self.port(name)).transpose()?.map(|port| port.id);
+        let only_port =
+            show.port.as_ref().map(|name| self.port(name).map(|_| self.ids_of(name))).transpose()?;
         let snapshot = self.snapshot();
         let networks = snapshot.networks.iter().flatten();
         let mut rows = Vec::new();
         for network in networks.filter(|n| only_network.as_ref().is_none_or(|only| only.id == n.id)) {
             let mut entries = network.fdb.entries(now, snapshot.mac_ageing);
-            entries.retain(|entry| only_port.is_none() || entry.port == only_port);
+            let is_of =
+                |port: Option<PortId>, only: &Vec<PortId>| port.is_some_and(|port| only.contains(&port));
+            entries.retain(|entry| only_port.as_ref().is_none_or(|only| is_of(entry.port, only)));
             entries.sort_by_key(|entry| entry.mac);
             rows.extend(entries.into_iter().map(|entry| FdbEntry {
                 network: network.name.clone(),
@@ -103,7 +106,10 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn fdb_add(&self, add: &FdbAdd, now: Time) -> Result<usize, Error> {
-        let port = self.port(&add.port)?;
+        let port = match &add.network {
+            Some(network) => self.interface(&add.port, network)?,
+            None => self.port(&add.port)?,
+        };
         if !add.mac.is_station() {
             return Err(Error::usage(add.mac, "is no station's address", "use a unicast address"));
         }
@@ -135,8 +141,14 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn fdb_flush(&self, flush: &FdbFlush) -> Result<usize, Error> {
-        let port = flush.port.as_ref().map(|name| self.port(name)).transpose()?.map(|port| port.id);
-        Ok(self.snapshot().networks.iter().flatten().map(|network| network.fdb.flush(port)).sum())
+        let snapshot = self.snapshot();
+        let networks = snapshot.networks.iter().flatten();
+        let Some(name) = &flush.port else {
+            return Ok(networks.map(|network| network.fdb.flush(None)).sum());
+        };
+        self.port(name)?;
+        let ids = self.ids_of(name);
+        Ok(networks.flat_map(|network| ids.iter().map(|&id| network.fdb.flush(Some(id)))).sum())
     }
 
     pub(super) fn neigh_show(&self, now: Time) -> Vec<NeighborInfo> {
@@ -213,7 +225,11 @@ impl<H: Host> Control<H> {
     pub(super) fn drops(&self, wanted: &Drops, now: Time) -> Result<Vec<DropInfo>, Error> {
         let only = wanted.port.as_ref().map(|name| self.port_or_uplink(name)).transpose()?;
         let snapshot = self.snapshot();
-        let ports = snapshot.ports.iter().flatten().filter(|port| only.is_none_or(|only| only == port.id));
+        let ports = snapshot
+            .ports
+            .iter()
+            .flatten()
+            .filter(|port| only.as_ref().is_none_or(|only| only.contains(&port.id)));
         let mut rows: Vec<_> = ports.flat_map(|port| self.drops_of(port, now)).collect();
         rows.retain(|row| wanted.since.is_none_or(|since| row.last_seconds <= since));
         rows.sort_by_key(|row| std::cmp::Reverse(row.count));
@@ -243,8 +259,10 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let ports = snapshot.ports.iter().flatten().map(|port| {
             let totals = port.counters.totals();
+            let network = port.network.and_then(|id| snapshot.network(id));
             PortStats {
                 name: port.name.clone(),
+                network: network.map(|network| network.name.clone()),
                 counts: counts(&totals, port.missed.load(std::sync::atomic::Ordering::Relaxed)),
                 originated: totals.originated,
                 copies: totals.copies,
@@ -257,11 +275,11 @@ impl<H: Host> Control<H> {
     }
 
     fn connection_filter(&self, filter: &CtFilter) -> Result<impl Fn(&Info) -> bool + use<H>, Error> {
-        let port: Option<PortId> =
-            filter.port.as_ref().map(|name| self.port(name)).transpose()?.map(|p| p.id);
+        let name = filter.port.as_ref();
+        let ports = name.map(|name| self.port(name).map(|_| self.ids_of(name))).transpose()?;
         let protocol: Option<Protocol> = filter.proto;
         Ok(move |connection: &Info| {
-            port.is_none_or(|port| port == connection.port)
+            ports.as_ref().is_none_or(|ports| ports.contains(&connection.port))
                 && protocol.is_none_or(|protocol| protocol == connection.protocol)
         })
     }

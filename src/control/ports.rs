@@ -1,6 +1,6 @@
 //! Ports: names, addresses, and the devices behind them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,9 +14,10 @@ use super::apply::{Control, DEFAULT_NETWORK};
 use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan};
 use super::name::Name;
-use super::networks::{check_host_address, checked_mtu};
-use super::request::{Bound, PortAdd, PortSet, PortSetting, Remove, Security};
-use super::response::{NatPorts, PortDetail, PortInfo, PortKind, Usage};
+use super::networks::checked_mtu;
+use super::records::PortRecord;
+use super::request::{Bound, PortAdd, PortInspect, PortSet, PortSetting, Remove, Security};
+use super::response::{NatPorts, PortDetail, PortInfo, Usage};
 use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
@@ -26,29 +27,25 @@ use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port};
 /// The interface's name in a namespace unless another was asked for.
 const DEFAULT_IFNAME: &str = "eth0";
 
-/// What control remembers of a port.
-#[derive(Debug, Clone)]
-pub(super) struct PortRecord {
-    pub(super) id: PortId,
-    pub(super) network: NetworkId,
+/// An interface that a port is to get.
+#[derive(Debug)]
+pub(super) struct NewInterface<'a> {
+    /// The port's name.
+    pub(super) name: &'a Name,
+    pub(super) network: &'a Network,
     pub(super) attachment: Attachment,
     pub(super) netns: Option<NetnsIdentity>,
+    /// The addresses that were asked for.
     pub(super) ip: Option<Ipv4Addr>,
     pub(super) mac: Option<MacAddr>,
-    /// Whether the interface was configured without the address.
+    /// Whether it gets no address.
     pub(super) no_address: bool,
-    /// Whether its namespace was given a resolv.conf.
+    /// Whether a default route may lead out by it.
+    pub(super) may_lead_out: bool,
+    /// Names that it has besides the port's.
+    pub(super) aliases: Arc<[String]>,
+    /// Whether its namespace gets a resolv.conf that names the gateway.
     pub(super) dns: bool,
-}
-
-impl PortRecord {
-    fn kind(&self) -> PortKind {
-        match self.attachment {
-            Attachment::Netns { .. } => PortKind::Netns,
-            Attachment::Tap { .. } => PortKind::Tap,
-            Attachment::Device { .. } => PortKind::Device,
-        }
-    }
 }
 
 impl<H: Host> Control<H> {
@@ -56,15 +53,21 @@ impl<H: Host> Control<H> {
         self.ports.iter().map(|(name, port)| self.port_info(name, port)).collect()
     }
 
-    pub(super) fn port_inspect(&self, name: &Name, now: Time) -> Result<PortDetail, Error> {
-        let record = self.port(name)?;
+    pub(super) fn port_inspect(&self, inspect: &PortInspect, now: Time) -> Result<PortDetail, Error> {
+        let name = &inspect.name;
+        let record = match &inspect.network {
+            Some(network) => self.interface(name, network)?,
+            None => self.port(name)?,
+        };
         let snapshot = self.snapshot();
         let gone = || Error::not_found(name, "no such port", "see vswitchctl port ls");
         let port = snapshot.port(record.id).ok_or_else(gone)?;
         let totals = port.counters.totals();
         let published = self.publish_ls(now).into_iter().filter(|p| p.target_port == name.as_str()).collect();
+        let interfaces = self.ports.all(name).iter().map(|record| self.port_info(name, record)).collect();
         Ok(PortDetail {
             port: self.port_info(name, record),
+            interfaces,
             mtu: port.mtu,
             security: if port.pins.is_some() { Security::On } else { Security::Off },
             policing: port.policing.into(),
@@ -96,58 +99,90 @@ impl<H: Host> Control<H> {
     /// # Errors
     /// `Usage` for what cannot be, `NotFound` for a network, namespace or device that is not there, `Exists`
     /// for a name or address that is taken, `Failed` if the kernel refuses or a limit is reached.
-    pub(super) fn port_add(&mut self, add: &PortAdd) -> Result<PortInfo, Error> {
+    pub(super) fn port_add(&mut self, add: &PortAdd, now: Time) -> Result<PortInfo, Error> {
         let attachment = attachment(add)?;
         let netns = self.host.identify(&attachment)?;
         let network = self.network(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str))?;
-        if let Some(there) = self.ports.get(&add.name) {
+        if let Some(first) = self.ports.get(&add.name) {
+            let there = self.ports.on(&add.name, network.id).unwrap_or(first);
             check_same(add, &attachment, netns, &network, there)?;
             self.check_same_names(add, there)?;
             return Ok(self.port_info(&add.name, there));
         }
         self.check_device(&attachment)?;
+        let new = NewInterface {
+            name: &add.name,
+            network: &network,
+            attachment,
+            netns,
+            ip: add.ip,
+            mac: add.mac,
+            no_address: add.no_address,
+            may_lead_out: true,
+            aliases: aliases(add),
+            dns: add.dns,
+        };
+        self.plug(new, now)
+    }
+
+    /// Makes an interface of a port, and puts it on its network.
+    ///
+    /// # Errors
+    /// As [`Control::port_add`].
+    pub(super) fn plug(&mut self, new: NewInterface<'_>, now: Time) -> Result<PortInfo, Error> {
+        let NewInterface { name, network, attachment, netns, no_address, .. } = new;
         let Some(id) = self.snapshot().free_port() else {
             let why = format_args!("there are {} ports already", PORTS_MAX - 1);
-            return Err(Error::failed(&add.name, why, "remove one: vswitchctl port rm"));
+            return Err(Error::failed(name, why, "remove one: vswitchctl port rm"));
         };
-        let ip = self.choose_ip(add, &network)?;
-        let mac = self.choose_mac(add, id, ip, &network, &attachment)?;
-        let in_netns = attachment.netns().is_some() && !add.no_address;
-        let address = ip.filter(|_| in_netns);
+        let ip = match new.ip {
+            None if no_address => None,
+            wanted => Some(self.choose_ip(name, wanted, network, now)?),
+        };
+        let mac = self.choose_mac((name, new.mac), (id, ip), network, &attachment)?;
+        let configures = matches!(attachment, Attachment::Netns { .. } | Attachment::Host { .. });
+        let address = ip.filter(|_| configures && !no_address);
+        let with_prefix = address.and_then(|ip| Ipv4Net::new(ip, network.subnet.prefix_len()).ok());
+        let leads_out = new.may_lead_out && address.is_some() && network.mode != NetworkMode::Internal;
         let plan = PortPlan {
             mac,
-            address: address.and_then(|ip| Ipv4Net::new(ip, network.subnet.prefix_len()).ok()),
-            gateway: address.and((network.mode != NetworkMode::Internal).then_some(network.gateway)),
-            resolver: add.dns.then_some(network.gateway),
+            address: with_prefix,
+            gateway: leads_out.then_some(network.gateway),
+            resolver: new.dns.then_some(network.gateway),
             mtu: network.mtu,
             attachment: attachment.clone(),
         };
         self.host.open_port(id, &plan)?;
 
+        let is_host = matches!(attachment, Attachment::Host { .. });
         let port = Port {
             ip,
-            aliases: aliases(add),
+            aliases: new.aliases,
             pins: Some(Pins { mac, ip }),
-            ..self.new_port(id, &add.name, network.id, network.mtu)
+            host: with_prefix.filter(|_| is_host),
+            ..self.new_port(id, name, network.id, network.mtu)
         };
         self.shared.publish(|snapshot| snapshot.set_port(port));
         self.host.start_port(id);
         if let (Some(ip), Some(mac)) = (address, mac) {
             self.host.inject(id, announcement(mac, ip));
         }
+        self.keep_addresses(&network.name, name, ip, mac);
         let record = PortRecord {
             id,
             network: network.id,
             attachment,
             netns,
             ip,
+            lease: None,
             mac,
-            no_address: add.no_address,
-            dns: add.dns,
+            no_address,
+            has_default_route: leads_out,
+            dns: new.dns,
         };
-        let made = self.port_info(&add.name, &record);
-        log::info!("port {}: attached to network {}", add.name, network.name);
-        self.ports.insert(add.name.clone(), record);
+        let made = self.port_info(name, &record);
+        log::info!("port {name}: attached to network {}", network.name);
+        self.ports.insert(name.clone(), record);
         Ok(made)
     }
 
@@ -157,27 +192,28 @@ impl<H: Host> Control<H> {
             Err(error) => return Err(error),
             Ok(_) => {}
         }
-        self.detach(&rm.name, now);
+        for id in self.ids_of(&rm.name) {
+            self.detach(id, now);
+        }
         Ok(1)
     }
 
-    /// Removes a port whose device has vanished by itself.
+    /// Removes an interface whose device has vanished by itself, and its port with the last one.
     pub fn port_gone(&mut self, id: PortId, now: Time) {
-        let Some(name) = self.ports.iter().find(|(_, port)| port.id == id).map(|(name, _)| name.clone())
-        else {
-            return;
-        };
-        log::info!("port {name}: its device is gone (the namespace ended or the interface was deleted)");
-        self.detach(&name, now);
+        let Some((name, record)) = self.ports.iter().find(|(_, port)| port.id == id) else { return };
+        let ifname = record.attachment.ifname();
+        log::info!("port {name}: {ifname} is gone (the namespace ended or the interface was deleted)");
+        self.detach(id, now);
     }
 
-    /// Removes a port and everything that hangs on it.
-    fn detach(&mut self, name: &Name, now: Time) {
-        let Some(record) = self.ports.remove(name) else { return };
+    /// Removes an interface and everything that hangs on it.
+    pub(super) fn detach(&mut self, id: PortId, now: Time) -> Option<PortRecord> {
+        let (name, record) = self.ports.remove(id)?;
         let snapshot = self.snapshot();
         self.unpublish_where(|publication| publication.to == record.id, now);
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
+        self.dhcp.leave(record.network, &name, now);
         // Only now is no worker left that could learn or connect for it.
         if let Some(network) = snapshot.network(record.network) {
             network.fdb.remove_port(record.id);
@@ -186,38 +222,36 @@ impl<H: Host> Control<H> {
         if let Some(port) = snapshot.port(record.id) {
             self.retired += port.counters.totals();
         }
+        Some(record)
+    }
+
+    /// The numbers of all interfaces of a port.
+    pub(super) fn ids_of(&self, name: &Name) -> Vec<PortId> {
+        self.ports.all(name).iter().map(|record| record.id).collect()
     }
 
     pub(super) fn port_set(&mut self, set: &PortSet) -> Result<usize, Error> {
-        let &PortRecord { id, mac, ip, .. } = self.port(&set.name)?;
-        let snapshot = self.snapshot();
-        let Some(port) = snapshot.port(id) else {
-            return Err(Error::not_found(&set.name, "no such port", "see vswitchctl port ls"));
-        };
-        let mut port = Port::clone(port);
-        for setting in &set.settings {
-            match *setting {
-                PortSetting::Connections(quota) => port.quota = quota,
-                PortSetting::NatPorts(quota) => port.nat_ports = quota,
-                PortSetting::Mtu(mtu) => port.mtu = checked_mtu(mtu)?,
-                PortSetting::Security(security) => {
-                    port.pins = (security == Security::On).then_some(Pins { mac, ip });
-                }
-                PortSetting::Storm(Bound(rate)) => {
-                    let Policing { moves, macs, .. } = port.policing;
-                    port.policing = Policing { broadcast: rate, multicast: rate, unknown: rate, moves, macs };
-                }
-                PortSetting::Broadcast(Bound(rate)) => port.policing.broadcast = rate,
-                PortSetting::Multicast(Bound(rate)) => port.policing.multicast = rate,
-                PortSetting::Unknown(Bound(rate)) => port.policing.unknown = rate,
-                PortSetting::Moves(Bound(rate)) => port.policing.moves = rate,
-                PortSetting::Macs(Bound(count)) => port.policing.macs = count,
+        self.port(&set.name)?;
+        let only = set.network.as_ref().map(|name| self.network(name.as_str())).transpose()?;
+        let all = self.ports.all(&set.name).iter();
+        let chosen = all.filter(|record| only.as_ref().is_none_or(|network| network.id == record.network));
+        let (before, snapshot) = (chosen.cloned().collect::<Vec<_>>(), self.snapshot());
+        if let (Some(network), true) = (&only, before.is_empty()) {
+            return Err(not_connected(&set.name, &network.name));
+        }
+        let mut changed = Vec::new();
+        for record in &before {
+            let Some(port) = snapshot.port(record.id) else { continue };
+            let mut port = Port::clone(port);
+            set.settings.iter().try_for_each(|setting| change(&mut port, *setting, record))?;
+            changed.push(port);
+        }
+        for port in changed {
+            if snapshot.port(port.id).is_some_and(|before| before.mtu != port.mtu) {
+                self.host.set_port_mtu(port.id, port.mtu)?;
             }
+            self.shared.publish(|snapshot| snapshot.set_port(port));
         }
-        if snapshot.port(id).is_some_and(|before| before.mtu != port.mtu) {
-            self.host.set_port_mtu(id, port.mtu)?;
-        }
-        self.shared.publish(|snapshot| snapshot.set_port(port));
         Ok(set.settings.len())
     }
 
@@ -232,6 +266,7 @@ impl<H: Host> Control<H> {
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
+            host: None,
             policing: Policing::default(),
             meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
@@ -245,7 +280,17 @@ impl<H: Host> Control<H> {
         self.snapshot().port(id).map_or_else(|| format!("#{}", id.0), |port| port.name.clone())
     }
 
-    fn port_info(&self, name: &Name, record: &PortRecord) -> PortInfo {
+    /// The interface of a port on a network.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such port or network, or the one is not on the other.
+    pub(super) fn interface(&self, name: &Name, network: &Name) -> Result<&PortRecord, Error> {
+        self.port(name)?;
+        let network = self.network(network.as_str())?;
+        self.ports.on(name, network.id).ok_or_else(|| not_connected(name, &network.name))
+    }
+
+    pub(super) fn port_info(&self, name: &Name, record: &PortRecord) -> PortInfo {
         let snapshot = self.snapshot();
         let totals = snapshot.port(record.id).map(|port| port.counters.totals()).unwrap_or_default();
         let network = snapshot.network(record.network).map_or_else(String::new, |n| n.name.clone());
@@ -254,7 +299,7 @@ impl<H: Host> Control<H> {
             name: name.to_string(),
             network,
             kind: record.kind(),
-            ip: record.ip,
+            ip: record.address(),
             mac: record.mac,
             netns: record.attachment.netns().map(str::to_owned),
             ifname: record.attachment.ifname().to_owned(),
@@ -265,6 +310,17 @@ impl<H: Host> Control<H> {
             tx_bytes: totals.tx_bytes,
             drops: totals.drops,
         }
+    }
+
+    /// Whether a port that exists has the names that an `add` of it asks for.
+    fn check_same_names(&self, add: &PortAdd, there: &PortRecord) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        let same = snapshot.port(there.id).is_some_and(|port| port.aliases == aliases(add));
+        if same && add.dns == there.dns {
+            return Ok(());
+        }
+        let hint = format!("choose another name, or remove it first: vswitchctl port rm {}", add.name);
+        Err(Error::exists(&add.name, "exists with other aliases, or another resolv.conf", hint))
     }
 
     /// An interface can be one port only, and never the uplink.
@@ -280,82 +336,35 @@ impl<H: Host> Control<H> {
             None => Ok(()),
         }
     }
-
-    /// Whether a port that exists has the names that an `add` of it asks for.
-    fn check_same_names(&self, add: &PortAdd, there: &PortRecord) -> Result<(), Error> {
-        let snapshot = self.snapshot();
-        let same = snapshot.port(there.id).is_some_and(|port| port.aliases == aliases(add));
-        if same && add.dns == there.dns {
-            return Ok(());
-        }
-        let hint = format!("choose another name, or remove it first: vswitchctl port rm {}", add.name);
-        Err(Error::exists(&add.name, "exists with other aliases, or another resolv.conf", hint))
-    }
-
-    fn choose_ip(&self, add: &PortAdd, network: &Network) -> Result<Option<Ipv4Addr>, Error> {
-        let mut neighbors = self.ports.iter().filter(|(_, port)| port.network == network.id);
-        if let Some(ip) = add.ip {
-            check_host_address(network.subnet, ip, "port")?;
-            let hint = "choose another --ip, or leave it out for a free one";
-            if ip == network.gateway {
-                return Err(Error::exists(
-                    ip,
-                    format_args!("is the gateway of network {}", network.name),
-                    hint,
-                ));
-            }
-            if let Some((name, _)) = neighbors.find(|(_, port)| port.ip == Some(ip)) {
-                return Err(Error::exists(ip, format_args!("is the address of port {name}"), hint));
-            }
-            return Ok(Some(ip));
-        }
-        if add.no_address {
-            return Ok(None);
-        }
-        let taken: HashSet<Ipv4Addr> =
-            neighbors.filter_map(|(_, port)| port.ip).chain([network.gateway]).collect();
-        let free = network.subnet.hosts().find(|ip| !taken.contains(ip));
-        let full = || Error::failed(&network.name, "no address is free", "make a larger network");
-        free.map(Some).ok_or_else(full)
-    }
-
-    fn choose_mac(
-        &self,
-        add: &PortAdd,
-        id: PortId,
-        ip: Option<Ipv4Addr>,
-        network: &Network,
-        attachment: &Attachment,
-    ) -> Result<Option<MacAddr>, Error> {
-        let mac = match (add.mac, ip, attachment) {
-            (Some(mac), _, _) => mac,
-            // Whoever is behind an existing device has an address of its own.
-            (None, _, Attachment::Device { .. }) => return Ok(None),
-            (None, Some(ip), _) => MacAddr::from_ipv4(ip),
-            (None, None, _) => mac_without_ip(id),
-        };
-        let hint = "choose another --mac, or leave it out";
-        if mac.is_group() {
-            return Err(Error::usage(mac, "is a multicast address, which no station has", hint));
-        }
-        if mac.is_zero() {
-            return Err(Error::usage(mac, "is no station's address", hint));
-        }
-        if mac == network.gateway_mac {
-            return Err(Error::exists(mac, format_args!("is the gateway of network {}", network.name), hint));
-        }
-        let mut neighbors = self.ports.iter().filter(|(_, port)| port.network == network.id);
-        match neighbors.find(|(_, port)| port.mac == Some(mac)) {
-            Some((name, _)) => Err(Error::exists(mac, format_args!("is the address of port {name}"), hint)),
-            None => Ok(Some(mac)),
-        }
-    }
 }
 
-/// The locally administered address of a port without an IP address: 02:77 and its number.
-const fn mac_without_ip(id: PortId) -> MacAddr {
-    let [high, low] = id.0.to_be_bytes();
-    MacAddr([0x02, 0x77, 0, 0, high, low])
+/// Changes one setting of an interface.
+fn change(port: &mut Port, setting: PortSetting, record: &PortRecord) -> Result<(), Error> {
+    match setting {
+        PortSetting::Connections(quota) => port.quota = quota,
+        PortSetting::NatPorts(quota) => port.nat_ports = quota,
+        PortSetting::Mtu(mtu) => port.mtu = checked_mtu(mtu)?,
+        PortSetting::Security(security) => {
+            let pins = Pins { mac: record.mac, ip: record.address() };
+            port.pins = (security == Security::On).then_some(pins);
+        }
+        PortSetting::Storm(Bound(rate)) => {
+            let Policing { moves, macs, .. } = port.policing;
+            port.policing = Policing { broadcast: rate, multicast: rate, unknown: rate, moves, macs };
+        }
+        PortSetting::Broadcast(Bound(rate)) => port.policing.broadcast = rate,
+        PortSetting::Multicast(Bound(rate)) => port.policing.multicast = rate,
+        PortSetting::Unknown(Bound(rate)) => port.policing.unknown = rate,
+        PortSetting::Moves(Bound(rate)) => port.policing.moves = rate,
+        PortSetting::Macs(Bound(count)) => port.policing.macs = count,
+    }
+    Ok(())
+}
+
+/// Says that a port has no interface on a network.
+pub(super) fn not_connected(port: &Name, network: &str) -> Error {
+    let why = format_args!("is not connected to network {network}");
+    Error::not_found(port, why, format_args!("vswitchctl network connect {network} {port}"))
 }
 
 fn attachment(add: &PortAdd) -> Result<Attachment, Error> {

@@ -14,9 +14,10 @@ use std::sync::Arc;
 
 use super::apply::Control;
 use super::error::Error;
-use super::host::Host;
+use super::host::{Attachment, Host};
 use super::name::Name;
 use super::publish_spec::{Listen, PublishSpec};
+use super::records::PortRecord;
 use super::request::{PublishAdd, PublishRm};
 use super::response::PublicationInfo;
 use crate::addr::{Endpoint, PortId, Protocol};
@@ -189,18 +190,23 @@ impl<H: Host> Control<H> {
     }
 
     fn planned_publication(&self, add: &PublishAdd) -> Result<PublicationRecord, Error> {
-        let port = self.port(&add.to)?;
+        let port = self.published_interface(&add.to)?;
         let Some(uplink) = &self.uplink else {
             let hint = "start vswitchd with --uplink";
             return Err(Error::failed(&add.spec, "there is no uplink to publish on", hint));
         };
-        let Some(target_ip) = port.ip else {
+        let Some(target_ip) = port.address() else {
             let hint = "add it again with --ip";
             return Err(Error::usage(&add.to, "the port has no address to publish", hint));
         };
         let snapshot = self.snapshot();
-        if snapshot.network(port.network).is_some_and(|network| network.mode == NetworkMode::Internal) {
+        let mode = snapshot.network(port.network).map(|network| network.mode);
+        if mode == Some(NetworkMode::Internal) {
             let why = "the port is on an internal network, which nothing outside reaches";
+            return Err(Error::usage(&add.to, why, "use a network of mode nat"));
+        }
+        if mode == Some(NetworkMode::Routed) {
+            let why = "the port is on a routed network, where the world reaches it by its own address";
             return Err(Error::usage(&add.to, why, "use a network of mode nat"));
         }
         let addresses = &uplink.facts.addresses;
@@ -214,6 +220,23 @@ impl<H: Host> Control<H> {
             return Err(Error::not_found(ip, why, hint));
         }
         Ok(PublicationRecord { spec: add.spec.clone(), to: port.id, to_name: add.to.clone(), target_ip })
+    }
+
+    /// The interface of a port that answers can come back by: the one of its default route, or else the first on a
+    /// network that leads out.
+    fn published_interface(&self, name: &Name) -> Result<&PortRecord, Error> {
+        let first = self.port(name)?;
+        if matches!(first.attachment, Attachment::Host { .. }) {
+            return Err(Error::usage(name, "is the host itself", "publish a container's port"));
+        }
+        let snapshot = self.snapshot();
+        let is_translated = |record: &&PortRecord| {
+            let network = snapshot.network(record.network);
+            record.address().is_some() && network.is_some_and(|network| network.mode == NetworkMode::Nat)
+        };
+        let all = self.ports.all(name);
+        let out = all.iter().find(|record| record.has_default_route && is_translated(record));
+        Ok(out.or_else(|| all.iter().find(is_translated)).unwrap_or(first))
     }
 
     fn shares_the_hosts_address(&self) -> bool {

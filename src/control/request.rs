@@ -16,6 +16,7 @@ use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::dhcp_setting::DhcpSetting;
 use super::error::Error;
 use super::name::{IfName, Name, NetnsName};
 use super::publish_spec::{PublishSpec, Unpublish};
@@ -41,6 +42,21 @@ macro_rules! requests {
             pub fn parse(noun: &str, verb: &str, body: &[u8]) -> Result<Request, Error> {
                 match (noun, verb) {
                     $(($noun, $verb) => arguments($noun, $verb, body).map(Request::$variant),)+
+                    _ => Err(unknown(noun, verb)),
+                }
+            }
+
+            /// Reads a request from the words of `vswitchctl NOUN VERB ARGUMENTS...`.
+            ///
+            /// # Errors
+            /// As [`Request::parse`].
+            pub fn from_line(line: &str) -> Result<Request, Error> {
+                let mut words = line.split_whitespace();
+                let noun = words.next().unwrap_or_default();
+                let takes_verb = !Request::ALL.contains(&(noun, ""));
+                let verb = if takes_verb { words.next().unwrap_or_default() } else { "" };
+                match (noun, verb) {
+                    $(($noun, $verb) => super::cli::arguments(words).map(Request::$variant),)+
                     _ => Err(unknown(noun, verb)),
                 }
             }
@@ -78,8 +94,20 @@ requests! {
     NetworkCreate(NetworkCreate) = "network" "create" changes,
     /// Remove a network that has no ports.
     NetworkRm(Remove) = "network" "rm" changes,
+    /// Change a network.
+    NetworkSet(NetworkSet) = "network" "set" changes,
+    /// Give a port an interface on one more network.
+    NetworkConnect(NetworkConnect) = "network" "connect" changes,
+    /// Take a port's interface on a network away.
+    NetworkDisconnect(NetworkDisconnect) = "network" "disconnect" changes,
+    /// Give the host an address on a network, or take it away.
+    NetworkHostPort(NetworkHostPort) = "network" "host-port" changes,
     /// Everything about one network.
     NetworkInspect(Named) = "network" "inspect" reads,
+    /// Show a network's DHCP server, after changing settings of it.
+    NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
+    /// The addresses that DHCP clients have.
+    DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -87,7 +115,7 @@ requests! {
     /// Detach a port.
     PortRm(Remove) = "port" "rm" changes,
     /// Everything about one port.
-    PortInspect(Named) = "port" "inspect" reads,
+    PortInspect(PortInspect) = "port" "inspect" reads,
     /// Change settings of a port.
     PortSet(PortSet) = "port" "set" changes,
     /// The forwarding database.
@@ -175,13 +203,14 @@ pub struct Remove {
 pub struct NetworkCreate {
     /// Its name
     pub name: Name,
-    /// Its prefix, like 10.1.0.0/24
+    /// Its prefix, like 10.1.0.0/24 [default: a private one that the host has no route to]
     #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
-    pub subnet: Ipv4Net,
+    pub subnet: Option<Ipv4Net>,
     /// The gateway's address [default: the first of the prefix]
     #[arg(long, value_name = "IP")]
     pub gateway: Option<Ipv4Addr>,
-    /// nat (masqueraded to the uplink) or internal (no way out) [default: nat]
+    /// nat (masqueraded to the uplink), routed (to the uplink with its own addresses) or internal (no way out)
+    /// [default: nat]
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<NetworkMode>,
     /// Largest IP packet in bytes [default: the uplink's]
@@ -189,17 +218,17 @@ pub struct NetworkCreate {
     pub mtu: Option<u16>,
 }
 
-/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]`, as the daemon's command line has it.
+/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]`, as the daemon's command line has it.
 impl FromStr for NetworkCreate {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        const GRAMMAR: &str = "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]";
+        const GRAMMAR: &str = "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]";
         let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
         let mut fields = text.split(',');
         let (name, subnet) =
             fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
-        let (name, subnet) = (name.parse()?, parse_subnet(subnet)?);
+        let (name, subnet) = (name.parse()?, Some(parse_subnet(subnet)?));
         let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None };
         for field in fields {
             match field.split_once('=') {
@@ -216,6 +245,130 @@ impl FromStr for NetworkCreate {
         }
         Ok(network)
     }
+}
+
+/// Changes a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSet {
+    /// Its name
+    pub name: Name,
+    /// mode=nat|routed|internal, mtu=BYTES (ports with an MTU of their own keep it)
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub settings: Vec<NetworkSetting>,
+}
+
+/// One setting of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkSetting {
+    /// What it is connected to.
+    Mode(NetworkMode),
+    /// Largest IP packet in bytes.
+    Mtu(u16),
+}
+
+impl FromStr for NetworkSetting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |why| Error::usage(text, why, "write mode=nat|routed|internal or mtu=BYTES");
+        match text.split_once('=') {
+            Some(("mode", mode)) => parse_mode(mode).map(NetworkSetting::Mode),
+            Some(("mtu", mtu)) => {
+                mtu.parse().map(NetworkSetting::Mtu).map_err(|_| wrong("not a number in range"))
+            }
+            _ => Err(wrong("no such setting of a network")),
+        }
+    }
+}
+
+/// Gives a port an interface on one more network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConnect {
+    /// The network
+    pub network: Name,
+    /// The port, which is attached to a namespace
+    pub port: Name,
+    /// Its address on this network [default: what it had there last, or the lowest free one]
+    #[arg(long)]
+    pub ip: Option<Ipv4Addr>,
+    /// The interface's MAC address [default: what it had there last, or made from its address]
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+    /// The interface's name inside the namespace [default: eth1, or the next free number]
+    #[arg(long)]
+    pub ifname: Option<IfName>,
+}
+
+/// Takes a port's interface on a network away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDisconnect {
+    /// The network
+    pub network: Name,
+    /// The port
+    pub port: Name,
+    /// Succeed if it is not connected
+    #[arg(long)]
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// Gives the host an address on a network, or takes it away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkHostPort {
+    /// The network
+    pub network: Name,
+    /// The host's address [default: what it had there last, or the lowest free one]
+    #[arg(long, conflicts_with = "off")]
+    pub ip: Option<Ipv4Addr>,
+    /// The interface's name on the host [default: vsw-NETWORK]
+    #[arg(long, conflicts_with = "off")]
+    pub ifname: Option<IfName>,
+    /// Take it away
+    #[arg(long)]
+    #[serde(default)]
+    pub off: bool,
+}
+
+/// Names a port, or one of its interfaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PortInspect {
+    /// Its name
+    pub name: Name,
+    /// Its interface on this network [default: its first]
+    #[arg(long)]
+    #[serde(default)]
+    pub network: Option<Name>,
+}
+
+/// Shows or changes a network's DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDhcp {
+    /// The network's name
+    pub name: Name,
+    /// on, off, lease=SECONDS, range=FIRST-LAST|all, dns=IP,...|gateway, ntp=IP,..., domain=NAME, search=NAME,...,
+    /// routes=PREFIX:ROUTER,...; without any, all are shown
+    #[arg(value_name = "on|off|KEY=VALUE")]
+    #[serde(default)]
+    pub settings: Vec<DhcpSetting>,
+}
+
+/// Chooses leases of DHCP clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpLeases {
+    /// Only this network's
+    #[arg(long)]
+    pub network: Option<Name>,
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
 }
 
 /// Attaches a port. Exactly one of `netns`, `tap` and `device` is given.
@@ -237,10 +390,10 @@ pub struct PortAdd {
     /// The network [default: "default"]
     #[arg(long)]
     pub network: Option<Name>,
-    /// Its address [default: the lowest free one of the network]
+    /// Its address [default: what it had there last, or the lowest free one of the network]
     #[arg(long)]
     pub ip: Option<Ipv4Addr>,
-    /// Its MAC address [default: made from its address]
+    /// Its MAC address [default: what it had there last, or made from its address]
     #[arg(long)]
     pub mac: Option<MacAddr>,
     /// The interface's name inside the namespace [default: eth0]
@@ -273,6 +426,10 @@ pub struct PortSet {
     /// external ports of a protocol at once), mtu=BYTES
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub settings: Vec<PortSetting>,
+    /// Only its interface on this network [default: all of them]
+    #[arg(long)]
+    #[serde(default)]
+    pub network: Option<Name>,
 }
 
 /// One setting of a port.
@@ -388,6 +545,10 @@ pub struct FdbAdd {
     /// The port it is on
     #[arg(long)]
     pub port: Name,
+    /// The network [default: the first of the port's]
+    #[arg(long)]
+    #[serde(default)]
+    pub network: Option<Name>,
 }
 
 /// Removes an entry from the forwarding database.
@@ -510,8 +671,9 @@ pub fn parse_subnet(text: &str) -> Result<Ipv4Net, Error> {
 fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
     match text {
         "nat" => Ok(NetworkMode::Nat),
+        "routed" => Ok(NetworkMode::Routed),
         "internal" => Ok(NetworkMode::Internal),
-        _ => Err(Error::usage(text, "no such mode", "nat or internal")),
+        _ => Err(Error::usage(text, "no such mode", "nat, routed or internal")),
     }
 }
 
@@ -568,6 +730,25 @@ mod tests {
             let request = Request::parse(noun, verb, body.as_bytes()).unwrap();
             assert_eq!(request.route(), (noun, verb));
             assert_eq!(Request::parse(noun, verb, &request.body().unwrap()).unwrap(), request);
+        }
+    }
+
+    #[test]
+    fn a_line_and_a_body_are_the_same_request() {
+        for (line, noun, verb, body) in [
+            (
+                "port add web --netns red --no-address",
+                "port",
+                "add",
+                r#"{"name":"web","netns":"red","no_address":true}"#,
+            ),
+            ("drops --since 10s", "drops", "", r#"{"since":10}"#),
+            ("status", "status", "", ""),
+        ] {
+            assert_eq!(Request::from_line(line), Request::parse(noun, verb, body.as_bytes()));
+        }
+        for wrong in ["", "port", "port frob", "port add", "port rm web web", "status --frob"] {
+            assert_eq!(Request::from_line(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
         }
     }
 

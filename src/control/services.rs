@@ -10,6 +10,7 @@
 
 use super::apply::Control;
 use super::host::Host;
+use super::uplink_lease::Lessee;
 use crate::clock::Time;
 use crate::frame::Frame;
 use crate::offload;
@@ -22,18 +23,20 @@ impl<H: Host> Control<H> {
         while let Some(punt) = self.shared.punts.take() {
             self.serve_punt(&punt, now);
         }
+        self.remember_leases(now);
+        self.keep_uplink_lease(now);
     }
 
     /// When [`Control::serve`] is to be called although nothing was punted.
     pub fn due(&self) -> Option<Time> {
-        None
+        self.uplink.as_ref().and_then(|uplink| uplink.lessee.as_ref()).map(Lessee::due)
     }
 
-    fn serve_punt(&mut self, punt: &Punt, _now: Time) {
+    fn serve_punt(&mut self, punt: &Punt, now: Time) {
+        let Some(frame) = finished(punt) else { return };
         match punt.service {
-            Service::Dhcp => {
-                let Some(_frame) = finished(punt) else { return };
-            }
+            Service::Dhcp => self.serve_dhcp(punt, frame.bytes(), now),
+            Service::DhcpClient => self.hear_dhcp_server(frame.bytes(), now),
             // It has a queue and a thread of its own.
             Service::Stack => {}
         }

@@ -15,12 +15,13 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::{Host, UplinkFacts};
 use super::publish_spec::Listen;
+use super::uplink_lease::Lessee;
 use crate::addr::{NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::host::guard::Hidden;
 use crate::limits::{MTU_MAX, MTU_MIN};
 use crate::shared::Neighbors;
-use crate::snapshot::{Port, Uplink, UplinkMode};
+use crate::snapshot::{Network, NetworkMode, Port, Uplink, UplinkMode};
 use crate::table::route_table::{RouteTable, Via};
 
 /// What the user said about the uplink.
@@ -30,6 +31,8 @@ pub struct UplinkSettings {
     pub name: String,
     /// How its address is used.
     pub mode: UplinkMode,
+    /// Whether address and next hop of mode `own` are what the link's DHCP server says.
+    pub dhcp: bool,
     /// The address of mode `own`.
     pub address: Option<Ipv4Net>,
     /// The next hop of mode `own`.
@@ -47,6 +50,8 @@ pub(super) struct UplinkRecord {
     neighbors: Arc<Neighbors>,
     /// Ports of the range for masquerading that processes of the host use: they stay the host's.
     busy: BTreeSet<(Protocol, u16)>,
+    /// Who gets it its address, in mode `own` by DHCP.
+    pub(super) lessee: Option<Lessee>,
 }
 
 impl<H: Host> Control<H> {
@@ -60,7 +65,8 @@ impl<H: Host> Control<H> {
             return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
         };
         let neighbors = Arc::new(Neighbors::of_uplink(self.shared.epoch()));
-        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new() });
+        let lessee = settings.dhcp.then(|| Lessee::new(facts.mac, now));
+        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new(), lessee });
         self.yield_ports(now);
         self.publish_uplink();
         let opened = self.host.open_uplink().and_then(|()| self.renew_guard());
@@ -151,6 +157,9 @@ impl<H: Host> Control<H> {
         let state = if facts.up { "up" } else { "down" };
         log::info!("uplink {name}: {state}, {described}, MTU {}, {} routes", facts.mtu, facts.routes.len());
         uplink.facts = facts.clone();
+        if let Some(lessee) = &mut uplink.lessee {
+            lessee.follow(before, &facts, now);
+        }
         self.publish_uplink();
         let reopen = facts.index != before.index;
         let opened = if reopen { self.host.open_uplink() } else { Ok(()) };
@@ -179,14 +188,18 @@ impl<H: Host> Control<H> {
         if let Some(address) = addresses.clone().next() {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
                 let free = without(&uplink.settings.nat_ports, protocol, &uplink.busy);
-                hidden.extend(free.into_iter().map(|ports| Hidden { protocol, address, ports }));
+                hidden.extend(free.into_iter().map(|ports| Hidden::Ports { protocol, address, ports }));
             }
         }
         for listen in self.publications.iter().map(|record| &record.spec.listen) {
             let here = addresses.clone().filter(|address| listen.ip.is_none_or(|ip| ip == *address));
             let (protocol, ports) = (listen.protocol, &listen.ports);
-            hidden.extend(here.map(|address| Hidden { protocol, address, ports: ports.clone() }));
+            hidden.extend(here.map(|address| Hidden::Ports { protocol, address, ports: ports.clone() }));
         }
+        let routed = |network: &&Arc<Network>| network.mode == NetworkMode::Routed;
+        let snapshot = self.snapshot();
+        let routed = snapshot.networks.iter().flatten().filter(routed);
+        hidden.extend(routed.map(|network| Hidden::Network(network.subnet)));
         self.host.guard(hidden)
     }
 
@@ -229,6 +242,7 @@ impl<H: Host> Control<H> {
             name: settings.name.clone(),
             mode: settings.mode,
             mac: facts.mac,
+            dhcp: settings.dhcp,
             address,
             host_addresses: facts.host_addresses.clone(),
             mtu,

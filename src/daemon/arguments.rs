@@ -8,9 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options, RESOLV_CONF};
+use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
 use crate::control::error::Error;
 use crate::control::request::parse_subnet;
 use crate::control::socket;
@@ -31,15 +30,15 @@ pub struct Arguments {
     /// shared: the host's address; own: an address of the switch's own
     #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_mode)]
     uplink_mode: UplinkMode,
-    /// The address of mode own
-    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
-    uplink_address: Option<Ipv4Net>,
-    /// The next hop of mode own
+    /// The address of mode own, or dhcp: what the uplink's DHCP server gives
+    #[arg(long, value_name = "CIDR|dhcp", value_parser = uplink_address)]
+    uplink_address: Option<UplinkAddress>,
+    /// The next hop of mode own, unless DHCP tells it
     #[arg(long, value_name = "IP")]
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|internal]")]
+    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -102,6 +101,10 @@ fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
         "own" => Ok(UplinkMode::Own),
         _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
     }
+}
+
+fn uplink_address(text: &str) -> Result<UplinkAddress, Error> {
+    if text == "dhcp" { Ok(UplinkAddress::Dhcp) } else { parse_subnet(text).map(UplinkAddress::Fixed) }
 }
 
 /// What `--io` says; `None` leaves the choice to the switch.

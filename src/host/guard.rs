@@ -3,7 +3,8 @@
 //! In uplink mode `shared` the switch translates to the host's own address. The host's kernel sees the same
 //! packets, knows no socket for them, and would answer with RST or port-unreachable. The switch reads the
 //! uplink by AF_PACKET, which is served before the netdev ingress hook: so a chain on that hook may drop
-//! exactly what is the switch's (address, protocol, port), and the switch still gets its copy. ICMP stays.
+//! exactly what is the switch's (address, protocol, port, or a whole network that is routed), and the switch still
+//! gets its copy. ICMP to the host's own addresses stays.
 //!
 //! The table is called `netdev vswitchd`. It is *owned* by a netlink socket (`flags owner`, Linux 5.12):
 //! `nft flush ruleset` passes it by, nobody else can change it, and the kernel removes it when the socket
@@ -19,6 +20,7 @@ use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
+use ipnet::Ipv4Net;
 use nix::poll::{PollFd, PollFlags, poll};
 
 use crate::addr::Protocol;
@@ -34,15 +36,39 @@ const NFT_TIMEOUT_MS: u16 = 3000;
 const MARK: &str = "describe tcp dport";
 const MARK_ANSWER: &str = "(internet network service)";
 
-/// Ports of one address that belong to the switch.
+/// What on the uplink belongs to the switch, and not to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hidden {
-    /// TCP or UDP; ICMP is never hidden.
-    pub protocol: Protocol,
-    /// The destination address.
-    pub address: Ipv4Addr,
-    /// The destination ports.
-    pub ports: RangeInclusive<u16>,
+pub enum Hidden {
+    /// Ports of one address.
+    Ports {
+        /// TCP or UDP; ICMP is never hidden.
+        protocol: Protocol,
+        /// The destination address.
+        address: Ipv4Addr,
+        /// The destination ports.
+        ports: RangeInclusive<u16>,
+    },
+    /// All that is for a network. A host that forwards would send it back to where it came from.
+    Network(Ipv4Net),
+}
+
+impl Hidden {
+    fn network(&self) -> Option<Ipv4Net> {
+        match *self {
+            Hidden::Network(network) => Some(network),
+            Hidden::Ports { .. } => None,
+        }
+    }
+
+    /// Address and ports, if they are of this protocol and there are any.
+    fn ports_of(&self, wanted: Protocol) -> Option<(Ipv4Addr, &RangeInclusive<u16>)> {
+        match self {
+            Hidden::Ports { protocol, address, ports } if *protocol == wanted && !ports.is_empty() => {
+                Some((*address, ports))
+            }
+            Hidden::Ports { .. } | Hidden::Network(_) => None,
+        }
+    }
 }
 
 /// The table in the kernel, while this value lives. It is used from threads of one namespace only.
@@ -84,8 +110,8 @@ impl Guard {
         if hidden == self.hidden {
             return Ok(());
         }
-        let transaction =
-            format!("flush set {TABLE} nat_tcp; flush set {TABLE} nat_udp; {}", elements(&hidden));
+        let flush = |set| format!("flush set {TABLE} {set}; ");
+        let transaction = ["nat_tcp", "nat_udp", "routed"].map(flush).concat() + &elements(&hidden);
         self.hidden = hidden;
         match self.nft.transact(&transaction) {
             Ok(()) => self.listing = list()?,
@@ -255,8 +281,9 @@ fn ruleset(ifname: &str, flags: &str, hidden: &[Hidden]) -> String {
     let set = "type ipv4_addr . inet_service; flags interval;";
     format!(
         "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
+         set routed {{ type ipv4_addr; flags interval; }}; \
          chain ingress {{ type filter hook ingress device \"{ifname}\" priority -500; \
-         ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; }}; }}; {}",
+         ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; ip daddr @routed drop; }}; }}; {}",
         elements(hidden)
     )
 }
@@ -264,6 +291,10 @@ fn ruleset(ifname: &str, flags: &str, hidden: &[Hidden]) -> String {
 /// The commands that fill the sets.
 fn elements(hidden: &[Hidden]) -> String {
     let mut text = String::new();
+    for network in hidden.iter().filter_map(Hidden::network) {
+        // Writing to a String does not fail.
+        let _ = write!(text, "add element {TABLE} routed {{ {network} }}; ");
+    }
     for (protocol, set) in [(Protocol::Tcp, "nat_tcp"), (Protocol::Udp, "nat_udp")] {
         let mut separator = format!("add element {TABLE} {set} {{ ");
         for (address, first, last) in merged(hidden, protocol) {
@@ -281,9 +312,9 @@ fn elements(hidden: &[Hidden]) -> String {
 /// The port ranges of a protocol in order, none touching another: `nft` refuses overlapping elements.
 fn merged(hidden: &[Hidden], protocol: Protocol) -> Vec<(Ipv4Addr, u16, u16)> {
     let mut sorted: BTreeMap<(Ipv4Addr, u16), u16> = BTreeMap::new();
-    for range in hidden.iter().filter(|range| range.protocol == protocol && !range.ports.is_empty()) {
-        let last = sorted.entry((range.address, *range.ports.start())).or_default();
-        *last = (*last).max(*range.ports.end());
+    for (address, ports) in hidden.iter().filter_map(|hidden| hidden.ports_of(protocol)) {
+        let last = sorted.entry((address, *ports.start())).or_default();
+        *last = (*last).max(*ports.end());
     }
     let mut merged: Vec<(Ipv4Addr, u16, u16)> = Vec::new();
     for ((address, first), last) in sorted {
@@ -354,7 +385,7 @@ mod tests {
     use super::*;
 
     fn hidden(protocol: Protocol, last_byte: u8, ports: RangeInclusive<u16>) -> Hidden {
-        Hidden { protocol, address: Ipv4Addr::new(192, 0, 2, last_byte), ports }
+        Hidden::Ports { protocol, address: Ipv4Addr::new(192, 0, 2, last_byte), ports }
     }
 
     #[test]
@@ -372,6 +403,8 @@ mod tests {
         assert_eq!(merged(&all, Protocol::Udp), [(one, 53, 53)]);
         assert_eq!(elements(&all[5..]), "add element netdev vswitchd nat_udp { 192.0.2.1 . 53-53 }; ");
         assert_eq!(elements(&[]), "");
+        let network = Hidden::Network("10.8.0.0/24".parse().unwrap());
+        assert_eq!(elements(&[network]), "add element netdev vswitchd routed { 10.8.0.0/24 }; ");
     }
 
     #[test]

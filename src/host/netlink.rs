@@ -103,6 +103,30 @@ pub fn routes() -> Result<Vec<HostRoute>, HostError> {
         .map_err(|error| HostError::os("reading the routes", error))
 }
 
+/// Prefixes that this namespace has addresses in or a route for: of any kind, in any table, whatever rule leads to
+/// it. VPNs like to use tables of their own.
+///
+/// # Errors
+/// When netlink fails.
+pub fn routed_prefixes() -> Result<Vec<Ipv4Net>, HostError> {
+    block(async |handle| {
+        let mut prefixes: Vec<_> = list_addresses(&handle, None).await?.iter().map(Ipv4Net::trunc).collect();
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let messages: Vec<_> = handle.route().get(all).execute().try_collect().await.map_err(errno)?;
+        prefixes.extend(messages.iter().filter_map(read_destination));
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        Ok(prefixes)
+    })?
+    .map_err(|error: Errno| HostError::os("reading the routes", error))
+}
+
+/// Keeps IPv6 from an interface, as far as the kernel has it.
+pub fn disable_ipv6(name: &str) {
+    // Without IPv6 there is no such file, and nothing to keep away.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+}
+
 /// Switches an interface on.
 ///
 /// # Errors
@@ -221,6 +245,26 @@ pub fn del_address(name: &str, address: Ipv4Net) -> Result<(), HostError> {
 pub fn add_route(prefix: Ipv4Net, gateway: Ipv4Addr) -> Result<(), HostError> {
     block(async |handle| add_route_by(&handle, prefix, gateway).await)?
         .map_err(|error| HostError::os(format!("route to {prefix} by {gateway}"), error))
+}
+
+/// Removes the default route by an interface; if there is none, it is removed already.
+///
+/// # Errors
+/// `NotFound`, `Permission`.
+pub fn del_default_route(name: &str) -> Result<(), HostError> {
+    let index = expect_link(name)?.index;
+    block(async |handle| {
+        let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut list = handle.route().get(all).execute();
+        while let Some(message) = list.try_next().await.map_err(errno)? {
+            let is_it = |route: HostRoute| route.ifindex == index && route.prefix.prefix_len() == 0;
+            if read_route(&message).is_some_and(is_it) {
+                return handle.route().del(message).execute().await.map_err(errno);
+            }
+        }
+        Ok(())
+    })?
+    .map_err(|error| HostError::os(format!("default route by {name}"), error))
 }
 
 fn create(name: &str, link: LinkMessage) -> Result<(), HostError> {
@@ -348,6 +392,14 @@ fn read_address(message: &AddressMessage) -> Option<Ipv4Net> {
     message.attributes.iter().find_map(|attribute| {
         let AddressAttribute::Local(IpAddr::V4(ip)) = attribute else { return None };
         Ipv4Net::new(*ip, message.header.prefix_len).ok()
+    })
+}
+
+/// The prefix that a route is for; `None` for a default route.
+fn read_destination(message: &RouteMessage) -> Option<Ipv4Net> {
+    message.attributes.iter().find_map(|attribute| {
+        let RouteAttribute::Destination(RouteAddress::Inet(ip)) = attribute else { return None };
+        Ipv4Net::new(*ip, message.header.destination_prefix_length).ok()
     })
 }
 

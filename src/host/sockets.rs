@@ -67,6 +67,7 @@ fn request(family: u8, socket_id: SocketId) -> Vec<u8> {
 fn take_answers(mut datagram: &[u8], ports: &mut BTreeSet<(Protocol, u16)>) -> io::Result<bool> {
     while !datagram.is_empty() {
         let message = NetlinkMessage::<SockDiagMessage>::deserialize(datagram).map_err(io::Error::other)?;
+        #[allow(clippy::wildcard_enum_match_arm)] // NetlinkPayload is open
         match message.payload {
             NetlinkPayload::InnerMessage(SockDiagMessage::InetResponse(answer)) => {
                 ports.insert((Protocol::Tcp, answer.header.socket_id.source_port));

@@ -82,14 +82,23 @@ impl<'a> Tap<'a> {
         let mut bytes = vec![0; (ethernet::HEADER_LEN + payload.len()).max(60)];
         ethernet::write(&mut bytes, dst, src, ethertype);
         bytes[ethernet::HEADER_LEN..][..payload.len()].copy_from_slice(payload);
+        self.send_frame(&bytes)
+    }
+
+    /// Sends these bytes.
+    ///
+    /// # Errors
+    /// If the interface does not take them.
+    pub fn send_frame(&self, bytes: &[u8]) -> io::Result<()> {
         let mut frame = Frame::new();
-        frame.fill(&bytes, Offload::default());
+        frame.fill(bytes, Offload::default());
         self.device
             .transmit(&mut frame)
             .map_err(|why| io::Error::other(format!("{} does not send: {why:?}", self.netns)))
     }
 
-    fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    /// The next frame that is `wanted`; `None` if none is within `patience`.
+    pub fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let begun = now();
         let mut frame = Frame::new();
         loop {

@@ -2,28 +2,32 @@
 //!
 //! It builds a small world ([`rig`]), starts the real daemon in it, and shows with the traffic of real
 //! kernel stacks ([`traffic`], [`frames`]) what the switch does, telling each step as the `vswitchctl`
-//! command that does it. It ends with a table of what was checked. It touches nothing outside: no named
-//! namespace, no interface, no rule and no file but a temporary directory; when the process ends, in
-//! whatever way, the kernel takes the namespaces away with all that is in them.
+//! command that does it, and what does the same with Docker's tools. It ends with a table of what was checked. It
+//! touches nothing outside: no named namespace, no interface, no rule and no file but a temporary directory; when
+//! the process ends, in whatever way, the kernel takes the namespaces away with all that is in them.
+//!
+//! What is shown is grouped in [`scenario`]s.
 //!
 //! [`rig`], [`traffic`], [`flood`], [`frames`] and [`interrupt`] serve the integration tests and the benchmark as
 //! well.
 
-mod checks;
 pub mod flood;
 pub mod frames;
 pub mod interrupt;
 pub mod rig;
+mod scenario;
 mod switch;
 pub mod traffic;
+mod world;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use self::checks::{CHECKS, Check, Failure, Lab, tell};
 use self::interrupt::Interrupt;
 use self::rig::Rig;
+use self::scenario::{STAGES, Scenario, Stage};
+use self::world::{Failure, Lab, tell};
 use crate::control::client::Client;
 use crate::control::error::Error;
 use crate::host::netns::Netns;
@@ -32,7 +36,7 @@ use crate::host::{netlink, user};
 /// What to show.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Options {
-    /// Leave it up at the end, until Ctrl-C.
+    /// Leave it up at the end, until Ctrl-C: that of the scenario, or the first one.
     pub keep: bool,
     /// Only this scenario.
     pub scenario: Option<String>,
@@ -40,8 +44,7 @@ pub struct Options {
 
 /// Names of the scenarios.
 pub fn scenarios() -> impl Iterator<Item = &'static str> {
-    let mut last = "";
-    CHECKS.iter().map(|check| check.scenario).filter(move |name| std::mem::replace(&mut last, name) != *name)
+    STAGES.iter().flat_map(|stage| stage.scenarios).map(|scenario| scenario.name)
 }
 
 /// Runs the laboratory, and tells whether everything was as claimed. To be called before the process
@@ -50,14 +53,18 @@ pub fn scenarios() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// `Usage` for an unknown scenario; `Failed` if the laboratory cannot be built.
 pub fn run(options: &Options) -> Result<bool, Error> {
-    let chosen: Vec<&Check> = CHECKS
-        .iter()
-        .filter(|check| options.scenario.as_deref().is_none_or(|name| name == check.scenario))
-        .collect();
-    if chosen.is_empty() {
+    let is_chosen =
+        |scenario: &&Scenario| options.scenario.as_deref().is_none_or(|name| name == scenario.name);
+    let chosen = |stage: &Stage| stage.scenarios.iter().filter(is_chosen).collect::<Vec<_>>();
+    let plan: Vec<_> = STAGES.iter().map(|stage| (stage, chosen(stage))).collect();
+    let mut plan: Vec<_> = plan.into_iter().filter(|(_, scenarios)| !scenarios.is_empty()).collect();
+    if plan.is_empty() {
         let known: Vec<_> = scenarios().collect();
         let name = options.scenario.as_deref().unwrap_or_default();
         return Err(Error::usage(name, "no such scenario", format_args!("one of {}", known.join(" "))));
+    }
+    if options.keep {
+        plan.truncate(1);
     }
     user::enter()?;
     let interrupted = Interrupt::watch()?;
@@ -65,29 +72,38 @@ pub fn run(options: &Options) -> Result<bool, Error> {
     drop(Client::new(Path::new(""))?);
     let before = Footprint::take();
 
-    println!("the laboratory");
-    let lab = Lab::set_up().map_err(|error| Error::failed("lab", error, ""))?;
     let mut results = Vec::new();
-    for check in chosen {
+    let mut is_clean = true;
+    for (stage, scenarios) in plan {
         if interrupted.came() {
             break;
         }
-        results.push((check.scenario, check.claim, perform(check, &lab)));
+        println!("the laboratory");
+        let lab = (stage.set_up)().map_err(|error| Error::failed("lab", error, ""))?;
+        scenarios.iter().for_each(|scenario| perform(scenario, &lab, &interrupted, &mut results));
+        if options.keep && !interrupted.came() {
+            tell_how_to_enter(&lab);
+            interrupted.wait();
+        }
+        println!("cleanup");
+        is_clean &= report(clean_up(lab, &before));
     }
-    if options.keep && !interrupted.came() {
-        tell_how_to_enter(&lab);
-        interrupted.wait();
-    }
-    println!("cleanup");
-    let cleanup = clean_up(lab, &before);
-    results.push(("cleanup", "nothing is left behind", report(cleanup)));
+    results.push(("cleanup", "nothing is left behind", is_clean));
     Ok(conclude(&results))
 }
 
-/// Runs one check; whether it held.
-fn perform(check: &Check, lab: &Lab) -> bool {
-    println!("{}: {}", check.scenario, check.claim);
-    report((check.run)(lab))
+/// A scenario's name, a claim, and whether it held.
+type Finding = (&'static str, &'static str, bool);
+
+/// Shows a scenario, check by check.
+fn perform(scenario: &Scenario, lab: &Lab, interrupted: &Interrupt, results: &mut Vec<Finding>) {
+    for (number, check) in scenario.checks.iter().enumerate().take_while(|_| !interrupted.came()) {
+        println!("{}: {}", scenario.name, check.claim);
+        if number == 0 {
+            scenario.elsewhere.iter().for_each(|line| tell(format_args!("elsewhere: {line}")));
+        }
+        results.push((scenario.name, check.claim, report((check.run)(lab))));
+    }
 }
 
 fn report(outcome: Result<(), Failure>) -> bool {
@@ -98,10 +114,10 @@ fn report(outcome: Result<(), Failure>) -> bool {
 }
 
 /// The table at the end.
-fn conclude(results: &[(&str, &str, bool)]) -> bool {
+fn conclude(results: &[Finding]) -> bool {
     println!();
     for (scenario, claim, held) in results {
-        println!("{}  {scenario:<10}  {claim}", if *held { "PASS" } else { "FAIL" });
+        println!("{}  {scenario:<13}  {claim}", if *held { "PASS" } else { "FAIL" });
     }
     let held = results.iter().filter(|(.., held)| *held).count();
     println!("{held} of {} passed", results.len());
@@ -115,8 +131,7 @@ fn tell_how_to_enter(lab: &Lab) {
         String::new()
     };
     println!("it stays up until Ctrl-C; enter it with");
-    let containers = [&lab.c1, &lab.c2, &lab.c3, &lab.blue].map(|container| &container.netns);
-    for netns in [&lab.rig.switch, &lab.rig.internet].into_iter().chain(containers) {
+    for netns in [&lab.rig.switch, &lab.rig.internet].into_iter().chain(lab.namespaces()) {
         tell(format_args!("nsenter {user}--net={} sh    # {netns}", netns.path().display()));
     }
     println!("and look at it with");
@@ -131,11 +146,11 @@ fn is_user_namespace() -> bool {
 
 /// Stops the switch and looks for what it may have left.
 fn clean_up(lab: Lab, before: &Footprint) -> Result<(), Failure> {
-    let Lab { rig, switch, c1, c2, c3, blue, .. } = lab;
+    let (rig, switch, containers) = lab.take_apart();
     let took = switch.stop()?;
     tell(format_args!("the switch stopped in {} ms", took.as_millis()));
-    for netns in [&c1.netns, &c2.netns, &c3.netns, &blue.netns] {
-        expect_interfaces(netns, &["lo"])?;
+    for container in &containers {
+        expect_interfaces(&container.netns, &["lo"])?;
     }
     expect_interfaces(&rig.switch, &["eth0", "lo"])?;
     tell("no interface is left in any namespace");
@@ -143,7 +158,7 @@ fn clean_up(lab: Lab, before: &Footprint) -> Result<(), Failure> {
     if rig.socket().exists() {
         return Err(format!("{} is left", rig.socket().display()).into());
     }
-    drop((rig, c1, c2, c3, blue));
+    drop((rig, containers));
     let left = Footprint::grown(before);
     if !left.is_empty() {
         return Err(format!("left behind: {}", left.join(", ")).into());

@@ -6,7 +6,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 use tokio::sync::oneshot;
 
 use super::rig::{GATEWAY, Rig, UPLINK, UPLINK_OWN, on_uplink};
@@ -35,21 +34,23 @@ pub(super) struct Switch {
 
 impl Switch {
     /// Starts the daemon: on the uplink's own address where a guard can be set, else on an address beside it.
-    pub(super) fn start(rig: &Rig) -> Result<Switch, Error> {
+    /// `change` may have other wishes.
+    pub(super) fn start(rig: &Rig, change: impl FnOnce(&mut daemon::Options)) -> Result<Switch, Error> {
         let no_guard = rig.switch.run(|| Guard::available("eth0"))?.err().map(|error| error.to_string());
         let (uplink_mode, uplink) =
             if no_guard.is_none() { (UplinkMode::Shared, UPLINK) } else { (UplinkMode::Own, UPLINK_OWN) };
         let own = uplink_mode == UplinkMode::Own;
-        let options = daemon::Options {
+        let mut options = daemon::Options {
             uplink: Some("eth0".to_owned()),
             uplink_mode,
-            uplink_address: own.then(|| on_uplink(UPLINK_OWN)),
+            uplink_address: own.then(|| daemon::UplinkAddress::Fixed(on_uplink(UPLINK_OWN))),
             uplink_gateway: own.then_some(GATEWAY),
             networks: vec!["default=172.30.0.0/16".parse()?],
             socket: rig.socket(),
             state_dir: Some(rig.directory().join("state")),
             ..daemon::Options::default()
         };
+        change(&mut options);
         let (ready, is_ready) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let netns = rig.switch.try_clone()?;
@@ -71,14 +72,9 @@ impl Switch {
         }
     }
 
-    /// Asks the daemon as `vswitchctl NOUN VERB` does.
-    pub(super) fn ask<T: DeserializeOwned>(
-        &self,
-        noun: &str,
-        verb: &str,
-        arguments: &Value,
-    ) -> Result<T, Error> {
-        self.client.call(&Request::parse(noun, verb, arguments.to_string().as_bytes())?)
+    /// Asks the daemon.
+    pub(super) fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<T, Error> {
+        self.client.call(request)
     }
 
     /// Stops the daemon, as SIGTERM does, and tells how long that took.

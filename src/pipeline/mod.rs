@@ -22,6 +22,7 @@
 //! The steps that a translated packet takes are always inlined into the story: what one proves for the next
 //! then needs no copy, which saves a tenth of all instructions.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::shared::{Service, Shared, Waiting};
 use crate::snapshot::{Network, NetworkMode, Port, Snapshot, Uplink};
-use crate::table::neighbor_table::Event;
+use crate::table::neighbor_table::{Answer, Event};
 use crate::wire::ethernet;
 use crate::wire::icmpv4::Error;
 
@@ -40,6 +41,7 @@ mod arp;
 mod flow_cache;
 mod gateway;
 mod guard;
+mod host_port;
 mod icmp_error;
 mod nat;
 mod neighbor;
@@ -52,6 +54,7 @@ mod route;
 mod switch;
 
 use flow_cache::{FlowCache, Key, Repeats};
+use host_port::Addressee;
 use nat::FromUplink;
 pub use outbox::{Outbox, Send};
 use packet::{Packet, View, untagged_type};
@@ -131,7 +134,7 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
             let admitted = switch::admit(cx, network, frame, packet)?;
             switch::learn(cx, &admitted)?;
             match classify(cx, frame, &admitted)? {
-                Class::Switch => return switch::forward(cx, &admitted),
+                Class::Switch => return switch::forward(cx, frame, &admitted),
                 Class::Arp => return arp::on_network(cx, frame, &admitted),
                 Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Service(service) => return punt::punt(cx, frame, service),
@@ -141,6 +144,9 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
             Some(ethernet::ARP) => return arp::on_uplink(cx, frame, uplink),
+            Some(ethernet::IPV4) if punt::is_for_dhcp_client(uplink, frame, &packet) => {
+                return punt::punt(cx, frame, Service::DhcpClient);
+            }
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,
@@ -220,7 +226,7 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
         return Ok(Class::Service(service));
     }
     let asks_host = || {
-        let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode == NetworkMode::Nat);
+        let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode != NetworkMode::Internal);
         uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
     };
     let for_gateway = ip.dst == network.gateway || (view.transport.is_echo_request() && asks_host());
@@ -416,6 +422,24 @@ impl Pipeline {
         }
     }
 
+    /// Asks everybody on a network who has an address, unless that is known or being asked. The answer is in the
+    /// network's neighbor table once it is there.
+    pub fn probe(
+        &mut self,
+        snapshot: &Snapshot,
+        network: NetworkId,
+        ip: Ipv4Addr,
+        now: Time,
+        out: &mut Outbox,
+    ) {
+        let Some(network) = snapshot.network(network) else { return };
+        let link = Link::Network(network);
+        let Some(on) = port_on(snapshot, &link) else { return };
+        if link.neighbors().lock().resolve(ip, now) == Answer::Solicit {
+            neighbor::solicit(&mut self.context(snapshot, on, now, out), link, ip, None);
+        }
+    }
+
     fn poll_neighbors(&mut self, snapshot: &Snapshot, link: Link<'_>, now: Time, out: &mut Outbox) {
         let mut events = Vec::new();
         link.neighbors().lock().poll(now, NEIGHBOR_BUDGET, |event| events.push(event));
@@ -513,8 +537,11 @@ fn emit(cx: &mut Context<'_>, frame: Frame, ports: impl IntoIterator<Item = Port
     let (snapshot, row) = (cx.snapshot, cx.ingress.counters.row(cx.worker));
     let (mut fits, mut too_small) = (0, 0);
     let account = cx.ingress.id;
+    let addressee = Addressee::of(&frame);
     let takers = ports.into_iter().filter(|&port| {
-        let Some(port) = snapshot.port(port) else { return false };
+        let Some(port) = snapshot.port(port).filter(|port| host_port::takes(port, addressee)) else {
+            return false;
+        };
         let fit = l3_len <= usize::from(port.mtu);
         *(if fit { &mut fits } else { &mut too_small }) += 1;
         fit

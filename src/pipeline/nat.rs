@@ -37,16 +37,16 @@ pub(super) enum Subject {
     Flow(Flow),
     /// The endpoints of the packet that it quotes, and its own addresses.
     Error(Quoted),
-    /// Nothing: it stays on its network.
+    /// Nothing: it stays on its network, or is routed with the addresses that it has.
     Nothing,
 }
 
 /// Where a packet goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Way<'a> {
-    /// To another station of the network that it came from, untranslated.
+    /// To a station of this network, untranslated: from another one on it, or from the world.
     Along(&'a Network),
-    /// To the world, masqueraded to `external`.
+    /// To the world, masqueraded to `external` unless there is nothing to translate.
     Out { uplink: &'a Uplink, external: Ipv4Addr },
     /// From the world to the container at `inside`, by a connection or a publication.
     In { network: &'a Network, inside: Endpoint, publication: Option<&'a Publication> },
@@ -101,6 +101,9 @@ pub(super) fn inbound_from_network<'a>(
         // Directed broadcasts are not for routers to pass on (RFC 2644).
         return Err(DropReason::MartianDestination);
     }
+    if network.mode == NetworkMode::Routed && !uplink.host_addresses.contains(&ip.dst) {
+        return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Out { uplink, external } });
+    }
     let subject = subject(cx, frame, &view)?;
     if uplink.host_addresses.contains(&ip.dst) {
         return around(cx, frame, network, external, view, subject);
@@ -122,7 +125,9 @@ pub(super) fn comes_from_behind(cx: &Context<'_>, frame: &Frame, ip: &Ipv4) -> b
                 uplink.host_addresses.contains(&address) || uplink.is_broadcast(address)
             })
     };
-    is_icmp_error(ip, frame) && !ip.is_fragment && !is_ours(ip.src) && !is_ours(ip.dst)
+    let ingress = cx.ingress.network.and_then(|id| cx.snapshot.network(id));
+    let is_translated = ingress.is_some_and(|network| network.mode == NetworkMode::Nat);
+    is_translated && is_icmp_error(ip, frame) && !ip.is_fragment && !is_ours(ip.src) && !is_ours(ip.dst)
 }
 
 /// What the world sees in the place of the container that sends an error: the packet that it quotes came in, to the
@@ -201,7 +206,7 @@ pub(super) enum FromUplink<'a> {
     Incomplete,
     /// It goes to a container.
     Arrived(Arrived<'a>),
-    /// It asks the address that is ours alone for an echo.
+    /// It asks an address that is ours alone for an echo.
     Echo(View),
     /// It is the host's, or nobody's.
     NotOurs,
@@ -215,14 +220,15 @@ pub(super) fn inbound_from_uplink<'a>(
     packet: &Packet,
 ) -> Result<FromUplink<'a>, DropReason> {
     let ip = View::header(frame)?;
-    if cx.snapshot.network_of(ip.dst).is_some() {
-        // Networks behind the switch are reached by published ports, never by a route.
+    let network = cx.snapshot.network_of(ip.dst);
+    if network.is_some_and(|network| network.mode != NetworkMode::Routed) {
+        // Networks behind the translation are reached by published ports, never by a route.
         return Err(DropReason::Unsolicited);
     }
-    if ip.dst.is_loopback() {
+    if ip.dst.is_loopback() || network.is_some_and(|network| network.is_broadcast(ip.dst)) {
         return Err(DropReason::MartianDestination);
     }
-    if !uplink.host_addresses.contains(&ip.dst) {
+    if network.is_none() && !uplink.host_addresses.contains(&ip.dst) {
         return Ok(FromUplink::NotOurs);
     }
     if is_martian_source(ip.src)
@@ -231,6 +237,9 @@ pub(super) fn inbound_from_uplink<'a>(
         || cx.snapshot.network_of(ip.src).is_some()
     {
         return Err(DropReason::MartianSource);
+    }
+    if let Some(network) = network {
+        return routed_from_uplink(cx, frame, network, packet, ip);
     }
     let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
     let (subject, protocol, outside, remote) = match (view.flow(), view.transport) {
@@ -272,6 +281,23 @@ fn left<'a>(uplink: &Uplink, reason: DropReason) -> Result<FromUplink<'a>, DropR
         UplinkMode::Shared => Ok(FromUplink::NotOurs),
         UplinkMode::Own => Err(reason),
     }
+}
+
+/// A packet from the uplink to a network of mode `routed`, whose addresses the world knows.
+fn routed_from_uplink<'a>(
+    cx: &mut Context<'a>,
+    frame: &mut Frame,
+    network: &'a Network,
+    packet: &Packet,
+    ip: Ipv4,
+) -> Result<FromUplink<'a>, DropReason> {
+    let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
+    if ip.dst != network.gateway {
+        let way = Way::Along(network);
+        return Ok(FromUplink::Arrived(Arrived { view, subject: Subject::Nothing, way }));
+    }
+    // The gateway's services are for the network.
+    if view.transport.is_echo_request() { Ok(FromUplink::Echo(view)) } else { Err(DropReason::Unsolicited) }
 }
 
 /// What becomes of a packet's headers.

@@ -15,7 +15,7 @@ use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::limits::DHCP_MESSAGES;
 use crate::shared::{Punt, Service};
-use crate::snapshot::Network;
+use crate::snapshot::{Network, Uplink};
 use crate::table::rate_limit::Rate;
 use crate::wire::transport::{Kind, Ports, Transport};
 
@@ -24,6 +24,9 @@ const DHCP_SERVER: u16 = 67;
 
 /// The port of a DNS server (RFC 1035 4.2).
 const DNS_SERVER: u16 = 53;
+
+/// The port of a DHCP client.
+const DHCP_CLIENT: u16 = 68;
 
 /// The service of `network` that a packet to the gateway's address is for, if it has it.
 pub(super) fn service(cx: &Context<'_>, network: &Network, transport: &Transport) -> Option<Service> {
@@ -55,11 +58,24 @@ pub(super) fn broadcast_service(
     service(cx, network, &view.transport).filter(|&service| service == Service::Dhcp)
 }
 
+/// Whether an IPv4 frame from the uplink is for its DHCP client: to its MAC address or to everybody, whatever the IP
+/// address, which it does not have yet.
+pub(super) fn is_for_dhcp_client(uplink: &Uplink, frame: &Frame, packet: &Packet) -> bool {
+    let is_here = packet.eth.dst == uplink.mac || packet.eth.dst == MacAddr::BROADCAST;
+    if !uplink.dhcp || !is_here {
+        return false;
+    }
+    let ip = View::header(frame).ok().filter(|ip| !ip.is_fragment);
+    let view = ip.and_then(|ip| View::parse(frame, packet, ip).ok());
+    let ports = view.and_then(|view| view.transport.ports());
+    ports.is_some_and(|ports| (ports.kind, ports.dst) == (Kind::Udp, DHCP_CLIENT))
+}
+
 /// Hands a frame to a service.
 pub(super) fn punt(cx: &Context<'_>, frame: &Frame, service: Service) -> Result<Verdict, DropReason> {
     let meters = &cx.ingress.meters;
     let queue = match service {
-        Service::Dhcp => {
+        Service::Dhcp | Service::DhcpClient => {
             let rate = Rate::per_second(DHCP_MESSAGES, DHCP_MESSAGES);
             if !meters.dhcp.allows(rate, frame.packets(), cx.now) {
                 return Err(DropReason::ServiceRate);

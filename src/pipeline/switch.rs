@@ -6,8 +6,9 @@
 //! never in the flow cache, so every one of them is counted.
 
 use super::flow_cache::Repeats;
+use super::host_port::Addressee;
 use super::packet::Packet;
-use super::{Context, Verdict, guard};
+use super::{Context, Verdict, guard, host_port};
 use crate::addr::{MacAddr, PortId};
 use crate::drops::DropReason;
 use crate::frame::Frame;
@@ -81,7 +82,11 @@ fn is_pinned_to(snapshot: &Snapshot, port: PortId, mac: MacAddr) -> bool {
 }
 
 /// Sends a frame to where its destination is, or everywhere if that is not known.
-pub(super) fn forward(cx: &Context<'_>, admitted: &Admitted<'_>) -> Result<Verdict, DropReason> {
+pub(super) fn forward(
+    cx: &Context<'_>,
+    frame: &Frame,
+    admitted: &Admitted<'_>,
+) -> Result<Verdict, DropReason> {
     let network = admitted.network;
     let flood = Verdict::Flood { network: network.id, except: Some(cx.ingress.id) };
     if admitted.packet.eth.dst.is_group() {
@@ -89,7 +94,11 @@ pub(super) fn forward(cx: &Context<'_>, admitted: &Admitted<'_>) -> Result<Verdi
     }
     match network.fdb.lookup(admitted.packet.eth.dst, cx.now, cx.snapshot.mac_ageing) {
         Station::Port(port) if port == cx.ingress.id => Err(DropReason::SamePort),
-        Station::Port(port) => Ok(Verdict::Forward(port, Repeats::Always)),
+        Station::Port(port) => {
+            let egress = cx.snapshot.port(port).ok_or(DropReason::PortGone)?;
+            let taken = egress.host.is_none() || host_port::takes(egress, Addressee::of(frame));
+            if taken { Ok(Verdict::Forward(port, Repeats::Always)) } else { Err(DropReason::NotForHost) }
+        }
         Station::Local => Err(DropReason::NotForGateway),
         Station::Unknown => {
             let (used, rate) = (&cx.ingress.meters.unknown, cx.ingress.policing.unknown);

@@ -1,5 +1,12 @@
-//! What the gateway of every network speaks itself with TCP and UDP: DNS, and connections that it makes for
-//! processes of the host ([`relay`]).
+//! Services of the gateway that need a memory or a socket: DHCP, DNS, and the relay.
+//!
+//! [`dhcp`] is a pure state machine, which the control thread feeds and empties, because it and control's books must
+//! agree on addresses. It takes what was punted to it ([`crate::shared::Punts`]), the time, and what control knows about
+//! the network and the port, and answers with frames to send. It reads no clock and opens no socket, so a test drives it
+//! as control does.
+//!
+//! What the gateway of every network speaks itself with TCP and UDP, which is DNS and the connections that it makes for
+//! processes of the host ([`relay`]), is here too:
 //!
 //! ```text
 //! worker ── Shared::stack_punts, Event::StackPunted ──▶ gateway ─┬─▶ dns ─▶ the host's resolvers
@@ -25,6 +32,8 @@ use tokio::task::LocalSet;
 use crate::shared::Shared;
 use crate::worker::Outgoing;
 
+pub mod datagram;
+pub mod dhcp;
 pub mod dns;
 pub mod gateway;
 pub mod packet;

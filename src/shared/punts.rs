@@ -33,6 +33,8 @@ use crate::limits::{PUNT_QUEUE, PUNT_QUEUE_PER_PORT};
 pub enum Service {
     /// The DHCP server of a network: UDP port 67.
     Dhcp,
+    /// The uplink's DHCP client: UDP port 68.
+    DhcpClient,
     /// What the gateway itself speaks with TCP and UDP: its DNS server, and connections that it has made.
     Stack,
 }

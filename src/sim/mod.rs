@@ -149,6 +149,7 @@ impl Switch {
             name: "eth0".into(),
             mode,
             mac: UPLINK_MAC,
+            dhcp: false,
             address: Ipv4Net::new(EXTERNAL, 24).ok(),
             host_addresses: vec![EXTERNAL],
             mtu: 1500,
@@ -173,6 +174,7 @@ impl Switch {
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
+            host: None,
             policing: Policing::default(),
             meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
@@ -239,6 +241,13 @@ impl Switch {
     /// As [`Switch::send`], with promises.
     pub fn send_promising(&mut self, from: &Station, frame: &[u8], offload: Offload) {
         from.device.push(frame, offload);
+        self.run();
+    }
+
+    /// Has the switch ask who has an address.
+    pub fn probe(&mut self, network: NetworkId, ip: Ipv4Addr) {
+        self.handle.probe(network, ip);
+        self.worker.turn(self.now);
         self.run();
     }
 

@@ -18,6 +18,7 @@
 //! is asked for at once is what the port had last time ([`burst`]).
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId};
 use crate::clock::Time;
 use crate::coalesce::Coalescer;
 use crate::frame::{Frame, Offload};
@@ -109,6 +110,7 @@ enum Command {
     Detach { port: PortId, done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
     Send { frames: Vec<Outgoing> },
+    Probe { network: NetworkId, ip: Ipv4Addr },
     Stop,
 }
 
@@ -319,6 +321,11 @@ impl Worker {
                 }
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
                 Command::Send { frames } => self.send(&frames, now),
+                Command::Probe { network, ip } => {
+                    self.snapshot = self.shared.snapshot_full();
+                    self.pipeline.probe(&self.snapshot, network, ip, now, &mut self.outbox);
+                    self.flush(now);
+                }
                 Command::Stop => self.stopped = true,
             }
         }

@@ -4,6 +4,7 @@
 //! a command in a queue, and a nudge for a worker that may sleep.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
 use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId};
 use crate::frame::Offload;
 use crate::port::Device;
 use crate::shared::Shared;
@@ -56,6 +57,11 @@ impl WorkerHandle {
     /// Has the worker send frames.
     pub fn send_frames(&self, frames: Vec<Outgoing>) {
         self.send(Command::Send { frames });
+    }
+
+    /// Lets the worker ask everybody on a network who has `ip`.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        self.send(Command::Probe { network, ip });
     }
 }
 
@@ -146,6 +152,13 @@ impl WorkerPool {
             if !share.is_empty() {
                 handle.send_frames(share);
             }
+        }
+    }
+
+    /// Asks everybody on a network who has `ip`. The answer will be in the network's neighbor table.
+    pub fn probe(&self, network: NetworkId, ip: Ipv4Addr) {
+        if let Some(handle) = self.handles.first() {
+            handle.probe(network, ip);
         }
     }
 

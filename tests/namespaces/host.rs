@@ -195,7 +195,9 @@ const REFUSED: (Option<Io>, Option<Io>) = (Some(Io::ConnectionRefused), Some(Io:
 const SILENT: (Option<Io>, Option<Io>) = (Some(Io::WouldBlock), Some(Io::TimedOut));
 
 fn hide(address: Ipv4Addr, first: u16, last: u16) -> Vec<Hidden> {
-    [Protocol::Tcp, Protocol::Udp].map(|protocol| Hidden { protocol, address, ports: first..=last }).to_vec()
+    [Protocol::Tcp, Protocol::Udp]
+        .map(|protocol| Hidden::Ports { protocol, address, ports: first..=last })
+        .to_vec()
 }
 
 fn guard_hides_ports_from_the_stack() -> Outcome {
@@ -238,7 +240,7 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
         ensure!(seen == expected, "port {port}: {seen:?}");
     }
     // A thousand separate ranges are one transaction, too.
-    let odd = (1..=1000).map(|port| Hidden {
+    let odd = (1..=1000).map(|port| Hidden::Ports {
         protocol: Protocol::Udp,
         address: UPLINK,
         ports: port * 2..=port * 2,

@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
 mod coalesce;
+mod dhcp;
 mod dns;
 mod guard;
 mod host;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         lifecycle::TESTS,
         coalesce::TESTS,
+        dhcp::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,

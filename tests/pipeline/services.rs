@@ -90,3 +90,32 @@ fn what_control_sends_leaves_by_its_port_alone_and_is_counted() {
     assert_eq!(switch.totals().originated, 1);
     settle(&switch);
 }
+
+#[test]
+fn the_uplinks_client_hears_its_server_and_nobody_elses_frames() {
+    let (mut switch, _, router) = Switch::with_uplink();
+    let server = Endpoint::new(ROUTER, 67);
+    let to_us = packet::udp(via(&router), server, external(68), b"offer");
+    let to_all = packet::udp(to_all(&router), server, Endpoint::new(Ipv4Addr::BROADCAST, 68), b"offer");
+    for frame in [&to_us, &to_all] {
+        switch.send(&router, frame);
+        assert!(punted(&switch).is_empty(), "mode shared: the host's own client gets it");
+    }
+    switch.shared.publish(|snapshot| {
+        let mut uplink = vswitchd::snapshot::Uplink::clone(snapshot.uplink.as_ref().unwrap());
+        (uplink.dhcp, uplink.address) = (true, None);
+        snapshot.uplink = Some(std::sync::Arc::new(uplink));
+    });
+    for frame in [&to_us, &to_all] {
+        switch.send(&router, frame);
+        let punts = punted(&switch);
+        assert_eq!(punts.len(), 1);
+        assert_eq!((punts[0].service, punts[0].ingress), (Service::DhcpClient, PortId::UPLINK));
+        assert_eq!((punts[0].network, &punts[0].bytes[..]), (None, &frame[..]));
+    }
+    let macs = Macs { src: router.mac, dst: MacAddr([2, 9, 9, 9, 9, 9]) };
+    switch.send(&router, &packet::udp(macs, server, external(68), b"for the host"));
+    switch.send(&router, &packet::udp(via(&router), server, external(69), b"another port"));
+    assert!(punted(&switch).is_empty());
+    settle(&switch);
+}

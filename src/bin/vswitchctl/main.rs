@@ -12,8 +12,9 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkCreate,
-    NoArguments, PortAdd, PortSet, PublishAdd, PublishRm, Remove, Request,
+    CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
+    NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments,
+    PortAdd, PortInspect, PortSet, PublishAdd, PublishRm, Remove, Request,
 };
 use vswitchd::control::socket;
 
@@ -48,6 +49,9 @@ enum Noun {
     /// Networks
     #[command(subcommand)]
     Network(Network),
+    /// Addresses that DHCP clients have
+    #[command(subcommand)]
+    Dhcp(Dhcp),
     /// Ports
     #[command(subcommand)]
     Port(Port),
@@ -77,8 +81,24 @@ enum Network {
     Create(NetworkCreate),
     /// Remove a network that has no ports
     Rm(Remove),
+    /// Change a network
+    Set(NetworkSet),
+    /// Give a port an interface on one more network
+    Connect(NetworkConnect),
+    /// Take a port's interface on a network away
+    Disconnect(NetworkDisconnect),
+    /// Give the host an address on a network, or take it away
+    HostPort(NetworkHostPort),
     /// Everything about one network
     Inspect(Named),
+    /// Show the network's DHCP server, or change it
+    Dhcp(NetworkDhcp),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dhcp {
+    /// All leases
+    Leases(DhcpLeases),
 }
 
 #[derive(Debug, Subcommand)]
@@ -91,7 +111,7 @@ enum Port {
     /// Detach a port
     Rm(Remove),
     /// Everything about one port
-    Inspect(Named),
+    Inspect(PortInspect),
     /// Change settings
     Set(PortSet),
 }
@@ -153,11 +173,17 @@ impl From<Noun> for Action {
             Noun::Network(Network::Ls(none)) => Request::NetworkLs(none),
             Noun::Network(Network::Create(create)) => Request::NetworkCreate(create),
             Noun::Network(Network::Rm(rm)) => Request::NetworkRm(rm),
+            Noun::Network(Network::Set(set)) => Request::NetworkSet(set),
+            Noun::Network(Network::Connect(connect)) => Request::NetworkConnect(connect),
+            Noun::Network(Network::Disconnect(disconnect)) => Request::NetworkDisconnect(disconnect),
+            Noun::Network(Network::HostPort(host_port)) => Request::NetworkHostPort(host_port),
             Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
+            Noun::Network(Network::Dhcp(dhcp)) => Request::NetworkDhcp(dhcp),
+            Noun::Dhcp(Dhcp::Leases(leases)) => Request::DhcpLeases(leases),
             Noun::Port(Port::Ls(none)) => Request::PortLs(none),
             Noun::Port(Port::Add(add)) => Request::PortAdd(add),
             Noun::Port(Port::Rm(rm)) => Request::PortRm(rm),
-            Noun::Port(Port::Inspect(named)) => Request::PortInspect(named),
+            Noun::Port(Port::Inspect(inspect)) => Request::PortInspect(inspect),
             Noun::Port(Port::Set(set)) => Request::PortSet(set),
             Noun::Fdb(Fdb::Show(show)) => Request::FdbShow(show),
             Noun::Fdb(Fdb::Add(add)) => Request::FdbAdd(add),

@@ -7,8 +7,9 @@ use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
-    ConnectionInfo, ConnectionStats, Done, DropInfo, FdbEntry, Flow, NeighborInfo, NetworkDetail,
-    NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout, Usage,
+    ConnectionInfo, ConnectionStats, DhcpInfo, Done, DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo,
+    NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout,
+    Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -23,8 +24,13 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
             format!("{}: {}, gateway {}\n", network.name, network.subnet, network.gateway)
         }
         Request::NetworkInspect(_) => network_detail(&client.call(request)?),
+        Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
+        Request::DhcpLeases(_) => leases(&client.call::<Vec<LeaseInfo>>(request)?, wide),
         Request::PortLs(_) => ports(&client.call::<Vec<PortInfo>>(request)?, &status()?, wide),
-        Request::PortAdd(_) => {
+        Request::NetworkHostPort(host_port) if host_port.off => {
+            client.call::<Done>(request).map(|_| String::new())?
+        }
+        Request::PortAdd(_) | Request::NetworkConnect(_) | Request::NetworkHostPort(_) => {
             let port: PortInfo = client.call(request)?;
             format!("{}: {}, {} on {}\n", port.name, or_dash(port.ip), or_dash(port.mac), port.network)
         }
@@ -45,6 +51,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
             format!("{} flushed\n", client.call::<Done>(request)?.changed)
         }
         Request::NetworkRm(_)
+        | Request::NetworkSet(_)
+        | Request::NetworkDisconnect(_)
         | Request::PortRm(_)
         | Request::PortSet(_)
         | Request::FdbAdd(_)
@@ -129,6 +137,47 @@ fn network_detail(detail: &NetworkDetail) -> String {
     ])
 }
 
+fn dhcp(dhcp: &DhcpInfo) -> String {
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let addresses = |ips: &[std::net::Ipv4Addr]| list(&mut ips.iter().map(ToString::to_string));
+    facts(&[
+        ("network", dhcp.network.clone()),
+        ("dhcp", if dhcp.enabled { "on" } else { "off" }.to_owned()),
+        ("lease", format!("{} s", dhcp.lease_seconds)),
+        (
+            "range",
+            dhcp.range.map_or_else(|| "all".to_owned(), |range| format!("{}-{}", range.first, range.last)),
+        ),
+        ("dns", dhcp.dns.as_deref().map_or_else(|| "gateway".to_owned(), addresses)),
+        ("ntp", addresses(&dhcp.ntp)),
+        ("domain", or_dash(dhcp.domain.as_ref())),
+        ("search", dhcp.search.join(", ")),
+        ("routes", list(&mut dhcp.routes.iter().map(ToString::to_string))),
+    ])
+}
+
+fn leases(leases: &[LeaseInfo], wide: bool) -> String {
+    let columns = ["NETWORK", "IP", "PORT", "MAC", "HOSTNAME", "STATE", ">EXPIRES"];
+    let mut table = Table::new(&if wide { [&columns[..], &["CLIENT"]].concat() } else { columns.to_vec() });
+    for lease in leases {
+        let mut cells = vec![
+            lease.network.clone(),
+            lease.ip.to_string(),
+            lease.port.clone(),
+            or_dash(lease.mac),
+            or_dash(lease.hostname.as_ref()),
+            lease.state.clone(),
+            lease.expires_seconds.map_or_else(|| "-".to_owned(), |seconds| time(seconds, wide)),
+        ];
+        if wide {
+            cells.push(lease.client.clone());
+        }
+        table.row(cells);
+    }
+    table.footer(format!("{} leases", leases.len()));
+    table.to_string()
+}
+
 fn ports(ports: &[PortInfo], status: &Status, wide: bool) -> String {
     let columns = ["NAME", "NETWORK", "KIND", "IP", "MAC", "STATE", ">RX", ">TX", ">DROPS"];
     let extra = ["NETNS", "IFNAME", ">RX-PACKETS", ">TX-PACKETS"];
@@ -159,9 +208,12 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
     let port = &detail.port;
     let published: Vec<_> =
         detail.published.iter().map(|p| format!("{}/{} to {}", listen(p), p.proto, p.target_first)).collect();
+    let network = |port: &PortInfo| format!("{} ({} {})", port.network, port.ifname, or_dash(port.ip));
+    let networks: Vec<_> = detail.interfaces.iter().map(network).collect();
     let mut text = facts(&[
         ("name", port.name.clone()),
         ("network", port.network.clone()),
+        ("all networks", networks.join(", ")),
         ("kind", port.kind.as_str().to_owned()),
         ("netns", or_dash(port.netns.as_ref())),
         ("ifname", port.ifname.clone()),
@@ -360,12 +412,12 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
 }
 
 fn stats(stats: &Stats, wide: bool) -> String {
-    let mut columns = vec!["PORT", ">RX", ">RX-PACKETS", ">RX-SUPER", ">RX-CACHED"];
+    let mut columns = vec!["PORT", "NETWORK", ">RX", ">RX-PACKETS", ">RX-SUPER", ">RX-CACHED"];
     columns.extend([">TX", ">TX-PACKETS", ">TX-SUPER", ">TX-COALESCED", ">DROPS", ">MISSED"]);
     let mut ports = Table::new(&columns);
     for port in &stats.ports {
         let counts = &port.counts;
-        let mut cells = vec![port.name.clone(), bytes(counts.rx_bytes, wide)];
+        let mut cells = vec![port.name.clone(), or_dash(port.network.as_ref()), bytes(counts.rx_bytes, wide)];
         cells.extend([counts.rx_packets, counts.rx_super, counts.rx_cached].map(|count| count.to_string()));
         cells.push(bytes(counts.tx_bytes, wide));
         cells
