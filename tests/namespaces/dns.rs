@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
-use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -26,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("row_88_no_forged_reply_is_accepted", row_88_no_forged_reply_is_accepted),
     ("row_88_equal_questions_are_asked_once", row_88_equal_questions_are_asked_once),
     ("dig_and_dnsperf_use_the_dns", dig_and_dnsperf_use_the_dns),
+    ("processes_of_the_host_reach_publications", processes_of_the_host_reach_publications),
 ];
 
 /// Types of records.
@@ -164,20 +164,18 @@ fn look_up(netns: &Netns, name: &str, kind: u16) -> Result<(u8, u16, Option<Ipv4
     Ok(outcome(&answer.ok_or_else(|| format!("no answer about {name}"))?))
 }
 
-/// A file that names these resolvers.
-fn resolv_conf(rig: &Rig, servers: &[Ipv4Addr]) -> Result<PathBuf, Failed> {
+/// Makes these the host's resolvers.
+fn resolv_conf(rig: &Rig, servers: &[Ipv4Addr]) -> Outcome {
     let (path, new) = (rig.directory().join("resolv.conf"), rig.directory().join("resolv.conf.new"));
     let lines: String = servers.iter().map(|server| format!("nameserver {server}\n")).collect();
     std::fs::write(&new, lines)?;
-    std::fs::rename(&new, &path)?;
-    Ok(path)
+    Ok(std::fs::rename(&new, &path)?)
 }
 
 /// A switch that asks the resolver at [`GATEWAY`].
 fn start(rig: &Rig, more: &[&str]) -> Result<Switch, Failed> {
-    let path = resolv_conf(rig, &[GATEWAY])?;
-    let path = path.to_str().ok_or("path")?;
-    Switch::start(rig, &[&["--resolv-conf", path], more].concat())
+    resolv_conf(rig, &[GATEWAY])?;
+    Switch::start(rig, more)
 }
 
 fn dns_knows_names_aliases_networks_and_addresses() -> Outcome {
@@ -467,5 +465,85 @@ fn dig_and_dnsperf_use_the_dns() -> Outcome {
         // A debug build on a busy machine: it is told what it is, and held to a wide bound.
         ensure!(p99 < if pace.is_empty() { 50.0 } else { 5.0 }, "p99 is {p99} ms {pace:?}: {summary}");
     }
+    Ok(())
+}
+
+/// A stream to a published port from the switch's namespace, which sends `bytes` and closes its half.
+fn upload(rig: &Rig, at: SocketAddrV4, bytes: &[u8]) -> Result<String, Failed> {
+    let mut stream = rig.switch.run(|| TcpStream::connect_timeout(&at.into(), PATIENCE))??;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(bytes)?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+fn processes_of_the_host_reach_publications() -> Outcome {
+    let rig = Rig::new()?;
+    let switch = start(&rig, &[])?;
+    let web = switch.container(&rig, 2)?;
+    switch.done("publish add 8080:80 --to c2")?;
+    switch.done("publish add 127.0.0.1:9090:80 --to c2")?;
+    switch.done("publish add 5353:5300/udp --to c2")?;
+    // Says who it sees and how much it has heard, when that is all.
+    let bound = web.run(|| (TcpListener::bind((inside(2), 80)), UdpSocket::bind((inside(2), 5300))))?;
+    let (listener, echo) = (bound.0?, bound.1?);
+    thread::spawn(move || {
+        while let Ok((mut stream, from)) = listener.accept() {
+            thread::spawn(move || {
+                let heard = std::io::copy(&mut stream, &mut std::io::sink()).unwrap_or(0);
+                let _ = write!(stream, "{} {heard}", from.ip());
+            });
+        }
+    });
+    thread::spawn(move || {
+        let mut bytes = vec![0; 65_535];
+        while let Ok((len, from)) = echo.recv_from(&mut bytes) {
+            let _ = echo.send_to(&bytes[..len], from);
+        }
+    });
+    let large = vec![7; 20_000_000];
+    for (ip, port) in [(Ipv4Addr::LOCALHOST, 8080), (UPLINK, 8080), (Ipv4Addr::LOCALHOST, 9090)] {
+        let at = SocketAddrV4::new(ip, port);
+        for bytes in [&large[..0], &large[..10], &large] {
+            let said = upload(&rig, at, bytes)?;
+            ensure!(said == format!("{} {}", inside(1), bytes.len()), "{at} says {said:?}");
+        }
+    }
+    let nobody = SocketAddrV4::new(UPLINK, 9090);
+    ensure!(upload(&rig, nobody, b"").is_err(), "what is on loopback is on the uplink's address");
+    for ip in [Ipv4Addr::LOCALHOST, UPLINK] {
+        for len in [1, 1_472, 9_000] {
+            let said = ask(&rig.switch, SocketAddrV4::new(ip, 5353), &large[..len], PATIENCE)?;
+            ensure!(said.is_some_and(|said| said.len() == len), "{ip}: {len} bytes do not come back");
+        }
+    }
+    let host = &rig;
+    thread::scope(|scope| {
+        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
+        let all: Vec<_> = (0..100).map(|_| scope.spawn(move || upload(host, at, b"hello"))).collect();
+        for one in all {
+            let said = one.join().map_err(|_| "panicked")??;
+            ensure!(said.ends_with(" 5"), "{said:?}");
+        }
+        Ok::<_, Failed>(())
+    })?;
+
+    // Nobody listens in the container: the client is told so. Taken back: everything ends, and the port is free.
+    switch.done("publish add 8081:81 --to c2")?;
+    let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8081);
+    ensure!(upload(&rig, at, b"").is_err(), "a closed port answers");
+    let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8080);
+    let mut open = rig.switch.run(|| TcpStream::connect_timeout(&at.into(), PATIENCE))??;
+    open.set_read_timeout(Some(PATIENCE))?;
+    open.write_all(b"hello")?;
+    switch.done("publish rm 8080:80")?;
+    let ended = open.read(&mut [0; 9]);
+    ensure!(matches!(&ended, Ok(0)) || ended.is_err(), "it goes on: {ended:?}");
+    let refused = || Ok(rig.switch.run(|| TcpStream::connect_timeout(&at.into(), SILENCE))?.is_err());
+    wait_until(PATIENCE, "the port is closed", refused)?;
+    switch.done("publish add 8080:80 --to c2")?;
+    ensure!(upload(&rig, at, b"again")?.ends_with(" 5"), "published again, it is not reached");
     Ok(())
 }

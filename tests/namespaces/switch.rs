@@ -42,7 +42,9 @@ impl Switch {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
         command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
-        command.arg(&socket).arg("--state-dir").arg(rig.directory().join("state")).args(more);
+        command.arg(&socket).arg("--state-dir").arg(rig.directory().join("state"));
+        // The machine's own resolvers are nobody's business here.
+        command.arg("--resolv-conf").arg(rig.directory().join("resolv.conf")).args(more);
         let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };

@@ -7,9 +7,10 @@ use super::world::{Failure, Lab};
 
 mod basics;
 mod dhcp;
+mod dns;
 
 /// All stages, in the order in which they are shown.
-pub(super) const STAGES: &[Stage] = &[basics::STAGE, dhcp::STAGE];
+pub(super) const STAGES: &[Stage] = &[basics::STAGE, dhcp::STAGE, dns::STAGE];
 
 /// A world, and what is shown in it.
 pub(super) struct Stage {
