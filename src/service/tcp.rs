@@ -79,6 +79,8 @@ struct Held {
     from: Option<PortId>,
     /// The port number that was taken for it.
     _number: Option<OpenPort>,
+    /// What of the peer's last words was not read when TCP was done with the connection.
+    rest: Option<Vec<u8>>,
     /// Whether the application has let go of it.
     released: bool,
 }
@@ -168,6 +170,7 @@ impl Stack {
 
     /// Does what is due, and puts what is to be sent into `outgoing`.
     pub fn poll(&mut self, now: Time, outgoing: &mut Vec<Outgoing>) {
+        self.keep_last_words();
         self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
         for bytes in self.wire.left.drain(..) {
             let to = packet::destination(&bytes[ethernet::HEADER_LEN..]);
@@ -183,6 +186,19 @@ impl Stack {
             }
             !over
         });
+    }
+
+    /// TIME-WAIT ends by itself, and what was not read by then would end with it.
+    fn keep_last_words(&mut self) {
+        for (&handle, held) in &mut self.connections {
+            let socket = self.sockets.get_mut::<Socket<'_>>(handle);
+            if socket.state() == State::TimeWait && held.rest.is_none() {
+                let mut rest = vec![0; socket.recv_queue()];
+                let len = socket.recv_slice(&mut rest).unwrap_or(0);
+                rest.truncate(len);
+                held.rest = Some(rest);
+            }
+        }
     }
 
     /// When [`Stack::poll`] is due although nothing came.
@@ -281,6 +297,14 @@ impl Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let mut stack = self.stack.borrow_mut();
+        if let Some(rest) = stack.connections.get_mut(&self.handle).and_then(|held| held.rest.as_mut()) {
+            let len = rest.len().min(into.remaining());
+            into.put_slice(&rest[..len]);
+            rest.drain(..len);
+            return Poll::Ready(Ok(()));
+        }
+        drop(stack);
         let read = self.with(|socket| {
             if socket.can_recv() {
                 let read = socket.recv(|bytes| {
