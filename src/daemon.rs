@@ -197,7 +197,8 @@ async fn serve(
             Some(event) = events.recv() => match event {
                 Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
                 Event::PortGone(port) => control.port_gone(port, now()),
-                Event::Punted => control.serve(now()),
+                // They are served below, as after everything else.
+                Event::Punted => {}
                 // It goes to the services.
                 Event::StackPunted => {}
             },
@@ -209,7 +210,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
-            () = until(due) => control.serve(now()),
+            () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
@@ -219,6 +220,7 @@ async fn serve(
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
+        control.serve(now());
     }
 }
 

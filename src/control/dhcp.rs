@@ -19,6 +19,7 @@ use super::error::Error;
 use super::host::Host;
 use super::name::Name;
 use super::networks::check_host_address;
+use super::records::PortRecord;
 use super::request::{DhcpLeases, NetworkDhcp};
 use super::response::{DhcpInfo, DhcpRange, LeaseInfo};
 use crate::addr::{MacAddr, NetworkId, PortId};
@@ -40,6 +41,8 @@ pub(super) struct DhcpBooks {
     remembered: Vec<Remembered>,
     /// Whether something has changed that is to be remembered.
     is_news: bool,
+    /// When the next lease may end.
+    next_end: Option<Time>,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +66,7 @@ pub(super) struct Remembered {
 
 impl DhcpBooks {
     pub(super) fn new(remembered: Vec<Remembered>) -> Self {
-        DhcpBooks { networks: BTreeMap::new(), remembered, is_news: false }
+        DhcpBooks { remembered, ..DhcpBooks::default() }
     }
 
     /// A network has been made: what is remembered of it is valid again.
@@ -97,12 +100,21 @@ impl DhcpBooks {
         }
     }
 
+    /// When [`Control::end_leases`] is due.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.next_end
+    }
+
+    /// Whether an address is bound to a client of a port.
+    fn is_bound(&self, network: NetworkId, ip: Ipv4Addr, port: &Name, now: Time) -> bool {
+        let lease = self.networks.get(&network).and_then(|served| served.pool.at(ip));
+        lease.is_some_and(|lease| lease.client.port == port.as_str() && lease.state(now) == State::Bound)
+    }
+
     /// The port whose client an address is given to.
     pub(super) fn holder(&self, network: NetworkId, ip: Ipv4Addr, now: Time) -> Option<&str> {
-        let pool = &self.networks.get(&network)?.pool;
-        pool.iter()
-            .find(|(held, lease)| *held == ip && lease.state(now) != State::Free)
-            .map(|(_, lease)| &*lease.client.port)
+        let lease = self.networks.get(&network)?.pool.at(ip)?;
+        (lease.state(now) != State::Free).then_some(&lease.client.port)
     }
 
     /// Addresses that are given to clients of other ports than `port`, or must not be given to anybody.
@@ -152,7 +164,11 @@ impl<H: Host> Control<H> {
         let outcome = server.answer(&datagram);
         match outcome.change {
             Change::None => {}
-            Change::Bound(ip) => self.follow_lease(&name, record.id, Some(ip)),
+            Change::Bound(ip) => {
+                let end = served.pool.at(ip).map(Lease::until);
+                self.dhcp.next_end = self.dhcp.next_end.into_iter().chain(end).min();
+                self.follow_lease(&name, record.id, Some(ip));
+            }
             Change::Ended(ip) if record.lease == Some(ip) => self.follow_lease(&name, record.id, None),
             Change::Ended(_) => {}
         }
@@ -189,6 +205,22 @@ impl<H: Host> Control<H> {
         self.state.store(DOCUMENT, &all);
     }
 
+    /// Lets ports go whose leases have ended.
+    pub(super) fn end_leases(&mut self, now: Time) {
+        if self.dhcp.next_end.is_none_or(|end| now < end) {
+            return;
+        }
+        let is_over = |name: &Name, record: &PortRecord| {
+            record.lease.is_some_and(|ip| !self.dhcp.is_bound(record.network, ip, name, now))
+        };
+        let over = self.ports.iter().filter(|(name, record)| is_over(name, record));
+        let over: Vec<_> = over.map(|(name, record)| (name.clone(), record.id)).collect();
+        over.into_iter().for_each(|(name, id)| self.follow_lease(&name, id, None));
+        let leases = self.dhcp.networks.values().flat_map(|served| served.pool.iter());
+        let bound = leases.filter(|(_, lease)| lease.state(now) == State::Bound);
+        self.dhcp.next_end = bound.map(|(_, lease)| lease.until()).min();
+    }
+
     /// Holds a port to the address that its client has got, and lets its names mean it.
     fn follow_lease(&mut self, name: &Name, id: PortId, ip: Option<Ipv4Addr>) {
         let record = self.ports.get_mut(id).filter(|record| record.ip.is_none() && record.lease != ip);
@@ -197,7 +229,7 @@ impl<H: Host> Control<H> {
         let mac = record.mac;
         match ip {
             Some(ip) => log::info!("port {name}: has {ip} by DHCP"),
-            None => log::info!("port {name}: has given its address back"),
+            None => log::info!("port {name}: has no address by DHCP any more"),
         }
         let snapshot = self.snapshot();
         let Some(port) = snapshot.port(id) else { return };

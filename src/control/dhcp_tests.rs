@@ -376,6 +376,11 @@ fn port_security_follows_the_lease() {
         ask(&mut control, "port set", &body).unwrap();
         assert_eq!(pins(&control, "vm1"), expected);
     }
+    // The client has gone without a word, and its time is over.
+    let end = NOW + Duration::from_secs(3600);
+    assert_eq!(control.due(), Some(end));
+    control.serve(end);
+    assert_eq!((pins(&control, "vm1"), control.due()), (Some(before), None));
     // A port without security has many guests.
     ask(&mut control, "port set", r#"{"name":"vm2","settings":[{"security":"off"}]}"#).unwrap();
     get(&mut control, "vm2", 6, NOW);

@@ -289,6 +289,9 @@ fn a_network_is_changed_live_and_wholly() {
     refused(&mut control, "network set", r#"{"name":"default","settings":[{"mtu":1300}]}"#);
     control.host_mut().fail_next = true;
     refused(&mut control, "network create", r#"{"name":"lab","subnet":"10.7.0.0/24","mode":"routed"}"#);
+    changed(&mut control, "publish rm", r#"{"spec":"8080"}"#);
+    control.host_mut().fail_next = true;
+    refused(&mut control, "network set", r#"{"name":"default","settings":[{"mode":"routed"}]}"#);
     let Response::Networks(all) = ask(&mut control, "network ls", "").unwrap() else { panic!() };
     let names: Vec<_> = all.iter().map(|NetworkInfo { name, mtu, .. }| (name.as_str(), *mtu)).collect();
     assert_eq!(names, [("default", 1400)]);

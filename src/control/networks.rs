@@ -76,13 +76,15 @@ impl<H: Host> Control<H> {
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
         let made = info(&network);
-        self.dhcp.open(&network, now);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         if made.mode == NetworkMode::Routed
             && let Err(error) = self.renew_guard()
         {
             self.shared.publish(|snapshot| snapshot.remove_network(id));
             return Err(error);
+        }
+        if let Some(network) = self.snapshot().network(id) {
+            self.dhcp.open(network, now);
         }
         if create.subnet.is_none() {
             self.book.keep_subnet(&create.name, subnet);
@@ -148,38 +150,28 @@ impl<H: Host> Control<H> {
             let why = format_args!("{} is published to {}", record.spec, record.to_name);
             return Err(Error::exists(&set.name, why, "take it back first: vswitchctl publish rm"));
         }
-        let resized = self.resize_ports(&before, after.mtu)?;
-        let mode = after.mode;
+        let snapshot = self.snapshot();
+        let ports = before.ports.iter().filter_map(|&id| snapshot.port(id));
+        let ports: Vec<_> = ports.filter(|port| port.mtu == before.mtu && port.mtu != after.mtu).collect();
+        let (mode, mtu) = (after.mode, after.mtu);
+        let sizes: Vec<_> = ports.iter().map(|port| (port.id, port.mtu, mtu)).collect();
+        self.resize(&sizes)?;
         self.shared.publish(|snapshot| {
             snapshot.set_network(after);
-            resized.into_iter().for_each(|port| snapshot.set_port(port));
+            ports.iter().for_each(|port| snapshot.set_port(Port { mtu, ..Port::clone(port) }));
         });
         if mode != before.mode
             && let Err(error) = self.change_mode(&before, mode, now)
         {
-            self.shared.publish(|snapshot| snapshot.set_network(Network::clone(&before)));
+            let back: Vec<_> = sizes.iter().map(|&(id, before, now)| (id, now, before)).collect();
+            self.resize(&back).unwrap_or_else(|error| log::warn!("{error}"));
+            self.shared.publish(|snapshot| {
+                snapshot.set_network(Network::clone(&before));
+                ports.iter().for_each(|port| snapshot.set_port(Port::clone(port)));
+            });
             return Err(error);
         }
         Ok(set.settings.len())
-    }
-
-    /// Gives the network's MTU to the interfaces of those ports that had it so far.
-    fn resize_ports(&mut self, network: &Network, mtu: u16) -> Result<Vec<Port>, Error> {
-        let snapshot = self.snapshot();
-        let ports = network.ports.iter().filter_map(|&id| snapshot.port(id));
-        let mut resized = Vec::new();
-        for port in ports.filter(|port| port.mtu == network.mtu && mtu != network.mtu) {
-            if let Err(error) = self.host.set_port_mtu(port.id, mtu) {
-                for Port { id, .. } in &resized {
-                    if let Err(error) = self.host.set_port_mtu(*id, network.mtu) {
-                        log::warn!("{error}");
-                    }
-                }
-                return Err(error);
-            }
-            resized.push(Port { mtu, ..Port::clone(port) });
-        }
-        Ok(resized)
     }
 
     /// What follows from another mode: the guard, connections that were translated otherwise, default routes.

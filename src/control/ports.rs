@@ -240,19 +240,32 @@ impl<H: Host> Control<H> {
             return Err(not_connected(&set.name, &network.name));
         }
         let mut changed = Vec::new();
+        let mut sizes = Vec::new();
         for record in &before {
             let Some(port) = snapshot.port(record.id) else { continue };
-            let mut port = Port::clone(port);
+            let (mut port, mtu) = (Port::clone(port), port.mtu);
             set.settings.iter().try_for_each(|setting| change(&mut port, *setting, record))?;
+            sizes.extend((port.mtu != mtu).then_some((port.id, mtu, port.mtu)));
             changed.push(port);
         }
-        for port in changed {
-            if snapshot.port(port.id).is_some_and(|before| before.mtu != port.mtu) {
-                self.host.set_port_mtu(port.id, port.mtu)?;
-            }
-            self.shared.publish(|snapshot| snapshot.set_port(port));
-        }
+        self.resize(&sizes)?;
+        self.shared.publish(|snapshot| changed.into_iter().for_each(|port| snapshot.set_port(port)));
         Ok(set.settings.len())
+    }
+
+    /// Changes the MTU of interfaces, each from what it was to what it shall be: of all or of none.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub(super) fn resize(&mut self, sizes: &[(PortId, u16, u16)]) -> Result<(), Error> {
+        for (done, &(id, _, mtu)) in sizes.iter().enumerate() {
+            if let Err(error) = self.host.set_port_mtu(id, mtu) {
+                let back: Vec<_> = sizes[..done].iter().map(|&(id, before, now)| (id, now, before)).collect();
+                self.resize(&back).unwrap_or_else(|error| log::warn!("{error}"));
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// A fresh port for the snapshot.

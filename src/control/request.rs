@@ -23,6 +23,10 @@ use super::publish_spec::{PublishSpec, Unpublish};
 use crate::addr::{MacAddr, Protocol};
 use crate::snapshot::NetworkMode;
 
+mod networks;
+
+pub use networks::{NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting};
+
 macro_rules! requests {
     ($($(#[doc = $doc:literal])+ $variant:ident($arguments:ty) = $noun:literal $verb:literal $access:ident,)+) => {
         /// A request.
@@ -106,8 +110,6 @@ requests! {
     NetworkInspect(Named) = "network" "inspect" reads,
     /// Show a network's DHCP server, after changing settings of it.
     NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
-    /// The addresses that DHCP clients have.
-    DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -144,6 +146,8 @@ requests! {
     PublishLs(NoArguments) = "publish" "ls" reads,
     /// Take a publication back.
     PublishRm(PublishRm) = "publish" "rm" changes,
+    /// The addresses that DHCP clients have.
+    DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// Dropped frames by reason and port.
     Drops(Drops) = "drops" "" reads,
     /// Counters per port and per worker.
@@ -245,93 +249,6 @@ impl FromStr for NetworkCreate {
         }
         Ok(network)
     }
-}
-
-/// Changes a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkSet {
-    /// Its name
-    pub name: Name,
-    /// mode=nat|routed|internal, mtu=BYTES (ports with an MTU of their own keep it)
-    #[arg(required = true, value_name = "KEY=VALUE")]
-    pub settings: Vec<NetworkSetting>,
-}
-
-/// One setting of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NetworkSetting {
-    /// What it is connected to.
-    Mode(NetworkMode),
-    /// Largest IP packet in bytes.
-    Mtu(u16),
-}
-
-impl FromStr for NetworkSetting {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |why| Error::usage(text, why, "write mode=nat|routed|internal or mtu=BYTES");
-        match text.split_once('=') {
-            Some(("mode", mode)) => parse_mode(mode).map(NetworkSetting::Mode),
-            Some(("mtu", mtu)) => {
-                mtu.parse().map(NetworkSetting::Mtu).map_err(|_| wrong("not a number in range"))
-            }
-            _ => Err(wrong("no such setting of a network")),
-        }
-    }
-}
-
-/// Gives a port an interface on one more network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkConnect {
-    /// The network
-    pub network: Name,
-    /// The port, which is attached to a namespace
-    pub port: Name,
-    /// Its address on this network [default: what it had there last, or the lowest free one]
-    #[arg(long)]
-    pub ip: Option<Ipv4Addr>,
-    /// The interface's MAC address [default: what it had there last, or made from its address]
-    #[arg(long)]
-    pub mac: Option<MacAddr>,
-    /// The interface's name inside the namespace [default: eth1, or the next free number]
-    #[arg(long)]
-    pub ifname: Option<IfName>,
-}
-
-/// Takes a port's interface on a network away.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkDisconnect {
-    /// The network
-    pub network: Name,
-    /// The port
-    pub port: Name,
-    /// Succeed if it is not connected
-    #[arg(long)]
-    #[serde(default)]
-    pub if_exists: bool,
-}
-
-/// Gives the host an address on a network, or takes it away.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkHostPort {
-    /// The network
-    pub network: Name,
-    /// The host's address [default: what it had there last, or the lowest free one]
-    #[arg(long, conflicts_with = "off")]
-    pub ip: Option<Ipv4Addr>,
-    /// The interface's name on the host [default: vsw-NETWORK]
-    #[arg(long, conflicts_with = "off")]
-    pub ifname: Option<IfName>,
-    /// Take it away
-    #[arg(long)]
-    #[serde(default)]
-    pub off: bool,
 }
 
 /// Names a port, or one of its interfaces.

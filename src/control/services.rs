@@ -4,7 +4,7 @@
 //! worker ── Punts::put, Event::Punted ──▶ Control::serve ──▶ a service ──▶ Host::send ──▶ worker ──▶ port
 //! ```
 //!
-//! The daemon calls [`Control::serve`] whenever it is told of punted frames and whenever [`Control::due`] has come.
+//! The daemon calls [`Control::serve`] after whatever it has been woken by, and wakes when [`Control::due`] has come.
 //! A service is a pure state machine of its own: frames, the time and what control knows go in, frames to send come
 //! out. Punts are served before requests, so the port number of a punt still means the port that it came from.
 
@@ -23,13 +23,15 @@ impl<H: Host> Control<H> {
         while let Some(punt) = self.shared.punts.take() {
             self.serve_punt(&punt, now);
         }
+        self.end_leases(now);
         self.remember_leases(now);
         self.keep_uplink_lease(now);
     }
 
     /// When [`Control::serve`] is to be called although nothing was punted.
     pub fn due(&self) -> Option<Time> {
-        self.uplink.as_ref().and_then(|uplink| uplink.lessee.as_ref()).map(Lessee::due)
+        let uplink = self.uplink.as_ref().and_then(|uplink| uplink.lessee.as_ref()).map(Lessee::due);
+        [uplink, self.dhcp.next_end()].into_iter().flatten().min()
     }
 
     fn serve_punt(&mut self, punt: &Punt, now: Time) {

@@ -15,6 +15,7 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::{Host, UplinkFacts};
 use super::publish_spec::Listen;
+use super::subnets::overlap;
 use super::uplink_lease::Lessee;
 use crate::addr::{NetworkId, PortId, Protocol};
 use crate::clock::Time;
@@ -209,9 +210,9 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let overlap = facts.addresses.iter().find_map(|link| {
             let mut networks = snapshot.networks.iter().flatten();
-            let overlaps =
-                |subnet: &Ipv4Net| subnet.contains(&link.network()) || link.contains(&subnet.network());
-            networks.find(|network| overlaps(&network.subnet)).map(|network| (link.trunc(), network.clone()))
+            networks
+                .find(|network| overlap(&network.subnet, link))
+                .map(|network| (link.trunc(), network.clone()))
         });
         if let Some((link, network)) = &overlap {
             log::error!(

@@ -85,10 +85,10 @@ impl<'a> Tap<'a> {
         self.send_frame(&bytes)
     }
 
-    /// Sends these bytes.
+    /// Sends a frame as it is.
     ///
     /// # Errors
-    /// If the interface does not take them.
+    /// If the interface does not take it.
     pub fn send_frame(&self, bytes: &[u8]) -> io::Result<()> {
         let mut frame = Frame::new();
         frame.fill(bytes, Offload::default());
@@ -97,7 +97,12 @@ impl<'a> Tap<'a> {
             .map_err(|why| io::Error::other(format!("{} does not send: {why:?}", self.netns)))
     }
 
-    /// The next frame that is `wanted`; `None` if none is within `patience`.
+    /// Whether a frame arrives within `patience` for which `wanted` says so.
+    pub fn sees(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> bool {
+        self.wait(patience, wanted).is_some()
+    }
+
+    /// The next frame that is `wanted`; `None` if none arrives within `patience`.
     pub fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let begun = now();
         let mut frame = Frame::new();

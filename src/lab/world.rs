@@ -98,7 +98,7 @@ impl Lab {
         Ok(found.ok_or_else(|| format!("no counters of {port}"))?)
     }
 
-    /// Stops the switch and takes the world apart: what is left of it to look at.
+    /// The parts of the world, for cleaning up and looking at what is left.
     pub(super) fn take_apart(self) -> (Rig, Switch, Vec<Container>) {
         (self.rig, self.switch, self.containers.into_values().collect())
     }

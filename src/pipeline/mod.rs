@@ -227,7 +227,9 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     }
     let asks_host = || {
         let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode != NetworkMode::Internal);
+        // The host may have an address on a network, too: that is a station there.
         uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
+            && cx.snapshot.network_of(ip.dst).is_none()
     };
     let for_gateway = ip.dst == network.gateway || (view.transport.is_echo_request() && asks_host());
     Ok(if for_gateway { Class::Gateway(view) } else { Class::Route(view) })

@@ -17,6 +17,7 @@ mod guard;
 mod host;
 mod lab;
 mod lifecycle;
+mod networks;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        networks::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,

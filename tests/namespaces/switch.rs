@@ -42,9 +42,12 @@ impl Switch {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
         command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
-        command.arg(&socket).arg("--state-dir").arg(rig.directory().join("state"));
+        command.arg(&socket).args(more);
+        if !more.contains(&"--state-dir") {
+            command.arg("--state-dir").arg(state_dir(rig));
+        }
         // The machine's own resolvers are nobody's business here.
-        command.arg("--resolv-conf").arg(rig.directory().join("resolv.conf")).args(more);
+        command.arg("--resolv-conf").arg(rig.directory().join("resolv.conf"));
         let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };
@@ -136,6 +139,11 @@ impl Drop for Switch {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Where the switches of a rig remember, one after the other.
+pub(crate) fn state_dir(rig: &Rig) -> PathBuf {
+    rig.directory().join("state")
 }
 
 /// Runs `vswitchctl` on this socket.

@@ -16,7 +16,7 @@ fn piece(frame: &[u8], id: u16, from: usize, to: usize, more: bool) -> Vec<u8> {
 }
 
 /// A frame's packet in fragments of `size` payload bytes.
-fn pieces(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
+pub(super) fn pieces(frame: &[u8], id: u16, size: usize) -> Vec<Vec<u8>> {
     let len = Ipv4::parse(&frame[14..]).unwrap().payload_len();
     (0..len).step_by(size).map(|from| piece(frame, id, from, from + size, from + size < len)).collect()
 }
@@ -38,7 +38,7 @@ fn join(fragments: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// What arrived at a station: one datagram, and in how many pieces.
-fn joined(station: &Station) -> (Seen, usize) {
+pub(super) fn joined(station: &Station) -> (Seen, usize) {
     let frames = received(station);
     assert!(!frames.is_empty(), "nothing at {}", station.ip);
     (read(&join(&frames)), frames.len())

@@ -11,7 +11,7 @@ fn ip(a: u8, b: u8, c: u8, d: u8) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
 }
 
-fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
+pub(super) fn with_ttl(mut frame: Vec<u8>, ttl: u8) -> Vec<u8> {
     edit::set_ttl(&mut frame[14..], ttl);
     frame
 }

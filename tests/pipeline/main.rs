@@ -25,6 +25,7 @@ mod fragments;
 mod icmp;
 mod ipv4;
 mod nat;
+mod networks;
 mod publish;
 mod security;
 mod services;

@@ -6,11 +6,25 @@
 use super::world::{Failure, Lab};
 
 mod basics;
+mod connect;
 mod dhcp;
 mod dns;
+mod host_port;
+mod internal;
+mod isolation;
+mod routed;
 
 /// All stages, in the order in which they are shown.
-pub(super) const STAGES: &[Stage] = &[basics::STAGE, dhcp::STAGE, dns::STAGE];
+pub(super) const STAGES: &[Stage] = &[
+    basics::STAGE,
+    isolation::STAGE,
+    connect::STAGE,
+    internal::STAGE,
+    routed::STAGE,
+    host_port::STAGE,
+    dhcp::STAGE,
+    dns::STAGE,
+];
 
 /// A world, and what is shown in it.
 pub(super) struct Stage {

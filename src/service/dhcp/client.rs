@@ -207,9 +207,10 @@ impl Client {
         };
         message.put(code::PARAMETER_REQUEST_LIST, WANTED);
         let own = self.config().map_or(Ipv4Addr::UNSPECIFIED, |config| config.address.addr());
-        let (dst_mac, dst) = match self.state {
-            State::Renewing(lease) => (lease.server_mac, lease.server),
-            _ => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+        let (dst_mac, dst) = if let State::Renewing(lease) = self.state {
+            (lease.server_mac, lease.server)
+        } else {
+            (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
         };
         let (src, dst) = (Endpoint::new(own, CLIENT_PORT), Endpoint::new(dst, SERVER_PORT));
         Datagram { src_mac: self.mac, dst_mac, src, dst, payload: &message.finish() }.frame()

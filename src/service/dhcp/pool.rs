@@ -118,6 +118,11 @@ impl Pool {
         self.leases.get(&ip).map(|lease| (ip, lease))
     }
 
+    /// The lease of an address.
+    pub fn at(&self, ip: Ipv4Addr) -> Option<&Lease> {
+        self.leases.get(&ip)
+    }
+
     /// All leases by address.
     pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Lease)> {
         self.leases.iter().map(|(&ip, lease)| (ip, lease))

@@ -1,0 +1,118 @@
+//! Requests that change a network, and who is on it.
+
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::super::error::Error;
+use super::super::name::{IfName, Name};
+use super::parse_mode;
+use crate::addr::MacAddr;
+use crate::snapshot::NetworkMode;
+
+/// Changes a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkSet {
+    /// Its name
+    pub name: Name,
+    /// mode=nat|routed|internal, mtu=BYTES (ports with an MTU of their own keep it)
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub settings: Vec<NetworkSetting>,
+}
+
+/// One setting of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkSetting {
+    /// What it is connected to.
+    Mode(NetworkMode),
+    /// Largest IP packet in bytes.
+    Mtu(u16),
+}
+
+impl FromStr for NetworkSetting {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |why| Error::usage(text, why, "write mode=nat|routed|internal or mtu=BYTES");
+        match text.split_once('=') {
+            Some(("mode", mode)) => parse_mode(mode).map(NetworkSetting::Mode),
+            Some(("mtu", mtu)) => {
+                mtu.parse().map(NetworkSetting::Mtu).map_err(|_| wrong("not a number in range"))
+            }
+            _ => Err(wrong("no such setting of a network")),
+        }
+    }
+}
+
+/// Gives a port an interface on one more network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConnect {
+    /// The network
+    pub network: Name,
+    /// The port, which is attached to a namespace
+    pub port: Name,
+    /// Its address on this network [default: what it had there last, or the lowest free one]
+    #[arg(long)]
+    pub ip: Option<Ipv4Addr>,
+    /// The interface's MAC address [default: what it had there last, or made from its address]
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+    /// The interface's name inside the namespace [default: eth1, or the next free number]
+    #[arg(long)]
+    pub ifname: Option<IfName>,
+}
+
+/// Takes a port's interface on a network away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDisconnect {
+    /// The network
+    pub network: Name,
+    /// The port
+    pub port: Name,
+    /// Succeed if it is not connected
+    #[arg(long)]
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// Gives the host an address on a network, or takes it away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkHostPort {
+    /// The network
+    pub network: Name,
+    /// The host's address [default: what it had there last, or the lowest free one]
+    #[arg(long, conflicts_with = "off")]
+    pub ip: Option<Ipv4Addr>,
+    /// The interface's name on the host [default: vsw-NETWORK]
+    #[arg(long, conflicts_with = "off")]
+    pub ifname: Option<IfName>,
+    /// Take it away
+    #[arg(long)]
+    #[serde(default)]
+    pub off: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::error::Kind;
+    use super::*;
+
+    #[test]
+    fn settings_of_a_network_read_as_they_are_written() {
+        for (text, json) in [("mode=routed", r#"{"mode":"routed"}"#), ("mtu=1400", r#"{"mtu":1400}"#)] {
+            let setting: NetworkSetting = text.parse().unwrap();
+            assert_eq!(serde_json::to_string(&setting).unwrap(), json);
+            assert_eq!(serde_json::from_str::<NetworkSetting>(json).unwrap(), setting);
+        }
+        for wrong in ["mode", "mode=host", "mtu=", "mtu=70000", "subnet=10.0.0.0/8"] {
+            assert_eq!(wrong.parse::<NetworkSetting>().unwrap_err().kind, Kind::Usage, "{wrong}");
+        }
+    }
+}
