@@ -20,10 +20,11 @@ use std::task::Poll;
 
 use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
+use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
@@ -36,6 +37,7 @@ use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
+use crate::service::Services;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
 use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
@@ -43,8 +45,20 @@ use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
 /// External ports for masquerading unless others are said: above the host's own ephemeral ports.
 pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
 
+/// The file that names the host's resolvers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
+
+/// Where the uplink's address comes from in mode `own`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UplinkAddress {
+    /// It is this one.
+    Fixed(Ipv4Net),
+    /// The link's DHCP server gives one.
+    Dhcp,
+}
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -54,7 +68,7 @@ pub struct Options {
     /// How the uplink's address is used.
     pub uplink_mode: UplinkMode,
     /// The address of mode `own`.
-    pub uplink_address: Option<Ipv4Net>,
+    pub uplink_address: Option<UplinkAddress>,
     /// The next hop of mode `own`.
     pub uplink_gateway: Option<Ipv4Addr>,
     /// Networks; when empty, one called "default" on a prefix that is free.
@@ -75,6 +89,8 @@ pub struct Options {
     pub group: Option<String>,
     /// Where addresses and leases outlive the process; `None` for the place that belongs to the socket.
     pub state_dir: Option<PathBuf>,
+    /// The file that names the resolvers to ask about names that are not the switch's own.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for Options {
@@ -94,6 +110,7 @@ impl Default for Options {
             socket: crate::control::socket::default_path(),
             group: None,
             state_dir: None,
+            resolv_conf: RESOLV_CONF.into(),
         }
     }
 }
@@ -124,15 +141,26 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         conntrack.memory().into_iter().for_each(prefer_huge_pages);
         let shared = Arc::new(Shared::new(count, Snapshot::new(), conntrack));
         let (reports, events) = mpsc::unbounded_channel();
-        let on_event = Arc::new(move |event| {
-            // Nobody listens any more while the daemon stops.
-            let _ = reports.send(event);
+        let bell = Arc::new(Notify::new());
+        let rings = bell.clone();
+        let on_event = Arc::new(move |event| match event {
+            Event::StackPunted => rings.notify_one(),
+            Event::PortGone(_) | Event::Punted => {
+                // Nobody listens any more while the daemon stops.
+                let _ = reports.send(event);
+            }
         });
         let workers = WorkerPool::start(&shared, how, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
-        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
+        let sender = workers.clone();
+        let services = Services::start(shared.clone(), bell, options.resolv_conf.clone(), move |frames| {
+            sender.send_all(frames);
+        });
+        let services = services.map_err(|error| Error::failed("services", error, "see ulimit -u"))?;
+        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone(), services.doors());
         let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
+        drop(services);
         workers.stop();
         outcome
     })
@@ -162,12 +190,17 @@ async fn serve(
     host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
     on_ready();
     loop {
+        let due = control.due();
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
             Some(event) = events.recv() => match event {
                 Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
                 Event::PortGone(port) => control.port_gone(port, now()),
+                // They are served below, as after everything else.
+                Event::Punted => {}
+                // It goes to the services.
+                Event::StackPunted => {}
             },
             change = watcher.changed() => {
                 if change.links {
@@ -177,6 +210,7 @@ async fn serve(
                     control.repair_guard();
                 }
             }
+            () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
@@ -186,6 +220,15 @@ async fn serve(
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
+        control.serve(now());
+    }
+}
+
+/// Waits for a moment, or forever.
+async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -200,18 +243,29 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
         }
         (UplinkMode::Own, None, _) => {
             let why = "the switch needs an address of its own";
-            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR"));
+            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR, or dhcp"));
         }
-        (UplinkMode::Own, Some(address), Some(gateway)) if !address.contains(&gateway) => {
+        (UplinkMode::Own, Some(UplinkAddress::Dhcp), Some(gateway)) => {
+            let why = "the DHCP server names the next hop";
+            return Err(Error::usage(gateway, why, "leave --uplink-gateway out"));
+        }
+        (UplinkMode::Own, Some(UplinkAddress::Fixed(address)), Some(gateway))
+            if !address.contains(&gateway) =>
+        {
             let why = format_args!("is not on the uplink's network {}", address.trunc());
             return Err(Error::usage(gateway, why, "give an address on it"));
         }
         (UplinkMode::Own, Some(_), _) => {}
     }
+    let fixed = match address {
+        Some(UplinkAddress::Fixed(address)) => Some(address),
+        Some(UplinkAddress::Dhcp) | None => None,
+    };
     Ok(Some(UplinkSettings {
         name: name.clone(),
         mode: options.uplink_mode,
-        address,
+        dhcp: address == Some(UplinkAddress::Dhcp),
+        address: fixed,
         gateway,
         nat_ports: options.nat_ports.clone(),
     }))
@@ -266,7 +320,7 @@ mod tests {
 
     #[test]
     fn uplink_options_that_contradict_are_refused() {
-        let address = "192.0.2.5/24".parse().ok();
+        let address = "192.0.2.5/24".parse().ok().map(UplinkAddress::Fixed);
         let base = Options { uplink: Some("eth0".into()), ..Options::default() };
         assert!(uplink_settings(&base).unwrap().is_some());
         let shared = Options { uplink_address: address, ..base.clone() };
@@ -277,5 +331,9 @@ mod tests {
         assert!(uplink_settings(&own).is_ok());
         let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
         assert!(uplink_settings(&far).is_err());
+        let dhcp = Options { uplink_address: Some(UplinkAddress::Dhcp), uplink_gateway: None, ..far };
+        assert!(uplink_settings(&dhcp).unwrap().is_some_and(|settings| settings.dhcp));
+        let both = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ..dhcp };
+        assert!(uplink_settings(&both).is_err());
     }
 }

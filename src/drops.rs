@@ -93,6 +93,10 @@ drop_reasons! {
     NotForGateway = "not-for-gateway",
     /// A service that the gateway does not offer.
     NoSuchService = "no-such-service",
+    /// More messages a second to a service of the gateway than the port may send.
+    ServiceRate = "service-rate",
+    /// Too many frames already wait for the gateway's services.
+    ServiceQueueFull = "service-queue-full",
     // IPv4
     /// Wrong version, header length, total length or header checksum (RFC 1812 5.2.2).
     BadIpv4 = "bad-ipv4",

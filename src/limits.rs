@@ -142,6 +142,62 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 /// delivered does not use up the errors that tell others the MTU of their path.
 pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
+/// Frames that wait for the control thread, which gives the gateway's services. One more is dropped.
+pub const PUNT_QUEUE: usize = 1024;
+
+/// Of these, frames from one port.
+pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
+
+/// DHCP messages of one port a second, and as many at once: a machine that starts all of its guests. More are
+/// dropped, and their senders try again (RFC 2131 4.1).
+pub const DHCP_MESSAGES: u32 = 100;
+
+/// Queries that wait for the host's resolvers, each with a socket or three. One more is refused.
+pub const DNS_WAITING: usize = 1024;
+
+/// Of these, queries of one port.
+pub const DNS_WAITING_PER_PORT: usize = DNS_WAITING / 4;
+
+/// Bytes of a DNS message over UDP or TCP, at most (RFC 1035 4.2.2).
+pub const DNS_MESSAGE_MAX: usize = 65_535;
+
+/// Resolvers of the host that are asked: the first so many (resolv.conf(5), `MAXNS`).
+pub const DNS_RESOLVERS_MAX: usize = 3;
+
+/// Connections to the DNS server of a network at one time. One more is refused.
+pub const DNS_CONNECTIONS: usize = 256;
+
+/// Of these, connections of one port.
+pub const DNS_CONNECTIONS_PER_PORT: usize = DNS_CONNECTIONS / 8;
+
+/// Connections that are relayed from processes of the host at one time, some 150 KiB each. One more is closed.
+pub const RELAY_CONNECTIONS: usize = 512;
+
+/// UDP flows that are relayed from processes of the host. One more ends the one that was idle longest.
+pub const RELAY_FLOWS: usize = 1024;
+
+/// Bytes of a resolv.conf that are read. What stands behind them does not count.
+pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
+
+/// Addresses of a DHCP pool that are held for the clients of one port: its own, and those of guests and stages of a
+/// start that call themselves differently. The next takes the place of the port's oldest.
+pub const DHCP_LEASES_PER_PORT: usize = 16;
+
+/// Leases of a network that are remembered, those that have ended included. The next takes the place of the oldest.
+pub const DHCP_LEASES_MAX: usize = 65_536;
+
+/// How long an offered address is kept for its client.
+pub const DHCP_OFFER_HOLD: Duration = Duration::from_secs(60);
+
+/// How long a declined address is given to nobody.
+pub const DHCP_DECLINE_HOLD: Duration = Duration::from_secs(600);
+
+/// Seconds that a DHCP lease can be set to.
+pub const DHCP_LEASE_RANGE: std::ops::RangeInclusive<u32> = 10..=30 * 24 * 3600;
+
+/// Addresses, names or routes in one setting of a DHCP server.
+pub const DHCP_LIST_MAX: usize = 16;
+
 /// Connections that are tracked. One more is refused with ICMP 3/13.
 pub const CONNECTIONS_MAX: usize = 1_048_576;
 

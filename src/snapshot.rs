@@ -67,6 +67,8 @@ pub struct Network {
     pub mtu: u16,
     /// What it is connected to.
     pub mode: NetworkMode,
+    /// Whether the gateway is its DHCP server.
+    pub dhcp: bool,
     /// The ports on it, in the order of their numbers.
     pub ports: Vec<PortId>,
     /// Learned addresses.
@@ -111,7 +113,7 @@ impl Default for Policing {
     }
 }
 
-/// What a port has used of the rates of its [`Policing`].
+/// What a port has used of the rates of its [`Policing`], and of those of the gateway's services.
 #[derive(Debug, Default)]
 #[allow(missing_docs, reason = "they are named as the rates are")]
 pub struct Meters {
@@ -119,6 +121,7 @@ pub struct Meters {
     pub multicast: RateLimit,
     pub unknown: RateLimit,
     pub moves: RateLimit,
+    pub dhcp: RateLimit,
 }
 
 impl Network {
@@ -144,8 +147,10 @@ pub struct Port {
     pub name: String,
     /// The network it is on; `None` for the uplink.
     pub network: Option<NetworkId>,
-    /// The address that it is known by, if there is one: what rules that name the port mean.
-    pub address: Option<Ipv4Addr>,
+    /// The address that it is known by, if there is one: what its names resolve to, and what rules that name it mean.
+    pub ip: Option<Ipv4Addr>,
+    /// Names that it has besides its own.
+    pub aliases: Arc<[String]>,
     /// Largest IP packet that it carries, in bytes.
     pub mtu: u16,
     /// Most connections that it may have at once.
@@ -195,6 +200,8 @@ pub struct Uplink {
     pub mode: UplinkMode,
     /// Its MAC address.
     pub mac: MacAddr,
+    /// Whether it gets its address by DHCP.
+    pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
     /// All addresses that are the host's own (the translated-to one included).
@@ -322,7 +329,7 @@ impl Snapshot {
     /// Puts a port in its place, and into its network's list.
     pub fn set_port(&mut self, port: Port) {
         let (id, network) = (port.id, port.network);
-        let address = port.address.or_else(|| port.pins.and_then(|pins| pins.ip));
+        let address = port.ip.or_else(|| port.pins.and_then(|pins| pins.ip));
         self.by_address.retain(|_, there| *there != id);
         self.by_address.extend(address.map(|ip| (ip, id)));
         set_slot(&mut self.ports, id.index(), Some(Arc::new(port)));
@@ -380,6 +387,7 @@ mod tests {
             gateway_mac: MacAddr::ZERO,
             mtu: 1500,
             mode: NetworkMode::Nat,
+            dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(&Epoch::default())),
             neighbors: Arc::new(Neighbors::of_network(&Epoch::default())),

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-/// The rows of sections A to G.
-const ROWS: std::ops::RangeInclusive<u32> = 1..=83;
+/// The rows of sections A to H.
+const ROWS: std::ops::RangeInclusive<u32> = 1..=86;
 
 /// A row of the file.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("tables", &["table"]),
     ("decision", &["snapshot", "shared", "pipeline"]),
     ("edge", &["port", "coalesce", "offload", "worker"]),
-    ("control", &["control", "host"]),
+    ("control", &["control", "service", "host"]),
     ("composition", &["daemon", "lab", "sim", "main", "bin"]),
 ];
 

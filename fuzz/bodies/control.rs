@@ -98,6 +98,7 @@ fn control() -> Control<MemoryHost> {
     let uplink = UplinkSettings {
         name: "eth0".into(),
         mode: UplinkMode::Shared,
+        dhcp: false,
         address: None,
         gateway: None,
         nat_ports,

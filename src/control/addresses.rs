@@ -36,12 +36,13 @@ impl<H: Host> Control<H> {
         now: Time,
     ) -> Result<Ipv4Addr, Error> {
         if let Some(ip) = wanted {
-            self.check_wanted(ip, network, now)?;
+            self.check_wanted(name, ip, network, now)?;
             return Ok(ip);
         }
         let on: Name = network.name.parse()?;
         let others = self.book.kept_for_others(&on, name);
         let mut taken: HashSet<Ipv4Addr> = self.addresses_on(network).chain([network.gateway]).collect();
+        taken.extend(self.dhcp.held_by_others(network.id, name, now));
         let is_host = |ip: &Ipv4Addr| check_host_address(network.subnet, *ip, "port").is_ok();
         let kept = self.book.kept(&on, name).ip.filter(|ip| is_host(ip) && !taken.contains(ip));
         let reserved: HashSet<Ipv4Addr> = others.iter().copied().collect();
@@ -60,7 +61,7 @@ impl<H: Host> Control<H> {
         Err(Error::failed(&network.name, why, "choose an --ip, or see vswitchctl neigh show"))
     }
 
-    fn check_wanted(&mut self, ip: Ipv4Addr, network: &Network, now: Time) -> Result<(), Error> {
+    fn check_wanted(&mut self, port: &Name, ip: Ipv4Addr, network: &Network, now: Time) -> Result<(), Error> {
         check_host_address(network.subnet, ip, "port")?;
         let hint = "choose another --ip, or leave it out for a free one";
         if ip == network.gateway {
@@ -68,6 +69,11 @@ impl<H: Host> Control<H> {
         }
         if let Some((name, _)) = self.ports.on_network(network.id).find(|(_, port)| port.ip == Some(ip)) {
             return Err(Error::exists(ip, format_args!("is the address of port {name}"), hint));
+        }
+        if let Some(holder) = self.dhcp.holder(network.id, ip, now).filter(|holder| *holder != port.as_str())
+        {
+            let why = format_args!("is leased to a DHCP client at port {holder}");
+            return Err(Error::exists(ip, why, hint));
         }
         match self.squatter(network, ip, now) {
             Some(mac) => Err(Error::exists(ip, format_args!("is in use on the network, by {mac}"), hint)),

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 
 use super::address_book::{self, AddressBook};
+use super::dhcp::DhcpBooks;
 use super::error::Error;
 use super::host::Host;
 use super::name::Name;
@@ -47,6 +48,7 @@ pub struct Control<H> {
     pub(super) book: AddressBook,
     pub(super) publications: Vec<PublicationRecord>,
     pub(super) uplink: Option<UplinkRecord>,
+    pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
 }
@@ -56,6 +58,7 @@ impl<H: Host> Control<H> {
     pub fn new(shared: Arc<Shared>, host: H, mut state: StateDir) -> Self {
         let book = state.load(address_book::DOCUMENT);
         Control {
+            dhcp: DhcpBooks::new(state.load(super::dhcp::DOCUMENT)),
             shared,
             host,
             state,
@@ -80,6 +83,8 @@ impl<H: Host> Control<H> {
             Request::NetworkInspect(named) => {
                 self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
             }
+            Request::NetworkDhcp(dhcp) => self.network_dhcp(&dhcp).map(Response::Dhcp),
+            Request::DhcpLeases(leases) => self.dhcp_leases(&leases, now).map(Response::Leases),
             Request::NetworkSet(set) => self.network_set(&set, now).map(done),
             Request::NetworkConnect(connect) => {
                 self.network_connect(&connect, now).map(Box::new).map(Response::Port)

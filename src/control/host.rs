@@ -15,6 +15,7 @@ use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
@@ -76,6 +77,8 @@ pub struct PortPlan {
     pub address: Option<Ipv4Net>,
     /// The default route's next hop; only in a namespace.
     pub gateway: Option<Ipv4Addr>,
+    /// The server that the namespace's resolv.conf names, if it is to have one.
+    pub resolver: Option<Ipv4Addr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
 }
@@ -138,6 +141,9 @@ pub trait Host {
     /// Processes `frame` as if it had come in by a started port.
     fn inject(&mut self, id: PortId, frame: Vec<u8>);
 
+    /// Sends `frame`, whose checksums are finished, out by a started port or the uplink.
+    fn send(&mut self, id: PortId, frame: Vec<u8>);
+
     /// Whether the port's interface is up.
     fn port_is_up(&self, id: PortId) -> bool;
 
@@ -171,6 +177,9 @@ pub trait Host {
     /// # Errors
     /// What the kernel refuses.
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error>;
+
+    /// Gives the uplink of mode `own` this address and next hop from now on, or none.
+    fn set_uplink_address(&mut self, config: Option<Config>);
 
     /// Opens the uplink's devices and hands them to the workers, in place of those before.
     ///

@@ -21,6 +21,7 @@ use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
 use crate::host::netns::Netns;
+use crate::host::resolv_conf::ResolvConf;
 use crate::host::sockets::busy_ports;
 use crate::host::{ErrorKind, HostError, netlink};
 use crate::limits::ADDRESS_PROBE_WAIT;
@@ -30,6 +31,8 @@ use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
+use crate::service::dhcp::client::Config;
+use crate::service::relay::{Door, Doors};
 use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{WorkerOptions, WorkerPool, now};
 
@@ -59,6 +62,8 @@ struct Opened {
     watched: Weak<dyn Device>,
     attachment: Attachment,
     netns: Option<NetnsIdentity>,
+    /// Removed with the port.
+    _resolv_conf: Option<ResolvConf>,
 }
 
 impl Opened {
@@ -83,6 +88,8 @@ pub struct LinuxHost {
     uplink: Option<UplinkSettings>,
     ports: HashMap<PortId, Opened>,
     reserved: Vec<(Listen, Vec<Reserved>)>,
+    /// Where processes of the host reach what is published.
+    doors: Doors,
     guard: Option<Guard>,
 }
 
@@ -94,6 +101,7 @@ impl LinuxHost {
         worker_count: usize,
         offload: bool,
         uplink: Option<UplinkSettings>,
+        doors: Doors,
     ) -> Self {
         LinuxHost {
             workers,
@@ -102,6 +110,7 @@ impl LinuxHost {
             uplink,
             ports: HashMap::new(),
             reserved: Vec::new(),
+            doors,
             guard: None,
         }
     }
@@ -214,7 +223,7 @@ impl LinuxHost {
         });
         Ok(Some(UplinkFacts {
             index: link.index,
-            mac: own_mac(settings).unwrap_or(link.mac),
+            mac: own_mac(settings, link.mac).unwrap_or(link.mac),
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
             up: link.up,
             addresses: settings.address.into_iter().collect(),
@@ -224,6 +233,12 @@ impl LinuxHost {
     }
 }
 
+/// The doors that a publication has.
+fn doors(listen: &Listen) -> impl Iterator<Item = Door> {
+    let &Listen { protocol, ip, .. } = listen;
+    listen.ports.clone().map(move |port| Door { protocol, ip, port })
+}
+
 impl Host for LinuxHost {
     fn identify(&mut self, attachment: &Attachment) -> Result<Option<NetnsIdentity>, Error> {
         attachment.netns().map(|netns| Ok(Netns::open(netns)?.id()?)).transpose()
@@ -231,10 +246,17 @@ impl Host for LinuxHost {
 
     fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error> {
         let netns = self.identify(&plan.attachment)?;
+        let resolv_conf = match (plan.attachment.netns(), plan.resolver) {
+            (Some(netns), Some(resolver)) => Some(ResolvConf::write(netns, resolver)?),
+            _ => None,
+        };
         let device = self.open_device(plan)?;
         let watched = Arc::downgrade(&device);
         let attachment = plan.attachment.clone();
-        self.ports.insert(id, Opened { device: Some(device), watched, attachment, netns });
+        self.ports.insert(
+            id,
+            Opened { device: Some(device), watched, attachment, netns, _resolv_conf: resolv_conf },
+        );
         Ok(())
     }
 
@@ -252,6 +274,10 @@ impl Host for LinuxHost {
 
     fn inject(&mut self, id: PortId, frame: Vec<u8>) {
         self.workers.inject(id, frame);
+    }
+
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.workers.send(id, frame);
     }
 
     fn port_is_up(&self, id: PortId) -> bool {
@@ -317,15 +343,23 @@ impl Host for LinuxHost {
         }
     }
 
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(settings) = &mut self.uplink {
+            settings.address = config.map(|config| config.address);
+            settings.gateway = config.and_then(|config| config.gateway);
+        }
+    }
+
     fn open_uplink(&mut self) -> Result<(), Error> {
         let Some(settings) = &self.uplink else { return Ok(()) };
         self.workers.detach(PortId::UPLINK);
         #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
         let group = std::process::id() as u16;
+        let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
             fanout: (self.worker_count > 1).then_some(group),
             promiscuous: false,
-            own_mac: own_mac(settings),
+            own_mac: own_mac(settings, link.mac),
             offload: self.offload,
         };
         let mut devices: Vec<Arc<dyn Device>> = Vec::new();
@@ -356,11 +390,19 @@ impl Host for LinuxHost {
 
     fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
         let ports = listen.ports.clone().map(|port| reserve(listen.protocol, listen.ip, port));
-        self.reserved.push((listen.clone(), ports.collect::<Result<_, _>>()?));
+        let reserved = ports.collect::<Result<Vec<_>, _>>()?;
+        for (door, reserved) in doors(listen).zip(&reserved) {
+            match reserved.socket() {
+                Ok(socket) => self.doors.open(door, socket),
+                Err(error) => log::warn!("{listen}: not served for this host's own processes: {error}"),
+            }
+        }
+        self.reserved.push((listen.clone(), reserved));
         Ok(())
     }
 
     fn release(&mut self, listen: &Listen) {
+        doors(listen).for_each(|door| self.doors.close(door));
         self.reserved.retain(|(other, _)| other != listen);
     }
 
@@ -380,11 +422,15 @@ impl Host for LinuxHost {
     }
 }
 
-/// The MAC address of mode `own`: 02:75 and its IP address, so that it is neither the host's nor one that a
-/// switch gives to its ports.
-fn own_mac(settings: &UplinkSettings) -> Option<MacAddr> {
-    let own = settings.address.filter(|_| settings.mode == UplinkMode::Own)?;
-    let [a, b, c, d] = own.addr().octets();
+/// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the
+/// interface's own; so that it is neither the host's nor one that a switch gives to its ports, and always the same.
+fn own_mac(settings: &UplinkSettings, link: MacAddr) -> Option<MacAddr> {
+    let MacAddr([_, _, a, b, c, d]) = link;
+    let [a, b, c, d] = match (settings.mode, settings.address) {
+        (UplinkMode::Shared, _) => return None,
+        (UplinkMode::Own, _) if settings.dhcp => [a, b, c, d],
+        (UplinkMode::Own, address) => address?.addr().octets(),
+    };
     Some(MacAddr([0x02, 0x75, a, b, c, d]))
 }
 

@@ -14,6 +14,7 @@ use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::host::guard::Hidden;
 use crate::port::exchange::Io;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::{PollMode, WorkerOptions};
 
@@ -32,6 +33,8 @@ pub struct MemoryHost {
     pub open: BTreeMap<PortId, (PortPlan, bool)>,
     /// Frames that were injected.
     pub injected: Vec<(PortId, Vec<u8>)>,
+    /// Frames that were sent.
+    pub sent: Vec<(PortId, Vec<u8>)>,
     /// What is reserved on the host.
     pub reserved: Vec<Listen>,
     /// The guard.
@@ -103,6 +106,10 @@ impl Host for MemoryHost {
         self.injected.push((id, frame));
     }
 
+    fn send(&mut self, id: PortId, frame: Vec<u8>) {
+        self.sent.push((id, frame));
+    }
+
     fn port_is_up(&self, id: PortId) -> bool {
         self.open.contains_key(&id)
     }
@@ -135,6 +142,13 @@ impl Host for MemoryHost {
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
         Ok(self.uplink.clone())
+    }
+
+    fn set_uplink_address(&mut self, config: Option<Config>) {
+        if let Some(facts) = &mut self.uplink {
+            facts.addresses = config.iter().map(|config| config.address).collect();
+            facts.host_addresses = facts.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+        }
     }
 
     fn open_uplink(&mut self) -> Result<(), Error> {

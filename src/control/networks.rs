@@ -83,6 +83,9 @@ impl<H: Host> Control<H> {
             self.shared.publish(|snapshot| snapshot.remove_network(id));
             return Err(error);
         }
+        if let Some(network) = self.snapshot().network(id) {
+            self.dhcp.open(network, now);
+        }
         if create.subnet.is_none() {
             self.book.keep_subnet(&create.name, subnet);
             self.store_book();
@@ -212,6 +215,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
+            dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
             neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
@@ -229,6 +233,7 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        self.dhcp.close(network.id);
         self.book.forget(&rm.name);
         self.store_book();
         // The uplink may have been in its way.

@@ -301,7 +301,7 @@ impl<H: Host> Control<H> {
                     snapshot.ports.iter().flatten().find(|port| port.network.is_some() && port.name == name);
                 let gone = || Error::not_found(&name, "no such port", "see vswitchctl port ls");
                 let port = port.ok_or_else(gone)?;
-                snapshot.end_at(port, port.address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED))
+                snapshot.end_at(port, port.ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED))
             }
         })
     }

@@ -5,8 +5,9 @@
 //! connection that was masqueraded with one of the ports ends then: whoever publishes wins, and no container can
 //! keep a service from being published, or get its clients (CVE-2021-3773).
 //!
-//! A publication on a loopback address (Docker's way to say "only for this host") takes the port on the host and
-//! nothing else: no packet for such an address comes from outside, or is let in if it does.
+//! A publication on a loopback address (Docker's way to say "only for this host") is reached by the host's own
+//! processes, through the relay ([`crate::service::relay`]), and by nobody else: no packet for such an address comes
+//! from outside, or is let in if it does.
 //!
 //! A publication with several containers gives each new connection to one of them. A container that goes leaves the
 //! others, whose connections stay.
@@ -183,10 +184,6 @@ impl<H: Host> Control<H> {
             return Err(error);
         }
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
-        if record.is_loopback() {
-            log::info!("{}: reserved on the host, and reached by nobody outside", record.spec);
-            return Ok(record.info(0));
-        }
         let publication = record.publication();
         self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
         // Nobody gets one of the ports any more; who had one before has it no longer.
@@ -219,7 +216,7 @@ impl<H: Host> Control<H> {
         for record in &mut self.publications {
             let before = record.targets.len();
             record.targets.retain(|target| target.to != id);
-            if record.targets.len() < before && !record.is_loopback() {
+            if record.targets.len() < before {
                 let publication = record.publication();
                 self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
             }
@@ -264,7 +261,7 @@ impl<H: Host> Control<H> {
         let mut targets: Vec<TargetRecord> = Vec::new();
         for name in &add.to {
             let port = self.published_interface(name)?;
-            let Some(ip) = port.ip else {
+            let Some(ip) = port.address() else {
                 let hint = "add it again with --ip";
                 return Err(Error::usage(name, "the port has no address to publish", hint));
             };
@@ -315,7 +312,7 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let is_translated = |record: &&PortRecord| {
             let network = snapshot.network(record.network);
-            record.ip.is_some() && network.is_some_and(|network| network.mode == NetworkMode::Nat)
+            record.address().is_some() && network.is_some_and(|network| network.mode == NetworkMode::Nat)
         };
         let all = self.ports.all(name);
         let out = all.iter().find(|record| record.has_default_route && is_translated(record));

@@ -15,15 +15,25 @@ pub(super) struct PortRecord {
     pub(super) network: NetworkId,
     pub(super) attachment: Attachment,
     pub(super) netns: Option<NetnsIdentity>,
+    /// Its own address, which nobody else gets.
     pub(super) ip: Option<Ipv4Addr>,
+    /// The address that it has by DHCP, if it has none of its own.
+    pub(super) lease: Option<Ipv4Addr>,
     pub(super) mac: Option<MacAddr>,
     /// Whether the interface was configured without the address.
     pub(super) no_address: bool,
     /// Whether the container's default route leads out by it.
     pub(super) has_default_route: bool,
+    /// Whether its namespace was given a resolv.conf.
+    pub(super) dns: bool,
 }
 
 impl PortRecord {
+    /// The address that it has now.
+    pub(super) fn address(&self) -> Option<Ipv4Addr> {
+        self.ip.or(self.lease)
+    }
+
     pub(super) fn kind(&self) -> PortKind {
         match self.attachment {
             Attachment::Netns { .. } => PortKind::Netns,

@@ -16,6 +16,7 @@ use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::dhcp_setting::DhcpSetting;
 use super::error::Error;
 use super::name::{IfName, Name, NetnsName};
 use super::policy_spec::{PlaceSpec, Places, PortRange, RuleName, WhichRule};
@@ -109,6 +110,8 @@ requests! {
     NetworkHostPort(NetworkHostPort) = "network" "host-port" changes,
     /// Everything about one network.
     NetworkInspect(Named) = "network" "inspect" reads,
+    /// Show a network's DHCP server, after changing settings of it.
+    NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -155,6 +158,8 @@ requests! {
     PolicyDefault(PolicyDefault) = "policy" "default" changes,
     /// What decides about a connection.
     PolicyCheck(PolicyCheck) = "policy" "check" reads,
+    /// The addresses that DHCP clients have.
+    DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// Dropped frames by reason and port.
     Drops(Drops) = "drops" "" reads,
     /// Counters per port and per worker.
@@ -270,6 +275,31 @@ pub struct PortInspect {
     pub network: Option<Name>,
 }
 
+/// Shows or changes a network's DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDhcp {
+    /// The network's name
+    pub name: Name,
+    /// on, off, lease=SECONDS, range=FIRST-LAST|all, dns=IP,...|gateway, ntp=IP,..., domain=NAME, search=NAME,...,
+    /// routes=PREFIX:ROUTER,...; without any, all are shown
+    #[arg(value_name = "on|off|KEY=VALUE")]
+    #[serde(default)]
+    pub settings: Vec<DhcpSetting>,
+}
+
+/// Chooses leases of DHCP clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpLeases {
+    /// Only this network's
+    #[arg(long)]
+    pub network: Option<Name>,
+    /// Only this port's
+    #[arg(long)]
+    pub port: Option<Name>,
+}
+
 /// Attaches a port. Exactly one of `netns`, `tap` and `device` is given.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
@@ -302,6 +332,15 @@ pub struct PortAdd {
     #[arg(long)]
     #[serde(default)]
     pub no_address: bool,
+    /// Another name of it in the DNS of its network; may be given several times, and to several ports
+    #[arg(long = "alias", value_name = "NAME")]
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// Give its namespace, which must have a name, a resolv.conf that names the gateway (/etc/netns/NETNS/resolv.conf,
+    /// which ip netns exec lays over /etc/resolv.conf)
+    #[arg(long, conflicts_with_all = ["tap", "device"])]
+    #[serde(default)]
+    pub dns: bool,
 }
 
 /// Changes settings of a port.

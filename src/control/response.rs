@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::dhcp_setting::Route;
 use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol};
 use crate::snapshot::{NetworkMode, Policing, UplinkMode};
@@ -22,6 +23,8 @@ pub enum Response {
     Networks(Vec<NetworkInfo>),
     Network(NetworkInfo),
     NetworkDetail(Box<NetworkDetail>),
+    Dhcp(DhcpInfo),
+    Leases(Vec<LeaseInfo>),
     Ports(Vec<PortInfo>),
     Port(Box<PortInfo>),
     PortDetail(Box<PortDetail>),
@@ -39,6 +42,49 @@ pub enum Response {
     Drops(Vec<DropInfo>),
     Stats(Stats),
     Done(Done),
+}
+
+/// The answer to `network dhcp`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DhcpInfo {
+    pub network: String,
+    pub enabled: bool,
+    pub lease_seconds: u64,
+    /// `null` for all of the network.
+    pub range: Option<DhcpRange>,
+    /// `null` for the gateway.
+    pub dns: Option<Vec<Ipv4Addr>>,
+    pub ntp: Vec<Ipv4Addr>,
+    pub domain: Option<String>,
+    pub search: Vec<String>,
+    pub routes: Vec<Route>,
+}
+
+/// The addresses that a DHCP server gives, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DhcpRange {
+    pub first: Ipv4Addr,
+    pub last: Ipv4Addr,
+}
+
+/// A row of `dhcp leases`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct LeaseInfo {
+    pub network: String,
+    pub ip: Ipv4Addr,
+    /// The name of the port; it may be gone.
+    pub port: String,
+    pub mac: Option<MacAddr>,
+    /// What the client calls itself, in hexadecimal digits.
+    pub client: String,
+    pub hostname: Option<String>,
+    /// `offered`, `bound`, `free` or `declined`.
+    pub state: String,
+    /// `null` for a free one.
+    pub expires_seconds: Option<u64>,
 }
 
 /// How many things a request changed or removed.

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::host::{Host, UplinkFacts};
 use super::publish_spec::Listen;
 use super::subnets::overlap;
+use super::uplink_lease::Lessee;
 use crate::addr::{NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::host::guard::Hidden;
@@ -32,6 +33,8 @@ pub struct UplinkSettings {
     pub name: String,
     /// How its address is used.
     pub mode: UplinkMode,
+    /// Whether address and next hop of mode `own` are what the link's DHCP server says.
+    pub dhcp: bool,
     /// The address of mode `own`.
     pub address: Option<Ipv4Net>,
     /// The next hop of mode `own`.
@@ -49,6 +52,8 @@ pub(super) struct UplinkRecord {
     neighbors: Arc<Neighbors>,
     /// Ports of the range for masquerading that processes of the host use: they stay the host's.
     busy: BTreeSet<(Protocol, u16)>,
+    /// Who gets it its address, in mode `own` by DHCP.
+    pub(super) lessee: Option<Lessee>,
 }
 
 impl<H: Host> Control<H> {
@@ -62,7 +67,8 @@ impl<H: Host> Control<H> {
             return Err(Error::not_found(&settings.name, "no such interface for the uplink", "see ip link"));
         };
         let neighbors = Arc::new(Neighbors::of_uplink(self.shared.epoch()));
-        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new() });
+        let lessee = settings.dhcp.then(|| Lessee::new(facts.mac, now));
+        self.uplink = Some(UplinkRecord { settings, facts, neighbors, busy: BTreeSet::new(), lessee });
         self.yield_ports(now);
         self.publish_uplink();
         let opened = self.host.open_uplink().and_then(|()| self.renew_guard());
@@ -153,6 +159,9 @@ impl<H: Host> Control<H> {
         let state = if facts.up { "up" } else { "down" };
         log::info!("uplink {name}: {state}, {described}, MTU {}, {} routes", facts.mtu, facts.routes.len());
         uplink.facts = facts.clone();
+        if let Some(lessee) = &mut uplink.lessee {
+            lessee.follow(before, &facts, now);
+        }
         self.publish_uplink();
         let reopen = facts.index != before.index;
         let opened = if reopen { self.host.open_uplink() } else { Ok(()) };
@@ -242,6 +251,7 @@ impl<H: Host> Control<H> {
             name: settings.name.clone(),
             mode: settings.mode,
             mac: facts.mac,
+            dhcp: settings.dhcp,
             address,
             host_addresses: facts.host_addresses.clone(),
             mtu,

@@ -8,9 +8,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options};
+use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
 use crate::control::error::Error;
 use crate::control::request::parse_subnet;
 use crate::control::socket;
@@ -31,10 +30,10 @@ pub struct Arguments {
     /// shared: the host's address; own: an address of the switch's own
     #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_mode)]
     uplink_mode: UplinkMode,
-    /// The address of mode own
-    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
-    uplink_address: Option<Ipv4Net>,
-    /// The next hop of mode own
+    /// The address of mode own, or dhcp: what the uplink's DHCP server gives
+    #[arg(long, value_name = "CIDR|dhcp", value_parser = uplink_address)]
+    uplink_address: Option<UplinkAddress>,
+    /// The next hop of mode own, unless DHCP tells it
     #[arg(long, value_name = "IP")]
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
@@ -67,6 +66,9 @@ pub struct Arguments {
     /// with another --socket than usual, a directory of its own in there]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// The file that names the resolvers for what is not the switch's own; followed when it changes
+    #[arg(long, value_name = "FILE", default_value = RESOLV_CONF)]
+    resolv_conf: PathBuf,
     /// What to log on stderr, as RUST_LOG has it [default: $RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -88,6 +90,7 @@ impl From<Arguments> for Options {
             socket: arguments.socket.unwrap_or_else(socket::default_path),
             group: arguments.group,
             state_dir: arguments.state_dir,
+            resolv_conf: arguments.resolv_conf,
         }
     }
 }
@@ -98,6 +101,10 @@ fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
         "own" => Ok(UplinkMode::Own),
         _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
     }
+}
+
+fn uplink_address(text: &str) -> Result<UplinkAddress, Error> {
+    if text == "dhcp" { Ok(UplinkAddress::Dhcp) } else { parse_subnet(text).map(UplinkAddress::Fixed) }
 }
 
 /// What `--io` says; `None` leaves the choice to the switch.

@@ -102,7 +102,8 @@ impl<'a> Tap<'a> {
         self.wait(patience, wanted).is_some()
     }
 
-    fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
+    /// The next frame that is `wanted`; `None` if none arrives within `patience`.
+    pub fn wait(&self, patience: Duration, wanted: impl Fn(&[u8]) -> bool) -> Option<Vec<u8>> {
         let begun = now();
         let mut frame = Frame::new();
         loop {

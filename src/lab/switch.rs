@@ -43,11 +43,12 @@ impl Switch {
         let mut options = daemon::Options {
             uplink: Some("eth0".to_owned()),
             uplink_mode,
-            uplink_address: own.then(|| on_uplink(UPLINK_OWN)),
+            uplink_address: own.then(|| daemon::UplinkAddress::Fixed(on_uplink(UPLINK_OWN))),
             uplink_gateway: own.then_some(GATEWAY),
             networks: vec!["default=172.30.0.0/16".parse()?],
             socket: rig.socket(),
             state_dir: Some(rig.directory().join("state")),
+            resolv_conf: rig.directory().join("resolv.conf"),
             ..daemon::Options::default()
         };
         change(&mut options);

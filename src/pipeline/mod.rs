@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  port ─▶ parse ─▶ admit ─▶ learn ─▶ classify ─┬─▶ switch ───────────────────────────────▶ port(s)
-//!                                               ├─▶ gateway (ARP, echo) ──▶ back to the ingress port
+//!                                               ├─▶ gateway (ARP, echo, punt) ──▶ back to the ingress port
 //!                                               └─▶ inbound ▶ route ▶ policy ▶ neighbor ▶ outbound ▶ rewrite ▶ port
 //! ```
 //!
@@ -31,7 +31,7 @@ use crate::addr::{NetworkId, PortId};
 use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
-use crate::shared::{Shared, Waiting};
+use crate::shared::{Service, Shared, Waiting};
 use crate::snapshot::{Network, NetworkMode, Port, Snapshot, Uplink};
 use crate::table::neighbor_table::{Answer, Event};
 use crate::wire::ethernet;
@@ -48,6 +48,7 @@ mod neighbor;
 mod outbox;
 mod packet;
 mod policy;
+mod punt;
 mod reassembly;
 mod rewrite;
 mod route;
@@ -141,6 +142,7 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
                 }
                 Class::Arp => return arp::on_network(cx, frame, &admitted),
                 Class::Incomplete => return Ok(Verdict::Waits),
+                Class::Service(service) => return punt::punt(cx, frame, service),
                 Class::Gateway(view) => {
                     policy::permit_to_host(cx, frame, &view)?;
                     return gateway::answer(cx, frame, &view);
@@ -150,6 +152,9 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
         }
         Ingress::Uplink(uplink) => match untagged_type(&packet.eth) {
             Some(ethernet::ARP) => return arp::on_uplink(cx, frame, uplink),
+            Some(ethernet::IPV4) if punt::is_for_dhcp_client(uplink, frame, &packet) => {
+                return punt::punt(cx, frame, Service::DhcpClient);
+            }
             Some(ethernet::IPV4) if packet.eth.dst == uplink.mac => {
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,
@@ -194,6 +199,8 @@ enum Class {
     Arp,
     /// A fragment of a datagram for the gateway; others are still to come.
     Incomplete,
+    /// For a service of the gateway, which control gives.
+    Service(Service),
     /// For the gateway itself, or an echo request to the host, for which the gateway answers: the host would
     /// not see it.
     Gateway(View),
@@ -206,6 +213,10 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     let to_gateway = eth.dst == network.gateway_mac;
     match untagged_type(eth) {
         Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => return Ok(Class::Arp),
+        Some(ethernet::IPV4) if eth.dst.is_group() => {
+            let service = punt::broadcast_service(cx, network, frame, &admitted.packet);
+            return Ok(service.map_or(Class::Switch, Class::Service));
+        }
         _ if !to_gateway => return Ok(Class::Switch),
         Some(ethernet::IPV4) => {}
         _ => return Err(DropReason::NotForGateway),
@@ -221,6 +232,11 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     let Some(view) = reassembly::whole(cx, frame, &admitted.packet, ip)? else {
         return Ok(Class::Incomplete);
     };
+    if ip.dst == network.gateway
+        && let Some(service) = punt::service(cx, network, &view.transport)
+    {
+        return Ok(Class::Service(service));
+    }
     let asks_host = || {
         let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode != NetworkMode::Internal);
         // The host may have an address on a network, too: that is a station there.
@@ -302,6 +318,19 @@ impl Pipeline {
         port.counters.row(self.worker).originated.add(1);
         self.run(snapshot, port, None, frame, now, out);
         self.resume(snapshot, now, out);
+    }
+
+    /// Sends a frame that control made out by a port.
+    pub fn originate(
+        &mut self,
+        snapshot: &Snapshot,
+        egress: PortId,
+        frame: Frame,
+        now: Time,
+        out: &mut Outbox,
+    ) {
+        let Some(port) = snapshot.port(egress) else { return out.discard(frame) };
+        self.context(snapshot, port, now, out).originate(frame, [egress]);
     }
 
     /// Begins the way of frames anew whose next hop has answered.

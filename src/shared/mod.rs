@@ -27,11 +27,15 @@ mod conntrack;
 mod fdb;
 mod fragments;
 mod neighbors;
+mod open_ports;
+mod punts;
 
 pub use conntrack::{Ask, Conntrack, Tracked, Translated};
 pub use fdb::Fdb;
 pub use fragments::{DatagramKey, FragmentSource, Fragments};
 pub use neighbors::{LockedNeighbors, Neighbors, Waiting};
+pub use open_ports::{OpenPort, OpenPorts};
+pub use punts::{Punt, Punts, Service};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
 /// any two of their operations, and a switch that stops is worse than one that misses an entry.
@@ -94,6 +98,12 @@ pub struct Shared {
     pub datagram_ids: DatagramIds,
     /// How many ICMP errors may be sent, of which each port has a share.
     pub icmp_errors: Allowance,
+    /// Frames for the services that control gives.
+    pub punts: Punts,
+    /// Frames for what the gateway itself speaks with TCP and UDP.
+    pub stack_punts: Punts,
+    /// Ports of the gateways that connections of their own use.
+    pub open_ports: Arc<OpenPorts>,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -116,6 +126,9 @@ impl Shared {
                 Rate::within_a_second(ICMP_ERRORS_PER_PORT),
                 PORTS_MAX,
             ),
+            punts: Punts::default(),
+            stack_punts: Punts::default(),
+            open_ports: Arc::default(),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

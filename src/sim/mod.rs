@@ -116,6 +116,7 @@ impl Switch {
             gateway_mac,
             mtu: 1500,
             mode,
+            dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(fdb),
             neighbors: Arc::new(Neighbors::of_network(self.shared.epoch())),
@@ -149,6 +150,7 @@ impl Switch {
             name: "eth0".into(),
             mode,
             mac: UPLINK_MAC,
+            dhcp: false,
             address: Ipv4Net::new(EXTERNAL, 24).ok(),
             host_addresses: vec![EXTERNAL],
             mtu: 1500,
@@ -168,7 +170,8 @@ impl Switch {
             id,
             name: format!("p{}", id.0),
             network: place.map(|(network, _)| network),
-            address: place.map(|(_, ip)| ip),
+            ip: place.map(|(_, ip)| ip),
+            aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
@@ -195,6 +198,19 @@ impl Switch {
         let mut port = Port::clone(self.shared.snapshot().port(station.id).expect("the port"));
         change(&mut port);
         self.shared.publish(|snapshot| snapshot.set_port(port));
+    }
+
+    /// Makes the gateway the DHCP server of a network.
+    pub fn serve_dhcp(&mut self, network: NetworkId) {
+        let mut changed = Network::clone(self.shared.snapshot().network(network).expect("the network"));
+        changed.dhcp = true;
+        self.shared.publish(|snapshot| snapshot.set_network(changed));
+    }
+
+    /// Sends a frame that control made out by a port.
+    pub fn send_out(&mut self, port: PortId, frame: Vec<u8>) {
+        self.handle.send_frame(port, frame);
+        self.run();
     }
 
     /// Publishes a container's port at the uplink's address.

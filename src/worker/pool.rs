@@ -13,8 +13,9 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
-use super::{Command, Load, OnEvent, Worker, WorkerLoad, WorkerOptions};
+use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
 use crate::addr::{NetworkId, PortId};
+use crate::frame::Offload;
 use crate::port::Device;
 use crate::shared::Shared;
 
@@ -46,6 +47,16 @@ impl WorkerHandle {
     /// Gives the worker a device to write to, and to read from if `reads`.
     pub fn attach(&self, port: PortId, device: Arc<dyn Device>, reads: bool) {
         self.send(Command::Attach { port, device, reads });
+    }
+
+    /// Has the worker send a finished frame out by a port.
+    pub fn send_frame(&self, port: PortId, bytes: Vec<u8>) {
+        self.send_frames(vec![Outgoing { port, bytes, offload: Offload::NONE }]);
+    }
+
+    /// Has the worker send frames.
+    pub fn send_frames(&self, frames: Vec<Outgoing>) {
+        self.send(Command::Send { frames });
     }
 
     /// Lets the worker ask everybody on a network who has `ip`.
@@ -125,6 +136,29 @@ impl WorkerPool {
     pub fn inject(&self, port: PortId, bytes: Vec<u8>) {
         if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
             handle.send(Command::Inject { port, bytes });
+        }
+    }
+
+    /// Sends a frame that the switch made out by a port. Those to one port keep their order.
+    pub fn send(&self, port: PortId, bytes: Vec<u8>) {
+        if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
+            handle.send_frame(port, bytes);
+        }
+    }
+
+    /// Sends frames that the switch made, as [`WorkerPool::send`] each, and those by one worker together.
+    pub fn send_all(&self, frames: Vec<Outgoing>) {
+        let mut shares: Vec<Vec<Outgoing>> = self.handles.iter().map(|_| Vec::new()).collect();
+        let count = shares.len().max(1);
+        for frame in frames {
+            if let Some(share) = shares.get_mut(frame.port.index() % count) {
+                share.push(frame);
+            }
+        }
+        for (handle, share) in self.handles.iter().zip(shares) {
+            if !share.is_empty() {
+                handle.send_frames(share);
+            }
         }
     }
 

@@ -11,6 +11,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
 mod coalesce;
+mod dhcp;
+mod dns;
 mod guard;
 mod host;
 mod lab;
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
     }
     let tests = [
+        dns::TESTS,
         host::TESTS,
         lab::TESTS,
         refusals::TESTS,
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         networks::TESTS,
         policy::TESTS,
         coalesce::TESTS,
+        dhcp::TESTS,
         transfer::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,

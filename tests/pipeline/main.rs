@@ -29,6 +29,7 @@ mod networks;
 mod policy;
 mod publish;
 mod security;
+mod services;
 mod tcp;
 
 const SECOND: Duration = Duration::from_secs(1);

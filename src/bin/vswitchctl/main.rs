@@ -12,9 +12,10 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named, NetworkConnect,
-    NetworkCreate, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments, PolicyAdd, PolicyCheck,
-    PolicyDefault, PolicyRm, PortAdd, PortInspect, PortSet, PublishAdd, PublishRm, Remove, Request,
+    CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
+    NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments,
+    PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, PortAdd, PortInspect, PortSet, PublishAdd, PublishRm,
+    Remove, Request,
 };
 use vswitchd::control::socket;
 
@@ -49,6 +50,9 @@ enum Noun {
     /// Networks
     #[command(subcommand)]
     Network(Network),
+    /// Addresses that DHCP clients have
+    #[command(subcommand)]
+    Dhcp(Dhcp),
     /// Ports
     #[command(subcommand)]
     Port(Port),
@@ -91,6 +95,14 @@ enum Network {
     HostPort(NetworkHostPort),
     /// Everything about one network
     Inspect(Named),
+    /// Show the network's DHCP server, or change it
+    Dhcp(NetworkDhcp),
+}
+
+#[derive(Debug, Subcommand)]
+enum Dhcp {
+    /// All leases
+    Leases(DhcpLeases),
 }
 
 #[derive(Debug, Subcommand)]
@@ -185,6 +197,8 @@ impl From<Noun> for Action {
             Noun::Network(Network::Disconnect(disconnect)) => Request::NetworkDisconnect(disconnect),
             Noun::Network(Network::HostPort(host_port)) => Request::NetworkHostPort(host_port),
             Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
+            Noun::Network(Network::Dhcp(dhcp)) => Request::NetworkDhcp(dhcp),
+            Noun::Dhcp(Dhcp::Leases(leases)) => Request::DhcpLeases(leases),
             Noun::Port(Port::Ls(none)) => Request::PortLs(none),
             Noun::Port(Port::Add(add)) => Request::PortAdd(add),
             Noun::Port(Port::Rm(rm)) => Request::PortRm(rm),

@@ -7,9 +7,9 @@ use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
-    CheckInfo, ConnectionInfo, ConnectionStats, DefaultInfo, Done, DropInfo, FdbEntry, Flow, NeighborInfo,
-    NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, RuleInfo, Stats, Status,
-    Timeout, Usage,
+    CheckInfo, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done, DropInfo, FdbEntry, Flow,
+    LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo,
+    RuleInfo, Stats, Status, Timeout, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -24,6 +24,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
             format!("{}: {}, gateway {}\n", network.name, network.subnet, network.gateway)
         }
         Request::NetworkInspect(_) => network_detail(&client.call(request)?),
+        Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
+        Request::DhcpLeases(_) => leases(&client.call::<Vec<LeaseInfo>>(request)?, wide),
         Request::PortLs(_) => ports(&client.call::<Vec<PortInfo>>(request)?, &status()?, wide),
         Request::NetworkHostPort(host_port) if host_port.off => {
             client.call::<Done>(request).map(|_| String::new())?
@@ -141,6 +143,47 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),
     ])
+}
+
+fn dhcp(dhcp: &DhcpInfo) -> String {
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let addresses = |ips: &[std::net::Ipv4Addr]| list(&mut ips.iter().map(ToString::to_string));
+    facts(&[
+        ("network", dhcp.network.clone()),
+        ("dhcp", if dhcp.enabled { "on" } else { "off" }.to_owned()),
+        ("lease", format!("{} s", dhcp.lease_seconds)),
+        (
+            "range",
+            dhcp.range.map_or_else(|| "all".to_owned(), |range| format!("{}-{}", range.first, range.last)),
+        ),
+        ("dns", dhcp.dns.as_deref().map_or_else(|| "gateway".to_owned(), addresses)),
+        ("ntp", addresses(&dhcp.ntp)),
+        ("domain", or_dash(dhcp.domain.as_ref())),
+        ("search", dhcp.search.join(", ")),
+        ("routes", list(&mut dhcp.routes.iter().map(ToString::to_string))),
+    ])
+}
+
+fn leases(leases: &[LeaseInfo], wide: bool) -> String {
+    let columns = ["NETWORK", "IP", "PORT", "MAC", "HOSTNAME", "STATE", ">EXPIRES"];
+    let mut table = Table::new(&if wide { [&columns[..], &["CLIENT"]].concat() } else { columns.to_vec() });
+    for lease in leases {
+        let mut cells = vec![
+            lease.network.clone(),
+            lease.ip.to_string(),
+            lease.port.clone(),
+            or_dash(lease.mac),
+            or_dash(lease.hostname.as_ref()),
+            lease.state.clone(),
+            lease.expires_seconds.map_or_else(|| "-".to_owned(), |seconds| time(seconds, wide)),
+        ];
+        if wide {
+            cells.push(lease.client.clone());
+        }
+        table.row(cells);
+    }
+    table.footer(format!("{} leases", leases.len()));
+    table.to_string()
 }
 
 fn ports(ports: &[PortInfo], status: &Status, wide: bool) -> String {

@@ -7,6 +7,8 @@ use super::world::{Failure, Lab};
 
 mod basics;
 mod connect;
+mod dhcp;
+mod dns;
 mod host_port;
 mod internal;
 mod isolation;
@@ -22,6 +24,8 @@ pub(super) const STAGES: &[Stage] = &[
     routed::STAGE,
     host_port::STAGE,
     policy::STAGE,
+    dhcp::STAGE,
+    dns::STAGE,
 ];
 
 /// A world, and what is shown in it.

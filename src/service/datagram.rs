@@ -1,0 +1,91 @@
+//! UDP datagrams in finished Ethernet frames: read with all checksums looked at, and made.
+
+use std::net::Ipv4Addr;
+
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+
+use crate::addr::{Endpoint, MacAddr};
+use crate::wire::checksum::{fold, pseudo_header, sum};
+use crate::wire::ethernet::Ethernet;
+use crate::wire::ipv4;
+
+/// TTL of what services send (RFC 1700).
+const TTL: u8 = 64;
+
+/// A UDP datagram, and the frame's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datagram<'a> {
+    /// The frame's source.
+    pub src_mac: MacAddr,
+    /// The frame's destination.
+    pub dst_mac: MacAddr,
+    /// The source.
+    pub src: Endpoint,
+    /// The destination.
+    pub dst: Endpoint,
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+impl<'a> Datagram<'a> {
+    /// Reads the datagram in a frame; `None` if there is no whole one, or its checksum is wrong.
+    pub fn parse(frame: &'a [u8]) -> Option<Datagram<'a>> {
+        let eth = Ethernet::parse(frame).ok()?;
+        let packet = SlicedPacket::from_ethernet(frame).ok()?;
+        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (packet.net, packet.transport)
+        else {
+            return None;
+        };
+        let (src, dst) = (ip.header().source_addr(), ip.header().destination_addr());
+        let bytes = udp.slice();
+        // No checksum was computed (RFC 768).
+        let unchecked = udp.checksum() == 0;
+        if !unchecked && fold(pseudo_header(src, dst, ipv4::UDP, bytes.len()) + sum(bytes)) != 0xffff {
+            return None;
+        }
+        Some(Datagram {
+            src_mac: eth.src,
+            dst_mac: eth.dst,
+            src: Endpoint::new(src, udp.source_port()),
+            dst: Endpoint::new(dst, udp.destination_port()),
+            payload: udp.payload(),
+        })
+    }
+
+    /// The datagram as a frame, finished; `None` if the payload is too long for one.
+    pub fn frame(&self) -> Option<Vec<u8>> {
+        let octets = |ip: Ipv4Addr| ip.octets();
+        let builder = PacketBuilder::ethernet2(self.src_mac.0, self.dst_mac.0)
+            .ipv4(octets(self.src.ip), octets(self.dst.ip), TTL)
+            .udp(self.src.port, self.dst.port);
+        let mut frame = Vec::with_capacity(builder.size(self.payload.len()));
+        builder.write(&mut frame, self.payload).ok()?;
+        Some(frame)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_survives_its_frame_and_a_torn_one_does_not() {
+        let datagram = Datagram {
+            src_mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            dst_mac: MacAddr::BROADCAST,
+            src: Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), 67),
+            dst: Endpoint::new(Ipv4Addr::BROADCAST, 68),
+            payload: b"offer",
+        };
+        let frame = datagram.frame().unwrap();
+        assert_eq!(Datagram::parse(&frame), Some(datagram));
+        for len in 0..frame.len() {
+            assert_eq!(Datagram::parse(&frame[..len]), None, "{len} bytes");
+        }
+        let mut wrong = frame.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        assert_eq!(Datagram::parse(&wrong), None, "its checksum says so");
+        wrong[40..42].fill(0);
+        assert!(Datagram::parse(&wrong).is_some(), "without a checksum nothing says so");
+    }
+}
