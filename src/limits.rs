@@ -226,3 +226,16 @@ pub const NAME_MAX: usize = 64;
 
 /// Published ports of a switch. One more is refused.
 pub const PUBLICATIONS_MAX: usize = 65_536;
+
+/// Where a port is chosen for a publication that names none: below the range for masquerading, in the host's own
+/// range for ephemeral ports, as Docker does.
+pub const PUBLISH_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+
+/// Containers that a publication spreads connections over. Each one more is one more lookup.
+pub const PUBLISH_TARGETS_MAX: usize = 16;
+
+/// Rules of the policy. One more is refused.
+pub const RULES_MAX: usize = 16_384;
+
+/// Places that a rule names on one side. One more is refused: it counts for as many rules as there are pairs.
+pub const RULE_PLACES_MAX: usize = 16;

@@ -258,6 +258,13 @@ pub fn is_sound(frame: &[u8]) -> bool {
     }
 }
 
+/// Whether this frame has a fragment. Pieces of two datagrams with one identification make a third one, whose
+/// checksum may be wrong though theirs are right.
+pub fn is_fragment(frame: &[u8]) -> bool {
+    let packet = Ethernet::parse(frame).ok().and_then(|eth| Ipv4::parse(frame.get(eth.len..)?).ok());
+    packet.is_some_and(|ip| ip.is_fragment)
+}
+
 /// A record that says `what`, as [`Talk::next`] reads it.
 pub fn say(what: u8, [a, b, c, d]: [u8; 4]) -> Vec<u8> {
     vec![super::switch::SPEAK | what, 0, a, b, c, d]

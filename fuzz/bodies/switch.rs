@@ -14,7 +14,7 @@ use vswitchd::wire::ethernet::{self, Ethernet};
 use vswitchd::wire::ipv4::{self, Ipv4};
 
 use super::Input;
-use super::speech::{Talk, is_sound};
+use super::speech::{Talk, is_fragment, is_sound};
 
 /// A first byte of a record from here on lets time pass.
 pub const TIME: u8 = 0x80;
@@ -143,7 +143,7 @@ fn put_checksum(bytes: &mut [u8], at: usize) {
 
 impl World {
     fn send(&mut self, number: usize, frame: &[u8], offload: Offload) {
-        self.sound &= offload == Offload::NONE && is_sound(frame);
+        self.sound &= offload == Offload::NONE && is_sound(frame) && !is_fragment(frame);
         self.switch.send_promising(&self.stations[number], frame, offload);
         self.check(Some(number));
     }
@@ -157,7 +157,12 @@ impl World {
                 if !offload.is_super() {
                     assert!(frame.len() - eth.len <= MTU, "a frame over the MTU left");
                 }
-                assert!(!self.sound || is_sound(&frame), "a wrong checksum left: {frame:02x?}");
+                // One that is not finished yet is finished at the edge, which the target `coalesce` watches.
+                let is_finished = !matches!(offload.checksum, Checksum::Partial { .. });
+                assert!(
+                    !self.sound || !is_finished || is_sound(&frame),
+                    "a wrong checksum left: {frame:02x?}"
+                );
                 self.talk.hear(number, &frame);
                 if number == 0 {
                     shows_nothing_inside(&eth, &frame);

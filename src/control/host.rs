@@ -151,6 +151,9 @@ pub trait Host {
     /// What the kernel refuses.
     fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error>;
 
+    /// Returns when no worker decides by an older snapshot than the one that is published.
+    fn settle(&mut self);
+
     /// Sets the default route of the namespace that a port's interface is in, by that interface: to a next hop, or to
     /// none.
     ///

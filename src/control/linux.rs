@@ -282,6 +282,10 @@ impl Host for LinuxHost {
         }
     }
 
+    fn settle(&mut self) {
+        self.workers.settle();
+    }
+
     fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
         let Some(opened) = self.ports.get(&id) else { return Ok(()) };
         let Attachment::Netns { netns, ifname } = &opened.attachment else { return Ok(()) };

@@ -58,7 +58,11 @@ impl<H: Host> Control<H> {
         let gone = || Error::not_found(name, "no such port", "see vswitchctl port ls");
         let port = snapshot.port(record.id).ok_or_else(gone)?;
         let totals = port.counters.totals();
-        let published = self.publish_ls(now).into_iter().filter(|p| p.target_port == name.as_str()).collect();
+        let published = self
+            .publish_ls(now)
+            .into_iter()
+            .filter(|p| p.targets.iter().any(|target| target.port == name.as_str()))
+            .collect();
         let interfaces = self.ports.all(name).iter().map(|record| self.port_info(name, record)).collect();
         Ok(PortDetail {
             port: self.port_info(name, record),
@@ -148,6 +152,7 @@ impl<H: Host> Control<H> {
         let is_host = matches!(attachment, Attachment::Host { .. });
         let port = Port {
             pins: Some(Pins { mac, ip }),
+            address: ip,
             host: with_prefix.filter(|_| is_host),
             ..self.new_port(id, name, network.id, network.mtu)
         };
@@ -198,7 +203,7 @@ impl<H: Host> Control<H> {
     pub(super) fn detach(&mut self, id: PortId, now: Time) -> Option<PortRecord> {
         let (name, record) = self.ports.remove(id)?;
         let snapshot = self.snapshot();
-        self.unpublish_where(|publication| publication.to == record.id, now);
+        self.unpublish_port(record.id, now);
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
         self.dhcp.leave(record.network, &name, now);
@@ -262,6 +267,7 @@ impl<H: Host> Control<H> {
             id,
             name: name.to_string(),
             network: (id != PortId::UPLINK).then_some(network),
+            address: None,
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,

@@ -23,6 +23,7 @@ use crate::host::guard::Hidden;
 use crate::limits::{MTU_MAX, MTU_MIN};
 use crate::shared::Neighbors;
 use crate::snapshot::{Network, NetworkMode, Port, Uplink, UplinkMode};
+use crate::table::conntrack::{Info, Nat};
 use crate::table::route_table::{RouteTable, Via};
 
 /// What the user said about the uplink.
@@ -172,9 +173,16 @@ impl<H: Host> Control<H> {
         }
         // Connections from an address that is no longer ours can never be answered (as netfilter's
         // masquerade does on a change of address).
+        let is_masked = |connection: &Info| connection.nat != Nat::None;
         let lost = |ip: Ipv4Addr| !facts.host_addresses.contains(&ip);
         if before.host_addresses.iter().any(|&ip| lost(ip)) && facts.up {
-            self.shared.conntrack.flush(now, |connection| lost(connection.outside.ip));
+            self.shared
+                .conntrack
+                .flush(now, |connection| is_masked(connection) && lost(connection.outside.ip));
+        }
+        // Somebody may be on the LAN who was not.
+        if facts.addresses != before.addresses && !self.snapshot().policy.has_no_rules() {
+            self.end_forbidden(now);
         }
     }
 

@@ -95,6 +95,7 @@ pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 enum Command {
     Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
     Detach { port: PortId, done: Sender<()> },
+    Settle { done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
     Send { port: PortId, bytes: Vec<u8> },
     Probe { network: NetworkId, ip: Ipv4Addr },
@@ -303,6 +304,8 @@ impl Worker {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
+                // The snapshot is looked at next.
+                Command::Settle { done } => done.send(()).unwrap_or_default(),
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
                 Command::Send { port, bytes } => self.send(port, &bytes, now),
                 Command::Probe { network, ip } => {

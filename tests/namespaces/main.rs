@@ -17,6 +17,7 @@ mod host;
 mod lab;
 mod lifecycle;
 mod networks;
+mod policy;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         guard::TESTS,
         lifecycle::TESTS,
         networks::TESTS,
+        policy::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,

@@ -11,6 +11,7 @@ mod dhcp;
 mod host_port;
 mod internal;
 mod isolation;
+mod policy;
 mod routed;
 
 /// All stages, in the order in which they are shown.
@@ -21,6 +22,7 @@ pub(super) const STAGES: &[Stage] = &[
     internal::STAGE,
     routed::STAGE,
     host_port::STAGE,
+    policy::STAGE,
     dhcp::STAGE,
 ];
 
