@@ -24,7 +24,7 @@ use std::task::Poll;
 use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
@@ -42,12 +42,16 @@ use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
+use crate::service::Services;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
 use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
 
 /// External ports for masquerading unless others are said: above the host's own ephemeral ports.
 pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
+
+/// The file that names the host's resolvers.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
@@ -94,6 +98,8 @@ pub struct Options {
     pub settings: Vec<(String, String)>,
     /// Where addresses and leases outlive the process; `None` for the place that belongs to the socket.
     pub state_dir: Option<PathBuf>,
+    /// The file that names the resolvers to ask about names that are not the switch's own.
+    pub resolv_conf: PathBuf,
 }
 
 impl Default for Options {
@@ -115,6 +121,7 @@ impl Default for Options {
             config: None,
             settings: Vec::new(),
             state_dir: None,
+            resolv_conf: RESOLV_CONF.into(),
         }
     }
 }
@@ -145,15 +152,26 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         conntrack.memory().into_iter().for_each(prefer_huge_pages);
         let shared = Arc::new(Shared::new(count, Snapshot::new(), conntrack));
         let (reports, events) = mpsc::unbounded_channel();
-        let on_event = Arc::new(move |event| {
-            // Nobody listens any more while the daemon stops.
-            let _ = reports.send(event);
+        let bell = Arc::new(Notify::new());
+        let rings = bell.clone();
+        let on_event = Arc::new(move |event| match event {
+            Event::StackPunted => rings.notify_one(),
+            Event::PortGone(_) | Event::Punted => {
+                // Nobody listens any more while the daemon stops.
+                let _ = reports.send(event);
+            }
         });
         let workers = WorkerPool::start(&shared, how, on_event)
             .map_err(|error| Error::failed("workers", error, "choose fewer --workers"))?;
-        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone());
+        let sender = workers.clone();
+        let services = Services::start(shared.clone(), bell, options.resolv_conf.clone(), move |frames| {
+            sender.send_all(frames);
+        });
+        let services = services.map_err(|error| Error::failed("services", error, "see ulimit -u"))?;
+        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone(), services.doors());
         let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = serve(control, &options, uplink, &socket, events, on_ready, stop).await;
+        drop(services);
         workers.stop();
         outcome
     })
@@ -195,6 +213,8 @@ async fn serve(
                 Event::PortGone(port) => control.port_gone(port, now()),
                 // They are served below, as after everything else.
                 Event::Punted => {}
+                // It goes to the services.
+                Event::StackPunted => {}
             },
             change = watcher.changed() => {
                 if change.links {

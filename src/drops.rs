@@ -136,6 +136,8 @@ drop_reasons! {
     Internal = "internal-network",
     /// The destination is on another network, and networks are isolated.
     Isolated = "isolated",
+    /// A rule forbids the connection, or the default of the two networks does; vswitchctl policy check names it.
+    PolicyDenied = "policy-denied",
     /// The next hop does not answer ARP.
     NeighborUnreachable = "neighbor-unreachable",
     /// Too many frames already wait for ARP answers.
@@ -145,6 +147,8 @@ drop_reasons! {
     NotTranslatable = "not-translatable",
     /// From outside, for no connection and no published port.
     Unsolicited = "unsolicited",
+    /// From the internet, at a port that is published for the LAN only.
+    PublicationScope = "publication-scope",
     /// From a container for the host itself, at a port that is not published.
     HostService = "host-service",
     /// An ICMP error about no connection that we know.

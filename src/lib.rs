@@ -11,7 +11,7 @@
 //! | tables | [`table`] | FDB, neighbors, routes, fragments, conntrack; no clock, no lock, no I/O |
 //! | decision | [`snapshot`] [`shared`] [`pipeline`] | what becomes of a frame |
 //! | edge | [`port`] [`coalesce`] [`offload`] [`worker`] | devices, and the loop that moves frames |
-//! | control | [`control`] [`service`] [`host`] | requests, the API, DHCP, netlink, namespaces, the uplink guard |
+//! | control | [`control`] [`service`] [`host`] | requests, the API, DHCP, DNS, netlink, namespaces, the uplink guard |
 //! | composition | [`daemon`] [`lab`] [`sim`] | the program, its laboratory, a switch in memory |
 
 pub mod addr;

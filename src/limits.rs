@@ -152,6 +152,33 @@ pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
 /// dropped, and their senders try again (RFC 2131 4.1).
 pub const DHCP_MESSAGES: u32 = 100;
 
+/// Queries that wait for the host's resolvers, each with a socket or three. One more is refused.
+pub const DNS_WAITING: usize = 1024;
+
+/// Of these, queries of one port.
+pub const DNS_WAITING_PER_PORT: usize = DNS_WAITING / 4;
+
+/// Bytes of a DNS message over UDP or TCP, at most (RFC 1035 4.2.2).
+pub const DNS_MESSAGE_MAX: usize = 65_535;
+
+/// Resolvers of the host that are asked: the first so many (resolv.conf(5), `MAXNS`).
+pub const DNS_RESOLVERS_MAX: usize = 3;
+
+/// Connections to the DNS server of a network at one time. One more is refused.
+pub const DNS_CONNECTIONS: usize = 256;
+
+/// Of these, connections of one port.
+pub const DNS_CONNECTIONS_PER_PORT: usize = DNS_CONNECTIONS / 8;
+
+/// Connections that are relayed from processes of the host at one time, some 150 KiB each. One more is closed.
+pub const RELAY_CONNECTIONS: usize = 512;
+
+/// UDP flows that are relayed from processes of the host. One more ends the one that was idle longest.
+pub const RELAY_FLOWS: usize = 1024;
+
+/// Bytes of a resolv.conf that are read. What stands behind them does not count.
+pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
+
 /// Addresses of a DHCP pool that are held for the clients of one port: its own, and those of guests and stages of a
 /// start that call themselves differently. The next takes the place of the port's oldest.
 pub const DHCP_LEASES_PER_PORT: usize = 16;
@@ -226,3 +253,16 @@ pub const NAME_MAX: usize = 64;
 
 /// Published ports of a switch. One more is refused.
 pub const PUBLICATIONS_MAX: usize = 65_536;
+
+/// Where a port is chosen for a publication that names none: below the range for masquerading, in the host's own
+/// range for ephemeral ports, as Docker does.
+pub const PUBLISH_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
+
+/// Containers that a publication spreads connections over. Each one more is one more lookup.
+pub const PUBLISH_TARGETS_MAX: usize = 16;
+
+/// Rules of the policy. One more is refused.
+pub const RULES_MAX: usize = 16_384;
+
+/// Places that a rule names on one side. One more is refused: it counts for as many rules as there are pairs.
+pub const RULE_PLACES_MAX: usize = 16;

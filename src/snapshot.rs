@@ -13,13 +13,19 @@ use std::sync::atomic::AtomicU64;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
+use crate::addr::{MacAddr, NetworkId, PortId};
 use crate::counters::PortCounters;
 use crate::limits::{MAC_AGEING, MAC_MOVES_PER_SECOND, MACS_PER_PORT, STORM_FRAMES};
 use crate::shared::{Fdb, Neighbors};
 use crate::table::conntrack::Timeouts;
+use crate::table::policy::Policy;
 use crate::table::rate_limit::RateLimit;
 use crate::table::route_table::RouteTable;
+
+mod ends;
+mod publications;
+
+pub use publications::{Publication, Publications, Scope, Target};
 
 /// What a network is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,6 +147,10 @@ pub struct Port {
     pub name: String,
     /// The network it is on; `None` for the uplink.
     pub network: Option<NetworkId>,
+    /// The address that it is known by, if there is one: what its names resolve to, and what rules that name it mean.
+    pub ip: Option<Ipv4Addr>,
+    /// Names that it has besides its own.
+    pub aliases: Arc<[String]>,
     /// Largest IP packet that it carries, in bytes.
     pub mtu: u16,
     /// Most connections that it may have at once.
@@ -215,58 +225,6 @@ impl Uplink {
     }
 }
 
-/// A published port: what arrives at `listen` goes to `target`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Publication {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The address it listens on; `None` for every address of the uplink.
-    pub ip: Option<Ipv4Addr>,
-    /// The external port.
-    pub port: u16,
-    /// The container's address and port.
-    pub target: Endpoint,
-    /// The container's port of the switch.
-    pub to: PortId,
-}
-
-/// The published ports, by protocol and external port.
-#[derive(Debug, Clone, Default)]
-pub struct Publications {
-    by_port: HashMap<(Protocol, u16), Vec<Publication>, ahash::RandomState>,
-}
-
-impl Publications {
-    /// The publication that a packet to `destination` is for.
-    pub fn find(&self, protocol: Protocol, destination: Endpoint) -> Option<&Publication> {
-        let here = self.by_port.get(&(protocol, destination.port))?;
-        here.iter().find(|p| p.ip.is_none_or(|ip| ip == destination.ip))
-    }
-
-    /// Adds one. Those with an address of their own are found before those without.
-    pub fn insert(&mut self, publication: Publication) {
-        let here = self.by_port.entry((publication.protocol, publication.port)).or_default();
-        here.retain(|other| other.ip != publication.ip);
-        here.push(publication);
-        here.sort_by_key(|p| p.ip.is_none());
-    }
-
-    /// Removes one.
-    pub fn remove(&mut self, protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) {
-        if let Some(here) = self.by_port.get_mut(&(protocol, port)) {
-            here.retain(|p| p.ip != ip);
-            if here.is_empty() {
-                self.by_port.remove(&(protocol, port));
-            }
-        }
-    }
-
-    /// All of them, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Publication> {
-        self.by_port.values().flatten()
-    }
-}
-
 /// The addresses of a network, both ends included.
 #[derive(Debug, Clone, Copy)]
 struct Subnet {
@@ -292,10 +250,14 @@ pub struct Snapshot {
     subnets: Vec<Subnet>,
     /// Ports by number; the uplink is number 0.
     pub ports: Vec<Option<Arc<Port>>>,
+    /// Ports by the addresses that they are known by.
+    by_address: HashMap<Ipv4Addr, PortId, ahash::RandomState>,
     /// The uplink, if there is one.
     pub uplink: Option<Arc<Uplink>>,
     /// Published ports.
     pub publications: Arc<Publications>,
+    /// Which connections may be made.
+    pub policy: Arc<Policy>,
     /// Timeouts of connections.
     pub timeouts: Timeouts,
     /// Time after which an idle MAC address is forgotten.
@@ -310,8 +272,10 @@ impl Snapshot {
             networks: Vec::new(),
             subnets: Vec::new(),
             ports: vec![None],
+            by_address: HashMap::default(),
             uplink: None,
             publications: Arc::default(),
+            policy: Arc::default(),
             timeouts: Timeouts::default(),
             mac_ageing: MAC_AGEING,
         }
@@ -365,6 +329,9 @@ impl Snapshot {
     /// Puts a port in its place, and into its network's list.
     pub fn set_port(&mut self, port: Port) {
         let (id, network) = (port.id, port.network);
+        let address = port.ip.or_else(|| port.pins.and_then(|pins| pins.ip));
+        self.by_address.retain(|_, there| *there != id);
+        self.by_address.extend(address.map(|ip| (ip, id)));
         set_slot(&mut self.ports, id.index(), Some(Arc::new(port)));
         if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index())) {
             let network = Arc::make_mut(slot);
@@ -376,6 +343,7 @@ impl Snapshot {
 
     /// Removes a port, and from its network's list. What was learned from it is the caller's to forget.
     pub fn remove_port(&mut self, id: PortId) {
+        self.by_address.retain(|_, there| *there != id);
         set_slot(&mut self.ports, id.index(), None);
         for slot in self.networks.iter_mut().flatten() {
             if slot.ports.contains(&id) {

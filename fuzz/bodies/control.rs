@@ -61,7 +61,8 @@ fn hangs_together(control: &Control<MemoryHost>) {
         assert!(network.is_none_or(|network| network.ports.contains(&port.id)), "{}", port.name);
     }
     for publication in snapshot.publications.iter() {
-        assert!(snapshot.port(publication.to).is_some(), "{publication:?} leads nowhere");
+        assert!(publication.targets.iter().all(|t| snapshot.port(t.to).is_some()), "{publication:?}");
+        assert!(!publication.targets.is_empty(), "{publication:?} leads nowhere");
     }
     let ports = snapshot.ports.iter().flatten().filter(|port| port.network.is_some());
     assert_eq!(control.host().open.len(), ports.count(), "as many devices as ports");

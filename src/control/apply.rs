@@ -10,7 +10,8 @@
 //! Removal runs the other way: first the snapshot without it, then the workers let go, and last what was
 //! learned about it is forgotten, because until then a worker may still learn.
 //!
-//! The nouns have files of their own: `networks`, `ports`, `connect`, `publications`, `uplink`, and `observe` for what
+//! The nouns have files of their own: `networks`, `ports`, `connect`, `publications`, `policies`, `uplink`, and
+//! `observe` for what
 //! only reads.
 
 use std::sync::Arc;
@@ -116,6 +117,11 @@ impl<H: Host> Control<H> {
             Request::PublishAdd(add) => self.publish_add(&add, now).map(Response::Publication),
             Request::PublishLs(_) => Ok(Response::Publications(self.publish_ls(now))),
             Request::PublishRm(rm) => self.publish_rm(&rm, now).map(done),
+            Request::PolicyAdd(add) => self.policy_add(&add, now).map(Response::Rule),
+            Request::PolicyLs(_) => Ok(Response::Rules(self.policy_ls(now))),
+            Request::PolicyRm(rm) => self.policy_rm(&rm, now).map(done),
+            Request::PolicyDefault(change) => self.policy_default(&change, now).map(Response::Defaults),
+            Request::PolicyCheck(check) => self.policy_check(&check).map(Response::Check),
             Request::Drops(drops) => self.drops(&drops, now).map(Response::Drops),
             Request::Stats(_) => Ok(Response::Stats(self.stats())),
             Request::Apply(apply) => self.apply_file(&apply, now).map(Response::Applied),

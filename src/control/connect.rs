@@ -4,6 +4,8 @@
 //! plane. At most one of them has the container's default route: that of the first network that leads out. When it
 //! goes, the next one gets it.
 
+use std::sync::Arc;
+
 use super::apply::Control;
 use super::error::Error;
 use super::host::{Attachment, Host};
@@ -57,6 +59,8 @@ impl<H: Host> Control<H> {
             mac: connect.mac,
             no_address: false,
             may_lead_out: !has_default_route && !first.no_address,
+            aliases: self.snapshot().port(first.id).map(|port| port.aliases.clone()).unwrap_or_default(),
+            dns: false,
         };
         self.plug(new, now)
     }
@@ -148,6 +152,8 @@ impl<H: Host> Control<H> {
             mac: None,
             no_address: false,
             may_lead_out: false,
+            aliases: Arc::default(),
+            dns: false,
         };
         self.plug(new, now)
     }

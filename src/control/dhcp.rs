@@ -34,7 +34,7 @@ use crate::snapshot::{Network, NetworkMode, Pins, Port};
 pub(super) const DOCUMENT: &str = "leases";
 
 /// The DHCP servers of all networks.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct DhcpBooks {
     networks: BTreeMap<NetworkId, Served>,
     /// Leases of networks that are not there (yet).
@@ -45,7 +45,7 @@ pub(super) struct DhcpBooks {
     next_end: Option<Time>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Served {
     settings: Settings,
     pool: Pool,
@@ -221,7 +221,7 @@ impl<H: Host> Control<H> {
         self.dhcp.next_end = bound.map(|(_, lease)| lease.until()).min();
     }
 
-    /// Holds a port to the address that its client has got.
+    /// Holds a port to the address that its client has got, and lets its names mean it.
     fn follow_lease(&mut self, name: &Name, id: PortId, ip: Option<Ipv4Addr>) {
         let record = self.ports.get_mut(id).filter(|record| record.ip.is_none() && record.lease != ip);
         let Some(record) = record else { return };
@@ -232,8 +232,8 @@ impl<H: Host> Control<H> {
             None => log::info!("port {name}: has no address by DHCP any more"),
         }
         let snapshot = self.snapshot();
-        let Some(port) = snapshot.port(id).filter(|port| port.pins.is_some()) else { return };
-        let port = Port { pins: Some(Pins { mac, ip }), ..Port::clone(port) };
+        let Some(port) = snapshot.port(id) else { return };
+        let port = Port { ip, pins: port.pins.map(|_| Pins { mac, ip }), ..Port::clone(port) };
         self.shared.publish(|snapshot| snapshot.set_port(port));
     }
 
@@ -282,6 +282,13 @@ impl<H: Host> Control<H> {
         Ok(info)
     }
 
+    /// What the DHCP server of a network says.
+    pub(super) fn dhcp_info(&self, name: &Name) -> Result<DhcpInfo, Error> {
+        let network = self.network(name.as_str())?;
+        let settings = self.dhcp.networks.get(&network.id).map(|served| served.settings.clone());
+        Ok(dhcp_info(&network.name, network.dhcp, &settings.unwrap_or_default()))
+    }
+
     pub(super) fn dhcp_leases(&self, asked: &DhcpLeases, now: Time) -> Result<Vec<LeaseInfo>, Error> {
         let only = asked.network.as_ref().map(|name| self.network(name.as_str())).transpose()?;
         let snapshot = self.snapshot();
@@ -317,7 +324,7 @@ fn heard_addresses(network: &Network, client: MacAddr, now: Time) -> HashSet<Ipv
     others.map(|entry| entry.ip).collect()
 }
 
-fn dhcp_info(network: &str, enabled: bool, settings: &Settings) -> DhcpInfo {
+pub(super) fn dhcp_info(network: &str, enabled: bool, settings: &Settings) -> DhcpInfo {
     DhcpInfo {
         network: network.to_owned(),
         enabled,

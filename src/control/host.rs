@@ -77,6 +77,8 @@ pub struct PortPlan {
     pub address: Option<Ipv4Net>,
     /// The default route's next hop; only in a namespace.
     pub gateway: Option<Ipv4Addr>,
+    /// The server that the namespace's resolv.conf names, if it is to have one.
+    pub resolver: Option<Ipv4Addr>,
     /// Largest IP packet, in bytes.
     pub mtu: u16,
 }
@@ -150,6 +152,9 @@ pub trait Host: std::fmt::Debug {
     /// # Errors
     /// What the kernel refuses.
     fn set_port_mtu(&mut self, id: PortId, mtu: u16) -> Result<(), Error>;
+
+    /// Returns when no worker decides by an older snapshot than the one that is published.
+    fn settle(&mut self);
 
     /// Sets the default route of the namespace that a port's interface is in, by that interface: to a next hop, or to
     /// none.

@@ -21,6 +21,7 @@ use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
 use crate::host::netns::Netns;
+use crate::host::resolv_conf::ResolvConf;
 use crate::host::sockets::busy_ports;
 use crate::host::{ErrorKind, HostError, netlink};
 use crate::limits::ADDRESS_PROBE_WAIT;
@@ -31,6 +32,7 @@ use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
 use crate::service::dhcp::client::Config;
+use crate::service::relay::{Door, Doors};
 use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{WorkerOptions, WorkerPool, now};
 
@@ -60,6 +62,8 @@ struct Opened {
     watched: Weak<dyn Device>,
     attachment: Attachment,
     netns: Option<NetnsIdentity>,
+    /// Removed with the port.
+    _resolv_conf: Option<ResolvConf>,
 }
 
 impl Opened {
@@ -84,6 +88,8 @@ pub struct LinuxHost {
     uplink: Option<UplinkSettings>,
     ports: HashMap<PortId, Opened>,
     reserved: Vec<(Listen, Vec<Reserved>)>,
+    /// Where processes of the host reach what is published.
+    doors: Doors,
     guard: Option<Guard>,
 }
 
@@ -95,6 +101,7 @@ impl LinuxHost {
         worker_count: usize,
         offload: bool,
         uplink: Option<UplinkSettings>,
+        doors: Doors,
     ) -> Self {
         LinuxHost {
             workers,
@@ -103,6 +110,7 @@ impl LinuxHost {
             uplink,
             ports: HashMap::new(),
             reserved: Vec::new(),
+            doors,
             guard: None,
         }
     }
@@ -225,6 +233,12 @@ impl LinuxHost {
     }
 }
 
+/// The doors that a publication has.
+fn doors(listen: &Listen) -> impl Iterator<Item = Door> {
+    let &Listen { protocol, ip, .. } = listen;
+    listen.ports.clone().map(move |port| Door { protocol, ip, port })
+}
+
 impl Host for LinuxHost {
     fn identify(&mut self, attachment: &Attachment) -> Result<Option<NetnsIdentity>, Error> {
         attachment.netns().map(|netns| Ok(Netns::open(netns)?.id()?)).transpose()
@@ -232,10 +246,17 @@ impl Host for LinuxHost {
 
     fn open_port(&mut self, id: PortId, plan: &PortPlan) -> Result<(), Error> {
         let netns = self.identify(&plan.attachment)?;
+        let resolv_conf = match (plan.attachment.netns(), plan.resolver) {
+            (Some(netns), Some(resolver)) => Some(ResolvConf::write(netns, resolver)?),
+            _ => None,
+        };
         let device = self.open_device(plan)?;
         let watched = Arc::downgrade(&device);
         let attachment = plan.attachment.clone();
-        self.ports.insert(id, Opened { device: Some(device), watched, attachment, netns });
+        self.ports.insert(
+            id,
+            Opened { device: Some(device), watched, attachment, netns, _resolv_conf: resolv_conf },
+        );
         Ok(())
     }
 
@@ -280,6 +301,10 @@ impl Host for LinuxHost {
             // Its owner sets it; the switch only stops sending more.
             Attachment::Device { .. } => Ok(()),
         }
+    }
+
+    fn settle(&mut self) {
+        self.workers.settle();
     }
 
     fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
@@ -365,11 +390,19 @@ impl Host for LinuxHost {
 
     fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
         let ports = listen.ports.clone().map(|port| reserve(listen.protocol, listen.ip, port));
-        self.reserved.push((listen.clone(), ports.collect::<Result<_, _>>()?));
+        let reserved = ports.collect::<Result<Vec<_>, _>>()?;
+        for (door, reserved) in doors(listen).zip(&reserved) {
+            match reserved.socket() {
+                Ok(socket) => self.doors.open(door, socket),
+                Err(error) => log::warn!("{listen}: not served for this host's own processes: {error}"),
+            }
+        }
+        self.reserved.push((listen.clone(), reserved));
         Ok(())
     }
 
     fn release(&mut self, listen: &Listen) {
+        doors(listen).for_each(|door| self.doors.close(door));
         self.reserved.retain(|(other, _)| other != listen);
     }
 

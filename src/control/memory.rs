@@ -127,6 +127,8 @@ impl Host for MemoryHost {
         Ok(())
     }
 
+    fn settle(&mut self) {}
+
     fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
         self.may_fail()?;
         if let Some((plan, _)) = self.open.get_mut(&id) {

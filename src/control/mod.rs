@@ -33,6 +33,10 @@ pub mod name;
 mod network_tests;
 mod networks;
 mod observe;
+mod policies;
+pub mod policy_spec;
+#[cfg(test)]
+mod policy_tests;
 mod ports;
 mod publications;
 pub mod publish_spec;

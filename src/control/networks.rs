@@ -143,11 +143,13 @@ impl<H: Host> Control<H> {
                 NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(mtu)?,
             }
         }
-        let published = |record: &&PublicationRecord| before.ports.contains(&record.to);
+        let published = |record: &&PublicationRecord| {
+            record.targets.iter().any(|target| before.ports.contains(&target.to))
+        };
         if let Some(record) =
             self.publications.iter().find(published).filter(|_| after.mode != NetworkMode::Nat)
         {
-            let why = format_args!("{} is published to {}", record.spec, record.to_name);
+            let why = format_args!("{} is published to {}", record.spec, record.target_names());
             return Err(Error::exists(&set.name, why, "take it back first: vswitchctl publish rm"));
         }
         let snapshot = self.snapshot();

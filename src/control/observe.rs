@@ -1,5 +1,6 @@
 //! What only looks: tables, counters, drops. And the small changes of tables that need no host.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::apply::Control;
@@ -7,20 +8,22 @@ use super::error::Error;
 use super::host::Host;
 use super::request::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow};
 use super::response::{
-    ConnectionInfo, ConnectionStats, Counts, DropInfo, FdbEntry, Limits, NeighborInfo, PortStats, StateInfo,
-    Stats, Status, Timeout, UplinkInfo, Usage,
+    ConnectionInfo, ConnectionStats, Counts, DropInfo, DroppedFrame, FdbEntry, Limits, NeighborInfo,
+    PortStats, StateInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use super::samples;
-use crate::addr::{PortId, Protocol};
+use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
+use crate::drops::DropReason;
 use crate::limits::{
     CONNECTIONS_PER_PORT, MAC_AGEING_RANGE, MAC_TABLE_SIZE, NETWORKS_MAX, PORTS_MAX, PUBLICATIONS_MAX,
-    TIMEOUT_MAX,
+    RULES_MAX, TIMEOUT_MAX,
 };
 use crate::shared::{DropSample, Neighbors};
 use crate::snapshot::Port;
 use crate::table::conntrack::{Info, Timeouts};
+use crate::table::policy::Question;
 
 /// Dropped frames that are listed per reason and port.
 const SAMPLES_LISTED: usize = 8;
@@ -57,6 +60,7 @@ impl<H: Host> Control<H> {
                 ports: PORTS_MAX - 1,
                 networks: NETWORKS_MAX,
                 publications: PUBLICATIONS_MAX,
+                rules: RULES_MAX,
                 connections_per_port: CONNECTIONS_PER_PORT,
                 macs_per_network: MAC_TABLE_SIZE,
             },
@@ -249,10 +253,39 @@ impl<H: Host> Control<H> {
                 .iter()
                 .filter(|sample| of(sample, reason))
                 .take(SAMPLES_LISTED)
-                .map(|sample| samples::describe(sample, now))
+                .map(|sample| self.describe_drop(sample, now))
                 .collect(),
         });
         rows.collect()
+    }
+
+    /// Describes a dropped frame, and which rule refuses it.
+    fn describe_drop(&self, sample: &DropSample, now: Time) -> DroppedFrame {
+        let mut frame = samples::describe(sample, now);
+        let (Some(IpAddr::V4(src)), Some(IpAddr::V4(dst))) = (frame.src, frame.dst) else { return frame };
+        if sample.reason != DropReason::PolicyDenied {
+            return frame;
+        }
+        let snapshot = self.snapshot();
+        let protocol = match frame.proto.as_deref() {
+            Some("tcp") => Some(Protocol::Tcp),
+            Some("udp") => Some(Protocol::Udp),
+            Some("icmp") => Some(Protocol::Icmp),
+            _ => None,
+        };
+        let (client, called) =
+            (Endpoint::new(src, frame.sport.unwrap_or(0)), Endpoint::new(dst, frame.dport.unwrap_or(0)));
+        let publications = &snapshot.publications;
+        let published = protocol.and_then(|protocol| publications.find(protocol, called));
+        let target = published.and_then(|p| publications.choose(p, called.port, client));
+        let called = target.map_or(called, |target| target.endpoint);
+        let from = match snapshot.port(sample.port).filter(|port| port.network.is_some()) {
+            Some(port) => snapshot.end_at(port, src),
+            None => snapshot.end(src),
+        };
+        let to = snapshot.end(called.ip);
+        frame.rule = self.refusing_rule(&Question { from, to, protocol, port: called.port });
+        frame
     }
 
     pub(super) fn stats(&self) -> Stats {

@@ -1,5 +1,6 @@
 //! Ports: names, addresses, and the devices behind them.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -41,6 +42,10 @@ pub(super) struct NewInterface<'a> {
     pub(super) no_address: bool,
     /// Whether a default route may lead out by it.
     pub(super) may_lead_out: bool,
+    /// Names that it has besides the port's.
+    pub(super) aliases: Arc<[String]>,
+    /// Whether its namespace gets a resolv.conf that names the gateway.
+    pub(super) dns: bool,
 }
 
 impl<H: Host> Control<H> {
@@ -58,7 +63,11 @@ impl<H: Host> Control<H> {
         let gone = || Error::not_found(name, "no such port", "see vswitchctl port ls");
         let port = snapshot.port(record.id).ok_or_else(gone)?;
         let totals = port.counters.totals();
-        let published = self.publish_ls(now).into_iter().filter(|p| p.target_port == name.as_str()).collect();
+        let published = self
+            .publish_ls(now)
+            .into_iter()
+            .filter(|p| p.targets.iter().any(|target| target.port == name.as_str()))
+            .collect();
         let interfaces = self.ports.all(name).iter().map(|record| self.port_info(name, record)).collect();
         Ok(PortDetail {
             port: self.port_info(name, record),
@@ -101,6 +110,7 @@ impl<H: Host> Control<H> {
         if let Some(first) = self.ports.get(&add.name) {
             let there = self.ports.on(&add.name, network.id).unwrap_or(first);
             check_same(add, &attachment, netns, &network, there)?;
+            self.check_same_names(add, there)?;
             return Ok(self.port_info(&add.name, there));
         }
         self.check_device(&attachment)?;
@@ -113,6 +123,8 @@ impl<H: Host> Control<H> {
             mac: add.mac,
             no_address: add.no_address,
             may_lead_out: true,
+            aliases: aliases(add),
+            dns: add.dns,
         };
         self.plug(new, now)
     }
@@ -140,6 +152,7 @@ impl<H: Host> Control<H> {
             mac,
             address: with_prefix,
             gateway: leads_out.then_some(network.gateway),
+            resolver: new.dns.then_some(network.gateway),
             mtu: network.mtu,
             attachment: attachment.clone(),
         };
@@ -147,6 +160,8 @@ impl<H: Host> Control<H> {
 
         let is_host = matches!(attachment, Attachment::Host { .. });
         let port = Port {
+            ip,
+            aliases: new.aliases,
             pins: Some(Pins { mac, ip }),
             host: with_prefix.filter(|_| is_host),
             ..self.new_port(id, name, network.id, network.mtu)
@@ -167,6 +182,7 @@ impl<H: Host> Control<H> {
             mac,
             no_address,
             has_default_route: leads_out,
+            dns: new.dns,
         };
         let made = self.port_info(name, &record);
         log::info!("port {name}: attached to network {}", network.name);
@@ -198,7 +214,7 @@ impl<H: Host> Control<H> {
     pub(super) fn detach(&mut self, id: PortId, now: Time) -> Option<PortRecord> {
         let (name, record) = self.ports.remove(id)?;
         let snapshot = self.snapshot();
-        self.unpublish_where(|publication| publication.to == record.id, now);
+        self.unpublish_port(record.id, now);
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
         self.dhcp.leave(record.network, &name, now);
@@ -262,6 +278,8 @@ impl<H: Host> Control<H> {
             id,
             name: name.to_string(),
             network: (id != PortId::UPLINK).then_some(network),
+            ip: None,
+            aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
@@ -311,6 +329,17 @@ impl<H: Host> Control<H> {
         }
     }
 
+    /// Whether a port that exists has the names that an `add` of it asks for.
+    fn check_same_names(&self, add: &PortAdd, there: &PortRecord) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        let same = snapshot.port(there.id).is_some_and(|port| port.aliases == aliases(add));
+        if same && add.dns == there.dns {
+            return Ok(());
+        }
+        let hint = format!("choose another name, or remove it first: vswitchctl port rm {}", add.name);
+        Err(Error::exists(&add.name, "exists with other aliases, or another resolv.conf", hint))
+    }
+
     /// An interface can be one port only, and never the uplink.
     fn check_device(&self, attachment: &Attachment) -> Result<(), Error> {
         let Attachment::Device { ifname } = attachment else { return Ok(()) };
@@ -357,6 +386,10 @@ pub(super) fn not_connected(port: &Name, network: &str) -> Error {
 
 fn attachment(add: &PortAdd) -> Result<Attachment, Error> {
     let one = "give one of netns, tap and device";
+    if add.dns && add.netns.is_none() {
+        let why = "a resolv.conf is for a namespace, and the interface stays in this one";
+        return Err(Error::usage(&add.name, why, "leave dns out"));
+    }
     match (&add.netns, &add.tap, &add.device) {
         (Some(netns), None, None) => {
             let ifname = add.ifname.as_ref().map_or(DEFAULT_IFNAME, |ifname| ifname.as_str());
@@ -370,6 +403,12 @@ fn attachment(add: &PortAdd) -> Result<Attachment, Error> {
         (None, None, None) => Err(Error::usage(&add.name, "nothing to attach to", one)),
         _ => Err(Error::usage(&add.name, "several things to attach to", one)),
     }
+}
+
+/// The names that a port is to have besides its own, each once.
+fn aliases(add: &PortAdd) -> Arc<[String]> {
+    let names: BTreeSet<_> = add.aliases.iter().map(ToString::to_string).collect();
+    names.into_iter().collect()
 }
 
 /// Whether an `add` of a port that exists asks for that very port.

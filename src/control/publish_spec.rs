@@ -1,14 +1,19 @@
 //! What is published where: the grammar of Docker's `-p`.
 //!
 //! ```text
-//! publication = listen ":" ports [ "/" protocol ]      8080:80   10.0.0.1:5000-5009:5000-5009/udp
-//! listen      = [ ip ":" ] ports
+//! publication = [ [ ip ":" ] [ ports ] ":" ] ports [ "/" protocol ]
 //! ports       = port [ "-" port ]
 //! protocol    = "tcp" | "udp"                          tcp unless said
 //! ```
 //!
-//! Both ranges have the same length, and their ports correspond one to one. The address `0.0.0.0` is the
-//! same as none: every address of the uplink.
+//! | | |
+//! |---|---|
+//! | `8080:80` | port 8080 of every address of the uplink leads to the container's port 80 |
+//! | `10.0.0.1:5000-5009:6000-6009/udp` | ten ports, one to one; the ranges have the same length |
+//! | `8000-8099:80` | the first free one of a hundred |
+//! | `80`, `10.0.0.1::80` | any free one ([`PUBLISH_PORTS`]) |
+//!
+//! The address `0.0.0.0` is the same as none: every address of the uplink.
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -19,8 +24,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::Error;
 use crate::addr::Protocol;
+use crate::limits::PUBLISH_PORTS;
 
-const GRAMMAR: &str = "write [IP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]";
+const GRAMMAR: &str = "write [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]";
 
 /// Where a publication listens: protocol, address and ports on the uplink.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +64,46 @@ impl PublishSpec {
     }
 }
 
+/// What is to be published: a [`PublishSpec`], or several of which one is to be chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishWish {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The address of the uplink; `None` for every one.
+    pub ip: Option<Ipv4Addr>,
+    /// The external ports; `None` for any.
+    pub ports: Option<RangeInclusive<u16>>,
+    /// The container's ports.
+    pub target: RangeInclusive<u16>,
+}
+
+impl PublishWish {
+    /// What may be chosen, best first. There is at least one.
+    pub fn choices(&self) -> impl Iterator<Item = PublishSpec> {
+        let ports = self.ports.clone().unwrap_or(PUBLISH_PORTS);
+        let (first, last) = (u32::from(*ports.start()), u32::from(*ports.end()));
+        let extra = u32::from(self.target.end() - self.target.start());
+        (first..=last.saturating_sub(extra)).filter_map(move |first| {
+            let ports = u16::try_from(first).ok()?..=u16::try_from(first + extra).ok()?;
+            Some(PublishSpec {
+                listen: Listen { protocol: self.protocol, ip: self.ip, ports },
+                target_first: *self.target.start(),
+            })
+        })
+    }
+
+    /// Whether a publication is one of the choices.
+    pub fn is_met_by(&self, spec: &PublishSpec) -> bool {
+        let PublishSpec { listen, target_first } = spec;
+        let within = |ports: &RangeInclusive<u16>| {
+            ports.contains(listen.ports.start()) && ports.contains(listen.ports.end())
+        };
+        (listen.protocol, listen.ip, *target_first) == (self.protocol, self.ip, *self.target.start())
+            && listen.ports.len() == self.target.len()
+            && within(&self.ports.clone().unwrap_or(PUBLISH_PORTS))
+    }
+}
+
 /// What `publish rm` takes: a publication as it was added, or only where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublish {
@@ -71,13 +117,8 @@ impl FromStr for Unpublish {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let (ports, protocol) = split_protocol(text)?;
-        let mut fields: Vec<&str> = ports.split(':').collect();
-        let ip = match fields.first() {
-            Some(first) if first.contains('.') => Some(parse_ip(text, fields.remove(0))?),
-            _ => None,
-        };
-        let (host, target) = match fields[..] {
+        let Fields { protocol, ip, ports } = Fields::parse(text)?;
+        let (host, target) = match ports[..] {
             [host] => (host, None),
             [host, target] => (host, Some(target)),
             _ => return Err(wrong(text, "too many fields")),
@@ -85,28 +126,59 @@ impl FromStr for Unpublish {
         let ports = parse_range(text, host)?;
         let target = target.map(|target| parse_range(text, target)).transpose()?;
         if target.as_ref().is_some_and(|target| target.len() != ports.len()) {
-            return Err(Error::usage(
-                text,
-                "the two port ranges differ in length",
-                "give as many container ports as host ports",
-            ));
+            return Err(differ(text));
         }
-        let ip = ip.filter(|ip| !ip.is_unspecified());
         let target_first = target.map(|target| *target.start());
         Ok(Unpublish { listen: Listen { protocol, ip, ports }, target_first })
     }
 }
 
-impl FromStr for PublishSpec {
+impl FromStr for PublishWish {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let Unpublish { listen, target_first } = text.parse()?;
-        let Some(target_first) = target_first else {
-            return Err(wrong(text, "only one port given, but a host's and a container's are needed"));
+        let Fields { protocol, ip, ports } = Fields::parse(text)?;
+        let (host, target) = match ports[..] {
+            [target] if ip.is_none() => ("", target),
+            [host, target] if ip.is_some() || !host.is_empty() => (host, target),
+            [_] | [_, _] => return Err(wrong(text, "'' is not a port number")),
+            _ => return Err(wrong(text, "too many fields")),
         };
-        Ok(PublishSpec { listen, target_first })
+        let ports = if host.is_empty() { None } else { Some(parse_range(text, host)?) };
+        let target = parse_range(text, target)?;
+        let fits = |ports: &RangeInclusive<u16>| ports.len() == target.len() || target.len() == 1;
+        if ports.as_ref().is_some_and(|ports| !fits(ports)) {
+            return Err(differ(text));
+        }
+        Ok(PublishWish { protocol, ip, ports, target })
     }
+}
+
+/// The parts of a publication's text.
+struct Fields<'a> {
+    protocol: Protocol,
+    ip: Option<Ipv4Addr>,
+    ports: Vec<&'a str>,
+}
+
+impl<'a> Fields<'a> {
+    fn parse(text: &'a str) -> Result<Self, Error> {
+        let (ports, protocol) = split_protocol(text)?;
+        if ports.starts_with('[') {
+            return Err(Error::usage(text, "IPv6 is switched, not published", "publish on an IPv4 address"));
+        }
+        let mut ports: Vec<&str> = ports.split(':').collect();
+        let ip = match ports.first() {
+            Some(first) if first.contains('.') => Some(parse_ip(text, ports.remove(0))?),
+            _ => None,
+        };
+        Ok(Fields { protocol, ip: ip.filter(|ip| !ip.is_unspecified()), ports })
+    }
+}
+
+fn differ(text: &str) -> Error {
+    let hint = "give as many container ports as host ports";
+    Error::usage(text, "the two port ranges differ in length", hint)
 }
 
 fn split_protocol(text: &str) -> Result<(&str, Protocol), Error> {
@@ -122,7 +194,8 @@ fn parse_ip(text: &str, ip: &str) -> Result<Ipv4Addr, Error> {
     ip.parse().map_err(|_| wrong(text, format_args!("{ip} is not an IPv4 address")))
 }
 
-fn parse_range(text: &str, range: &str) -> Result<RangeInclusive<u16>, Error> {
+/// Reads a port, or a range of them.
+pub(super) fn parse_range(text: &str, range: &str) -> Result<RangeInclusive<u16>, Error> {
     let (first, last) = range.split_once('-').unwrap_or((range, range));
     let (first, last) = (parse_port(text, first)?, parse_port(text, last)?);
     if first > last {
@@ -187,13 +260,29 @@ impl fmt::Display for Unpublish {
     }
 }
 
-impl Serialize for PublishSpec {
+impl fmt::Display for PublishWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(ip) = self.ip {
+            write!(f, "{ip}:")?;
+        }
+        if let Some(ports) = &self.ports {
+            write_range(f, *ports.start(), *ports.end())?;
+        }
+        if self.ip.is_some() || self.ports.is_some() {
+            f.write_str(":")?;
+        }
+        write_range(f, *self.target.start(), *self.target.end())?;
+        write!(f, "/{}", self.protocol)
+    }
+}
+
+impl Serialize for PublishWish {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for PublishSpec {
+impl<'de> Deserialize<'de> for PublishWish {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
@@ -217,45 +306,70 @@ mod tests {
 
     use super::*;
 
-    fn parsed(text: &str) -> PublishSpec {
+    fn parsed(text: &str) -> PublishWish {
         text.parse().unwrap()
+    }
+
+    fn choices(text: &str) -> Vec<String> {
+        parsed(text).choices().map(|spec| spec.to_string()).collect()
     }
 
     #[test]
     fn every_form_of_the_grammar_is_understood() {
-        let plain = parsed("8080:80");
-        assert_eq!(plain.listen, Listen { protocol: Protocol::Tcp, ip: None, ports: 8080..=8080 });
-        assert_eq!(plain.target_first, 80);
-        let full = parsed("10.0.0.1:5000-5009:6000-6009/udp");
-        assert_eq!(full.listen.ip, Some(Ipv4Addr::new(10, 0, 0, 1)));
-        assert_eq!((full.listen.protocol, full.listen.ports.clone()), (Protocol::Udp, 5000..=5009));
+        for (text, choice) in [
+            ("8080:80", "8080:80/tcp"),
+            ("8080:80/udp", "8080:80/udp"),
+            ("0.0.0.0:8080:80", "8080:80/tcp"),
+            ("10.0.0.1:5000-5009:6000-6009/udp", "10.0.0.1:5000-5009:6000-6009/udp"),
+            ("7000-7009:7000-7009", "7000-7009:7000-7009/tcp"),
+        ] {
+            assert_eq!(choices(text), [choice], "{text}");
+        }
+        let full = parsed("10.0.0.1:5000-5009:6000-6009/udp").choices().next().unwrap();
         assert_eq!(full.pairs().last(), Some((5009, 6009)));
-        assert_eq!(parsed("0.0.0.0:8080:80"), plain);
         let rm: Unpublish = "10.0.0.1:53/udp".parse().unwrap();
         assert_eq!((rm.listen.ports, rm.target_first), (53..=53, None));
     }
 
     #[test]
+    fn where_docker_chooses_there_is_a_choice() {
+        assert_eq!(choices("8000-8002:80"), ["8000:80/tcp", "8001:80/tcp", "8002:80/tcp"]);
+        let (first, last) = (PUBLISH_PORTS.start(), PUBLISH_PORTS.end());
+        for (text, ip) in [("80", ""), ("10.0.0.1::80/udp", "10.0.0.1:")] {
+            let all = choices(text);
+            assert_eq!(all.len(), PUBLISH_PORTS.len());
+            assert!(all[0].starts_with(&format!("{ip}{first}:80/")), "{}", all[0]);
+        }
+        assert_eq!(choices("80-89").last(), Some(&format!("{}-{last}:80-89/tcp", last - 9)));
+        let chosen = |text: &str| parsed(text).choices().next().unwrap();
+        assert!(parsed("80").is_met_by(&chosen("40000:80")));
+        assert!(!parsed("80").is_met_by(&chosen("8080:80")));
+        assert!(parsed("8000-8002:80").is_met_by(&chosen("8001:80")));
+        assert!(!parsed("8000-8002:80").is_met_by(&chosen("8001:81")));
+    }
+
+    #[test]
     fn every_wrong_form_says_what_to_do() {
         for (text, why) in [
-            ("80", "only one port given"),
             ("", "is not a port number"),
             ("8080:", "is not a port number"),
             (":80", "is not a port number"),
+            ("10.0.0.1:80", "is not a port number"),
             ("+80:80", "is not a port number"),
             ("0:80", "there is no port 0"),
             ("80:0", "there is no port 0"),
             ("65536:80", "there is no port 65536"),
             ("90-80:90-80", "runs backwards"),
-            ("80-90:80", "differ in length"),
+            ("80-90:80-81", "differ in length"),
+            ("80:80-81", "differ in length"),
             ("1:2:3", "too many fields"),
             ("10.0.0.1:1:2:3", "too many fields"),
             ("10.0.0:80:80", "is not an IPv4 address"),
-            ("[::1]:80:80", "too many fields"),
+            ("[::1]:80:80", "IPv6 is switched"),
             ("80:80/sctp", "unknown protocol sctp"),
             ("80:80/tcp/udp", "unknown protocol"),
         ] {
-            let error = text.parse::<PublishSpec>().unwrap_err();
+            let error = text.parse::<PublishWish>().unwrap_err();
             assert!(error.why.contains(why), "{text}: {error}");
             assert!(!error.hint.is_empty(), "{text}");
         }
@@ -280,7 +394,9 @@ mod tests {
             let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
             let listen = Listen { protocol, ip: ip.map(Ipv4Addr::from), ports: first..=first + extra };
             let spec = PublishSpec { listen, target_first: target };
-            prop_assert_eq!(&spec.to_string().parse::<PublishSpec>().unwrap(), &spec);
+            let wish: PublishWish = spec.to_string().parse().unwrap();
+            prop_assert_eq!(&wish.to_string().parse::<PublishWish>().unwrap(), &wish);
+            prop_assert_eq!(wish.choices().collect::<Vec<_>>(), [spec.clone()]);
             let rm: Unpublish = spec.to_string().parse().unwrap();
             prop_assert_eq!(&rm.to_string().parse::<Unpublish>().unwrap(), &rm);
             prop_assert_eq!(rm.listen, spec.listen);
@@ -288,7 +404,8 @@ mod tests {
 
         #[test]
         fn no_text_panics(text in "[0-9:./a-z\\-]{0,40}") {
-            let _ = text.parse::<PublishSpec>();
+            let _ = text.parse::<PublishWish>();
+            let _ = text.parse::<Unpublish>();
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct PortRecord {
     pub(super) no_address: bool,
     /// Whether the container's default route leads out by it.
     pub(super) has_default_route: bool,
+    /// Whether its namespace was given a resolv.conf.
+    pub(super) dns: bool,
 }
 
 impl PortRecord {

@@ -20,9 +20,11 @@ use serde::{Deserialize, Serialize};
 use super::dhcp_setting::DhcpSetting;
 use super::error::Error;
 use super::name::{IfName, Name, NetnsName};
-use super::publish_spec::{PublishSpec, Unpublish};
+use super::policy_spec::{PlaceSpec, Places, PortRange, RuleName, WhichRule};
+use super::publish_spec::{PublishWish, Unpublish};
 use crate::addr::{MacAddr, Protocol};
 use crate::snapshot::NetworkMode;
+use crate::table::policy::Action;
 
 mod networks;
 
@@ -147,6 +149,16 @@ requests! {
     PublishLs(NoArguments) = "publish" "ls" reads,
     /// Take a publication back.
     PublishRm(PublishRm) = "publish" "rm" changes,
+    /// Add a rule.
+    PolicyAdd(PolicyAdd) = "policy" "add" changes,
+    /// All rules, in their order.
+    PolicyLs(NoArguments) = "policy" "ls" reads,
+    /// Remove a rule.
+    PolicyRm(PolicyRm) = "policy" "rm" changes,
+    /// Show the defaults of networks, after changing one if it is given.
+    PolicyDefault(PolicyDefault) = "policy" "default" changes,
+    /// What decides about a connection.
+    PolicyCheck(PolicyCheck) = "policy" "check" reads,
     /// The addresses that DHCP clients have.
     DhcpLeases(DhcpLeases) = "dhcp" "leases" reads,
     /// Dropped frames by reason and port.
@@ -325,6 +337,15 @@ pub struct PortAdd {
     #[arg(long)]
     #[serde(default)]
     pub no_address: bool,
+    /// Another name of it in the DNS of its network; may be given several times, and to several ports
+    #[arg(long = "alias", value_name = "NAME")]
+    #[serde(default)]
+    pub aliases: Vec<Name>,
+    /// Give its namespace, which must have a name, a resolv.conf that names the gateway (/etc/netns/NETNS/resolv.conf,
+    /// which ip netns exec lays over /etc/resolv.conf)
+    #[arg(long, conflicts_with_all = ["tap", "device"])]
+    #[serde(default)]
+    pub dns: bool,
 }
 
 /// Changes settings of a port.
@@ -557,12 +578,35 @@ impl FromStr for TimeoutSetting {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
 pub struct PublishAdd {
-    /// What to publish, as `docker run -p` writes it
-    #[arg(value_name = "[IP:]HOSTPORT[-END]:PORT[-END][/tcp|udp]")]
-    pub spec: PublishSpec,
-    /// The port of the switch that it leads to
-    #[arg(long, value_name = "PORTNAME")]
-    pub to: Name,
+    /// What to publish, as `docker run -p` writes it; without a host port, a free one is chosen
+    #[arg(value_name = "[[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]")]
+    pub spec: PublishWish,
+    /// The port of the switch that it leads to; of several, each connection goes to one
+    #[arg(long, value_name = "PORTNAME", required = true, value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_many")]
+    pub to: Vec<Name>,
+    /// Only for the uplink's LAN: its own prefix and private ranges
+    #[arg(long, conflicts_with = "loopback")]
+    #[serde(default)]
+    pub lan: bool,
+    /// Only for this host, by 127.0.0.1
+    #[arg(long)]
+    #[serde(default)]
+    pub loopback: bool,
+}
+
+/// A list, or its only element.
+fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Name>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        One(Name),
+        Many(Vec<Name>),
+    }
+    Ok(match Either::deserialize(deserializer)? {
+        Either::One(name) => vec![name],
+        Either::Many(names) => names,
+    })
 }
 
 /// Takes a publication back.
@@ -576,6 +620,81 @@ pub struct PublishRm {
     #[arg(long)]
     #[serde(default)]
     pub if_exists: bool,
+}
+
+/// Adds a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyAdd {
+    /// allow or deny
+    #[arg(value_parser = parse_action)]
+    pub action: Action,
+    /// Put it before the rule with this number [default: behind the last one]
+    #[arg(long, value_name = "N")]
+    pub before: Option<usize>,
+    /// Who opens the connection: networks, ports, prefixes, internet, lan, host, with commas between
+    /// [default: anybody]
+    #[arg(long, value_name = "NETWORK|PORT|CIDR|internet|lan|host,...")]
+    #[serde(default)]
+    pub from: Option<Places>,
+    /// Whom it is opened to, as --from
+    #[arg(long, value_name = "NETWORK|PORT|CIDR|internet|lan|host,...")]
+    #[serde(default)]
+    pub to: Option<Places>,
+    /// Only tcp, udp or icmp
+    #[arg(long, value_parser = parse_protocol)]
+    pub proto: Option<Protocol>,
+    /// Only this port or these ports of who is called, of TCP or UDP; for what is published, the container's
+    #[arg(long, value_name = "PORT[-END]")]
+    pub dport: Option<PortRange>,
+    /// What to call it
+    #[arg(long, value_name = "TEXT")]
+    pub name: Option<RuleName>,
+}
+
+/// Removes a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyRm {
+    /// Its number or its name
+    #[arg(value_name = "N|NAME")]
+    pub rule: WhichRule,
+    /// Succeed if it does not exist
+    #[arg(long)]
+    #[serde(default)]
+    pub if_exists: bool,
+}
+
+/// Changes what happens between two networks where no rule decides.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyDefault {
+    /// The network of who opens a connection; without it, all defaults are shown
+    #[arg(requires = "to")]
+    pub from: Option<Name>,
+    /// The network of whom it is opened to
+    #[arg(requires = "action")]
+    pub to: Option<Name>,
+    /// allow or deny
+    #[arg(value_parser = parse_action)]
+    pub action: Option<Action>,
+}
+
+/// Asks what decides about a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyCheck {
+    /// Who opens it: a port, a network, an address, internet, lan or host
+    #[arg(long)]
+    pub from: PlaceSpec,
+    /// Whom it is opened to
+    #[arg(long)]
+    pub to: PlaceSpec,
+    /// tcp, udp or icmp
+    #[arg(value_parser = parse_protocol)]
+    pub proto: Protocol,
+    /// The port, of TCP or UDP
+    pub port: Option<u16>,
 }
 
 /// Chooses dropped frames.
@@ -617,6 +736,14 @@ fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
         "routed" => Ok(NetworkMode::Routed),
         "internal" => Ok(NetworkMode::Internal),
         _ => Err(Error::usage(text, "no such mode", "nat, routed or internal")),
+    }
+}
+
+fn parse_action(text: &str) -> Result<Action, Error> {
+    match text {
+        "allow" => Ok(Action::Allow),
+        "deny" => Ok(Action::Deny),
+        _ => Err(Error::usage(text, "no such action", "allow or deny")),
     }
 }
 
@@ -667,7 +794,16 @@ mod tests {
             ("port", "rm", r#"{"name":"web","if_exists":true}"#),
             ("ct", "timeouts", r#"{"settings":[{"key":"udp","seconds":30}]}"#),
             ("publish", "add", r#"{"spec":"10.0.0.1:80-81:80-81/udp","to":"web"}"#),
+            ("publish", "add", r#"{"spec":"80","to":["web","db"],"lan":true}"#),
             ("publish", "rm", r#"{"spec":"80"}"#),
+            (
+                "policy",
+                "add",
+                r#"{"action":"deny","from":"web","to":"lan,host","proto":"tcp","dport":"1-80"}"#,
+            ),
+            ("policy", "rm", r#"{"rule":3}"#),
+            ("policy", "default", r#"{"from":"a","to":"b","action":"allow"}"#),
+            ("policy", "check", r#"{"from":"web","to":"internet","proto":"tcp","port":80}"#),
             ("drops", "", r#"{"since":10}"#),
         ] {
             let request = Request::parse(noun, verb, body.as_bytes()).unwrap();
@@ -687,8 +823,29 @@ mod tests {
             ),
             ("drops --since 10s", "drops", "", r#"{"since":10}"#),
             ("status", "status", "", ""),
+            (
+                "policy add --before 2 deny --from web --to lan,host --proto tcp --dport 80-90 --name x",
+                "policy",
+                "add",
+                r#"{"action":"deny","before":2,"from":"web","to":"lan,host","proto":"tcp","dport":"80-90","name":"x"}"#,
+            ),
+            (
+                "publish add 8080:80 --to web --to db --lan",
+                "publish",
+                "add",
+                r#"{"spec":"8080:80","to":["web","db"],"lan":true}"#,
+            ),
+            (
+                "policy check --from web --to 10.0.0.1 tcp 80",
+                "policy",
+                "check",
+                r#"{"from":"web","to":"10.0.0.1","proto":"tcp","port":80}"#,
+            ),
         ] {
             assert_eq!(Request::from_line(line), Request::parse(noun, verb, body.as_bytes()));
+        }
+        for wrong in ["policy add frob", "policy default a", "policy default a b", "policy check tcp 80"] {
+            assert_eq!(Request::from_line(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");
         }
         for wrong in ["", "port", "port frob", "port add", "port rm web web", "status --frob"] {
             assert_eq!(Request::from_line(wrong).unwrap_err().kind, Kind::Usage, "{wrong}");

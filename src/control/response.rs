@@ -13,6 +13,7 @@ use super::error::Error;
 use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol};
 use crate::snapshot::{NetworkMode, Policing, UplinkMode};
+use crate::table::policy::Action;
 
 /// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,6 +36,10 @@ pub enum Response {
     Timeouts(Vec<Timeout>),
     Publications(Vec<PublicationInfo>),
     Publication(PublicationInfo),
+    Rules(Vec<RuleInfo>),
+    Rule(RuleInfo),
+    Defaults(Vec<DefaultInfo>),
+    Check(CheckInfo),
     Drops(Vec<DropInfo>),
     Stats(Stats),
     Applied(Applied),
@@ -208,6 +213,7 @@ pub struct Limits {
     pub ports: usize,
     pub networks: usize,
     pub publications: usize,
+    pub rules: usize,
     pub connections_per_port: u32,
     pub macs_per_network: usize,
 }
@@ -465,14 +471,73 @@ pub struct PublicationInfo {
     pub ip: Option<Ipv4Addr>,
     pub port_first: u16,
     pub port_last: u16,
-    /// The port of the switch that it leads to.
+    /// The port of the switch that it leads to; of several, their names with commas between.
     pub target_port: String,
     /// The container's port that belongs to `port_first`.
     pub target_first: u16,
     /// Connections through it now.
     pub connections: usize,
-    /// The container's address.
+    /// The container's address; of several, the first one's.
     pub target_ip: Ipv4Addr,
+    /// Who may be a client: `any`, `lan` or `loopback`.
+    pub scope: String,
+    /// The ports of the switch that connections are spread over.
+    pub targets: Vec<TargetInfo>,
+}
+
+/// A port of the switch behind a publication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct TargetInfo {
+    pub port: String,
+    pub ip: Ipv4Addr,
+}
+
+/// `policy ls`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct RuleInfo {
+    /// Its place in the list, from 1.
+    pub n: usize,
+    pub action: Action,
+    /// `any`, or places with commas between.
+    pub from: String,
+    pub to: String,
+    /// `null` for every protocol.
+    pub proto: Option<Protocol>,
+    /// A port or a range; `null` for every port.
+    pub dport: Option<String>,
+    pub name: Option<String>,
+    /// Connections that it allows now.
+    pub connections: usize,
+    /// Packets that it has refused.
+    pub denied: u64,
+}
+
+/// `policy default`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct DefaultInfo {
+    pub from: String,
+    pub to: String,
+    pub action: Action,
+}
+
+/// `policy check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct CheckInfo {
+    pub action: Action,
+    /// What decides: `rule`, `default` (of the two networks), `isolation` (of networks without a default),
+    /// `internal` (a network without a way out), `unpublished` (nothing leads there from outside), or `open`
+    /// (nothing speaks against it).
+    pub by: String,
+    /// The rule's place in the list.
+    pub rule: Option<usize>,
+    /// The rule's name.
+    pub name: Option<String>,
+    /// The same in a sentence.
+    pub text: String,
 }
 
 /// `drops`.
@@ -504,6 +569,8 @@ pub struct DroppedFrame {
     pub sport: Option<u16>,
     pub dst: Option<std::net::IpAddr>,
     pub dport: Option<u16>,
+    /// Of what the policy refuses: the rule that does so now, from 1.
+    pub rule: Option<usize>,
 }
 
 /// `stats`.

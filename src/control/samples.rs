@@ -22,6 +22,7 @@ pub(super) fn describe(sample: &DropSample, now: Time) -> DroppedFrame {
         sport: None,
         dst: None,
         dport: None,
+        rule: None,
     };
     let bytes: &[u8] = &sample.bytes;
     if let Some((macs, _)) = bytes.split_first_chunk::<12>() {

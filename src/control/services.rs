@@ -39,6 +39,8 @@ impl<H: Host> Control<H> {
         match punt.service {
             Service::Dhcp => self.serve_dhcp(punt, frame.bytes(), now),
             Service::DhcpClient => self.hear_dhcp_server(frame.bytes(), now),
+            // It has a queue and a thread of its own.
+            Service::Stack => {}
         }
     }
 }

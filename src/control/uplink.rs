@@ -23,6 +23,7 @@ use crate::host::guard::Hidden;
 use crate::limits::{MTU_MAX, MTU_MIN};
 use crate::shared::Neighbors;
 use crate::snapshot::{Network, NetworkMode, Port, Uplink, UplinkMode};
+use crate::table::conntrack::{Info, Nat};
 use crate::table::route_table::{RouteTable, Via};
 
 /// What the user said about the uplink.
@@ -43,7 +44,7 @@ pub struct UplinkSettings {
 }
 
 /// The uplink in the books.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct UplinkRecord {
     pub(super) settings: UplinkSettings,
     pub(super) facts: UplinkFacts,
@@ -53,6 +54,19 @@ pub(super) struct UplinkRecord {
     busy: BTreeSet<(Protocol, u16)>,
     /// Who gets it its address, in mode `own` by DHCP.
     pub(super) lessee: Option<Lessee>,
+}
+
+impl UplinkRecord {
+    /// The same uplink in other books, which do not ask for its address.
+    pub(super) fn copy(&self) -> UplinkRecord {
+        UplinkRecord {
+            settings: self.settings.clone(),
+            facts: self.facts.clone(),
+            neighbors: self.neighbors.clone(),
+            busy: self.busy.clone(),
+            lessee: None,
+        }
+    }
 }
 
 impl<H: Host> Control<H> {
@@ -172,9 +186,16 @@ impl<H: Host> Control<H> {
         }
         // Connections from an address that is no longer ours can never be answered (as netfilter's
         // masquerade does on a change of address).
+        let is_masked = |connection: &Info| connection.nat != Nat::None;
         let lost = |ip: Ipv4Addr| !facts.host_addresses.contains(&ip);
         if before.host_addresses.iter().any(|&ip| lost(ip)) && facts.up {
-            self.shared.conntrack.flush(now, |connection| lost(connection.outside.ip));
+            self.shared
+                .conntrack
+                .flush(now, |connection| is_masked(connection) && lost(connection.outside.ip));
+        }
+        // Somebody may be on the LAN who was not.
+        if facts.addresses != before.addresses && !self.snapshot().policy.has_no_rules() {
+            self.end_forbidden(now);
         }
     }
 

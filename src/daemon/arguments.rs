@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, Args, FromArgMatches};
 
-use super::{NetworkSpec, Options, UplinkAddress};
+use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
 use crate::control::cli;
 use crate::control::config::{DaemonOption, Document};
 use crate::control::error::Error;
@@ -75,6 +75,9 @@ pub struct Arguments {
     /// with another --socket than usual, a directory of its own in there]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// The file that names the resolvers for what is not the switch's own; followed when it changes
+    #[arg(long, value_name = "FILE", default_value = RESOLV_CONF)]
+    resolv_conf: PathBuf,
     /// What to log on stderr, as RUST_LOG has it [default: $RUST_LOG, or info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -101,6 +104,7 @@ impl TryFrom<Arguments> for Options {
             socket: arguments.socket.unwrap_or_else(socket::default_path),
             group: arguments.group,
             state_dir: arguments.state_dir,
+            resolv_conf: arguments.resolv_conf,
             ..Options::default()
         })
     }

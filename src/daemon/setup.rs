@@ -46,9 +46,8 @@ pub fn check(options: &Options) -> Result<(), Error> {
     let conntrack = Conntrack::new(1, options.nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
     let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
-    let listens = wishes.filter_map(|wish| {
-        if let Request::PublishAdd(add) = &wish.request { add.spec.listen.ip } else { None }
-    });
+    let listens = wishes
+        .filter_map(|wish| if let Request::PublishAdd(add) = &wish.request { add.spec.ip } else { None });
     let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
     let uplink = UplinkFacts {
         index: 1,

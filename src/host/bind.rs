@@ -1,30 +1,64 @@
 //! Reserving ports of the host for publications.
 //!
-//! A published port is bound on the host but never listened on: nobody else can take it while it is
-//! published, and one that is taken is refused. Packets never reach the socket, the guard sees to that.
+//! A published port is bound on the host: nobody else can take it while it is published, and one that is taken is
+//! refused. The sockets hear processes of the host only: a filter lets in what comes by `lo`, as such packets do whatever
+//! address of the host they are for. The [relay](crate::service::relay) serves them. What comes by any other interface is
+//! dropped by the filter, if the guard of the uplink has not done so before.
+#![allow(unsafe_code)]
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, bind, setsockopt, socket, sockopt::RcvBuf,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket, sockopt,
 };
 
 use crate::addr::Protocol;
 use crate::host::{ErrorKind, HostError};
 
+/// The number of `lo` in every namespace (Linux `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+
+/// A classic BPF program (bpf(4), Linux `filter.h`) that passes whole packets that came by `lo`, and no others. Binding to
+/// the device would not do: the kernel counts a packet for an address of its own as the address's interface's.
+#[allow(clippy::cast_sign_loss, reason = "offsets of the kernel's are negative, and are given as they are")]
+#[allow(clippy::cast_possible_truncation, reason = "codes have eight bits")]
+const LOCAL_ONLY: [libc::sock_filter; 4] = {
+    const fn step(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
+        libc::sock_filter { code: code as u16, jt, jf, k }
+    }
+    let interface = (libc::SKF_AD_OFF + libc::SKF_AD_IFINDEX) as u32;
+    [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, interface),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, LOOPBACK),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ]
+};
+
 /// A port of the host that is ours while this value lives.
 #[derive(Debug)]
 pub struct Reserved {
-    _socket: OwnedFd,
+    socket: OwnedFd,
+}
+
+impl Reserved {
+    /// Another handle to its socket: one that listens, or that datagrams come to.
+    ///
+    /// # Errors
+    /// If the process has no more descriptors.
+    pub fn socket(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
+    }
 }
 
 /// Reserves a TCP or UDP port on `ip`, or on every address.
 ///
-/// Without SO_REUSEADDR the kernel refuses when any socket of the host is bound to the port on an address
-/// that overlaps: listening or not, on a wildcard, or an IPv6 one that takes IPv4 too. Connections in
-/// TIME_WAIT count as well, for their minute.
+/// The kernel refuses when any socket of the host is bound to the port on an address that overlaps: on a wildcard, or an
+/// IPv6 one that takes IPv4 too; with TCP, when it listens or has not set SO_REUSEADDR. A TCP socket of ours has set it,
+/// and listens from the start: its own connections in TIME_WAIT must not keep it from being reserved again.
 ///
 /// # Errors
 /// `Exists` if the port is taken, `NotFound` if the host does not have the address, `Permission` for ports
@@ -42,10 +76,30 @@ pub fn reserve(protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) -> Result<Re
     let address = SocketAddrV4::new(ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
     let refuse = |errno| refuse(protocol, address, errno);
     let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).map_err(refuse)?;
-    // The kernel rounds up to its least: what arrives on other ways, as by lo, must not fill memory.
-    setsockopt(&socket, RcvBuf, &0).map_err(refuse)?;
+    hear_local_only(&socket).map_err(refuse)?;
+    if kind == SockType::Stream {
+        setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(refuse)?;
+    }
     bind(socket.as_raw_fd(), &SockaddrIn::from(address)).map_err(refuse)?;
-    Ok(Reserved { _socket: socket })
+    if kind == SockType::Stream {
+        listen(&socket, Backlog::MAXALLOWABLE).map_err(refuse)?;
+    }
+    Ok(Reserved { socket })
+}
+
+fn hear_local_only(socket: &OwnedFd) -> Result<(), Errno> {
+    let mut steps = LOCAL_ONLY;
+    #[allow(clippy::cast_possible_truncation, reason = "it has four steps")]
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    #[allow(clippy::cast_possible_truncation, reason = "it is a pointer and a number")]
+    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: the descriptor is open; the kernel reads `size` bytes at `program` and the steps that it points to, both of
+    // which live until the call returns, and keeps neither.
+    let set = unsafe {
+        let program = (&raw const program).cast();
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, size)
+    };
+    Errno::result(set).map(drop)
 }
 
 fn refuse(protocol: Protocol, address: SocketAddrV4, errno: Errno) -> HostError {

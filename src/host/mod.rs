@@ -11,6 +11,7 @@ pub mod guard;
 pub mod memory;
 pub mod netlink;
 pub mod netns;
+pub mod resolv_conf;
 pub mod sockets;
 pub mod state;
 pub mod user;

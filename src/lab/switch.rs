@@ -48,6 +48,7 @@ impl Switch {
             networks: vec!["default=172.30.0.0/16".parse()?],
             socket: rig.socket(),
             state_dir: Some(rig.directory().join("state")),
+            resolv_conf: rig.directory().join("resolv.conf"),
             ..daemon::Options::default()
         };
         change(&mut options);

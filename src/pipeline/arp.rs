@@ -50,7 +50,7 @@ pub(super) fn on_network(
         }
         (true, false) => Ok(Verdict::Consumed),
         (false, _) if admitted.packet.eth.dst == network.gateway_mac => Err(DropReason::NotForGateway),
-        (false, _) => super::switch::forward(cx, frame, admitted),
+        (false, _) => super::switch::forward(cx, frame, admitted, Repeats::Never),
     }
 }
 

@@ -3,14 +3,14 @@
 //! ```text
 //!  port ─▶ parse ─▶ admit ─▶ learn ─▶ classify ─┬─▶ switch ───────────────────────────────▶ port(s)
 //!                                               ├─▶ gateway (ARP, echo, punt) ──▶ back to the ingress port
-//!                                               └─▶ inbound ▶ route ▶ neighbor ▶ outbound ▶ rewrite ▶ port
+//!                                               └─▶ inbound ▶ route ▶ policy ▶ neighbor ▶ outbound ▶ rewrite ▶ port
 //! ```
 //!
 //! [`story`] tells it, one line a step. Each step takes what the one before it proved, so that a skipped
 //! one does not compile: a [`packet::Packet`] has an Ethernet header and honest promises, an admitted one
 //! may speak on its network, a [`packet::View`] is a checked IPv4 packet and whole, an [`nat::Arrived`] one has a
-//! destination, a [`route::Routed`] one a next hop, a [`neighbor::Resolved`] one its MAC address, and a
-//! [`nat::Leaving`] one a connection.
+//! destination, a [`route::Routed`] one a next hop, a [`policy::Permitted`] one may go there, a
+//! [`neighbor::Resolved`] one has its MAC address, and a [`nat::Leaving`] one a connection.
 //!
 //! Nothing changes in a packet before the last step; until then it can wait, be refused, and be quoted to
 //! its sender as it was. The core is pure: time is an argument, frames come from and go to an [`Outbox`],
@@ -47,6 +47,7 @@ mod nat;
 mod neighbor;
 mod outbox;
 mod packet;
+mod policy;
 mod punt;
 mod reassembly;
 mod rewrite;
@@ -134,11 +135,18 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
             let admitted = switch::admit(cx, network, frame, packet)?;
             switch::learn(cx, &admitted)?;
             match classify(cx, frame, &admitted)? {
-                Class::Switch => return switch::forward(cx, frame, &admitted),
+                Class::Switch => {
+                    let permitted = policy::permit_on_network(cx, frame, &admitted)?;
+                    let Some(repeats) = permitted else { return Ok(Verdict::Waits) };
+                    return switch::forward(cx, frame, &admitted, repeats);
+                }
                 Class::Arp => return arp::on_network(cx, frame, &admitted),
                 Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Service(service) => return punt::punt(cx, frame, service),
-                Class::Gateway(view) => return gateway::answer(cx, frame, &view),
+                Class::Gateway(view) => {
+                    policy::permit_to_host(cx, frame, &view)?;
+                    return gateway::answer(cx, frame, &view);
+                }
                 Class::Route(view) => nat::inbound_from_network(cx, frame, network, view)?,
             }
         }
@@ -151,7 +159,10 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
                 match nat::inbound_from_uplink(cx, frame, uplink, &packet)? {
                     FromUplink::Arrived(arrived) => arrived,
                     FromUplink::Incomplete => return Ok(Verdict::Waits),
-                    FromUplink::Echo(view) => return gateway::echo(cx, frame, &view),
+                    FromUplink::Echo(view) => {
+                        policy::permit_to_host(cx, frame, &view)?;
+                        return gateway::echo(cx, frame, &view);
+                    }
                     FromUplink::NotOurs => return Ok(Verdict::LeaveToHost),
                 }
             }
@@ -159,7 +170,8 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
         },
     };
     let routed = route::route(cx, frame, &arrived)?;
-    let Some(resolved) = neighbor::resolve(cx, frame, &routed)? else { return Ok(Verdict::Waits) };
+    let permitted = policy::permit(cx, frame, &routed)?;
+    let Some(resolved) = neighbor::resolve(cx, frame, &permitted)? else { return Ok(Verdict::Waits) };
     let leaving = nat::outbound(cx, frame, &resolved)?;
     rewrite::rewrite(cx, frame, &leaving)
 }
@@ -202,7 +214,7 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
     match untagged_type(eth) {
         Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => return Ok(Class::Arp),
         Some(ethernet::IPV4) if eth.dst.is_group() => {
-            let service = punt::broadcast_service(network, frame, &admitted.packet);
+            let service = punt::broadcast_service(cx, network, frame, &admitted.packet);
             return Ok(service.map_or(Class::Switch, Class::Service));
         }
         _ if !to_gateway => return Ok(Class::Switch),
@@ -221,7 +233,7 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
         return Ok(Class::Incomplete);
     };
     if ip.dst == network.gateway
-        && let Some(service) = punt::service(network, &view.transport)
+        && let Some(service) = punt::service(cx, network, &view.transport)
     {
         return Ok(Class::Service(service));
     }

@@ -1,7 +1,7 @@
 //! Address translation in the story of a frame: where a packet really goes, and what it becomes.
 //!
 //! `inbound_*` find out the destination and change nothing; [`outbound`] makes or refreshes the connection
-//! once a route and a neighbor allow it. A packet between two containers by way of the uplink's address
+//! once a route, the policy and a neighbor allow it. A packet between two containers by way of the uplink's address
 //! (hairpin) is two translations of one packet: first outward, so that its source is shown as an external
 //! endpoint (RFC 4787 REQ-9), then inward.
 //!
@@ -19,12 +19,13 @@ use super::neighbor::Resolved;
 use super::packet::{Flow, Packet, Quoted, View, is_icmp_error, is_martian_destination, is_martian_source};
 use super::route::Link;
 use super::{Context, icmp_error, reassembly};
-use crate::addr::{Endpoint, MacAddr, Protocol};
+use crate::addr::{Endpoint, MacAddr, NetworkId, Protocol};
 use crate::drops::DropReason;
 use crate::frame::{Frame, Segment};
 use crate::shared::Ask;
-use crate::snapshot::{Network, NetworkMode, Port, Publication, Uplink, UplinkMode};
+use crate::snapshot::{Network, NetworkMode, Port, Publication, Scope, Target, Uplink, UplinkMode};
 use crate::table::conntrack::Seen;
+use crate::table::policy::Zone;
 use crate::wire::edit::Endpoints;
 use crate::wire::icmpv4::Error;
 use crate::wire::ipv4::Ipv4;
@@ -46,17 +47,25 @@ pub(super) enum Subject {
 pub(super) enum Way<'a> {
     /// To a station of this network, untranslated: from another one on it, or from the world.
     Along(&'a Network),
-    /// To the world, masqueraded to `external` unless there is nothing to translate.
-    Out { uplink: &'a Uplink, external: Ipv4Addr },
+    /// To a station of another network, untranslated but tracked; of this one, or from the world, where a rule may
+    /// be about that.
+    Between(&'a Network),
+    /// To the world: masqueraded to `external`, or with the addresses that it has.
+    Out { uplink: &'a Uplink, external: Ipv4Addr, masked: bool },
     /// From the world to the container at `inside`, by a connection or a publication.
-    In { network: &'a Network, inside: Endpoint, publication: Option<&'a Publication> },
+    In { network: &'a Network, inside: Endpoint, target: Option<Target> },
     /// From a container to the one at `inside`, by way of the uplink's address.
-    Around {
-        network: &'a Network,
-        external: Ipv4Addr,
-        inside: Endpoint,
-        publication: Option<&'a Publication>,
-    },
+    Around { network: &'a Network, external: Ipv4Addr, inside: Endpoint, target: Option<Target> },
+}
+
+impl Way<'_> {
+    /// Whether it leads to another network than the one that the packet came `from`.
+    pub(super) fn is_across(&self, from: Option<NetworkId>) -> bool {
+        match self {
+            Way::Between(to) | Way::Around { network: to, .. } => from.is_some_and(|from| from != to.id),
+            Way::Along(_) | Way::Out { .. } | Way::In { .. } => false,
+        }
+    }
 }
 
 /// A packet whose destination is known.
@@ -83,10 +92,22 @@ pub(super) fn inbound_from_network<'a>(
         if other.is_broadcast(ip.dst) {
             return Err(DropReason::MartianDestination);
         }
-        if other.id != network.id {
+        if ip.dst == other.gateway {
+            // Each network has a gateway of its own.
             return Err(icmp_error::refuse(cx, frame, &ip, Error::Prohibited, DropReason::Isolated));
         }
-        return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Along(network) });
+        let policy = &cx.snapshot.policy;
+        if other.id == network.id && !policy.is_about_neighbors() && !policy.is_about_host() {
+            return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Along(network) });
+        }
+        let subject = untranslated(cx, frame, &view)?;
+        // There is no other router on the way that could speak about it.
+        if let Subject::Error(quoted) = subject
+            && quoted.flow.dst.ip != ip.src
+        {
+            return Err(DropReason::IcmpErrorUnmatched);
+        }
+        return Ok(Arrived { view, subject, way: Way::Between(other) });
     }
     if network.mode == NetworkMode::Internal {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::Internal));
@@ -102,16 +123,17 @@ pub(super) fn inbound_from_network<'a>(
         return Err(DropReason::MartianDestination);
     }
     if network.mode == NetworkMode::Routed && !uplink.host_addresses.contains(&ip.dst) {
-        return Ok(Arrived { view, subject: Subject::Nothing, way: Way::Out { uplink, external } });
+        let subject = routed_subject(cx, frame, &view)?;
+        return Ok(Arrived { view, subject, way: Way::Out { uplink, external, masked: false } });
     }
     let subject = subject(cx, frame, &view)?;
     if uplink.host_addresses.contains(&ip.dst) {
-        return around(cx, frame, network, external, view, subject);
+        return around(cx, frame, external, view, subject);
     }
     if let Subject::Error(quoted) = subject {
         shown_in_quote(cx, &quoted)?;
     }
-    Ok(Arrived { view, subject, way: Way::Out { uplink, external } })
+    Ok(Arrived { view, subject, way: Way::Out { uplink, external, masked: true } })
 }
 
 /// Whether a packet from a source that is not of its network may be an ICMP error from a router or host behind a
@@ -140,6 +162,26 @@ fn shown_in_quote(cx: &Context<'_>, quoted: &Quoted) -> Result<Endpoint, DropRea
     shown.ok_or(DropReason::IcmpErrorUnmatched)
 }
 
+/// What of a packet that is not translated belongs to a connection. An error belongs to the one that it quotes.
+pub(super) fn untranslated(cx: &Context<'_>, frame: &Frame, view: &View) -> Result<Subject, DropReason> {
+    if let Some(flow) = view.flow() {
+        return Ok(Subject::Flow(flow));
+    }
+    if view.transport != Transport::IcmpError {
+        return Ok(Subject::Nothing);
+    }
+    let quoted = Quoted::parse(frame, view)?;
+    let Flow { kind, src, dst } = quoted.flow;
+    let is_known = cx.shared.conntrack.has_direct(kind.protocol(), src, dst, kind == Kind::EchoReply);
+    if is_known { Ok(Subject::Error(quoted)) } else { Err(DropReason::IcmpErrorUnmatched) }
+}
+
+/// As [`untranslated`], between the world and a network that is only routed. There is nothing to remember about
+/// it as long as no rule is about who speaks first.
+fn routed_subject(cx: &Context<'_>, frame: &Frame, view: &View) -> Result<Subject, DropReason> {
+    if cx.snapshot.policy.has_no_rules() { Ok(Subject::Nothing) } else { untranslated(cx, frame, view) }
+}
+
 /// What of the packet can be translated.
 #[inline(always)]
 fn subject(cx: &mut Context<'_>, frame: &Frame, view: &View) -> Result<Subject, DropReason> {
@@ -158,45 +200,64 @@ fn subject(cx: &mut Context<'_>, frame: &Frame, view: &View) -> Result<Subject, 
 fn around<'a>(
     cx: &mut Context<'a>,
     frame: &Frame,
-    network: &'a Network,
     external: Ipv4Addr,
     view: View,
     subject: Subject,
 ) -> Result<Arrived<'a>, DropReason> {
     let conntrack = &cx.shared.conntrack;
-    let (inside, publication) = match subject {
+    let (inside, target) = match subject {
         Subject::Flow(Flow { kind, src, dst }) => {
             let protocol = kind.protocol();
             let publication = cx.snapshot.publications.find(protocol, dst);
-            let target = publication.map(|p| p.target);
             let own = conntrack
                 .peek_outward(protocol, src, dst)
                 .or_else(|| conntrack.mapping(protocol, src).map(|port| Endpoint::new(external, port)));
-            let known = own.and_then(|own| conntrack.peek_inward(protocol, dst, own, target));
-            let holder = || conntrack.holder(protocol, dst.port).filter(|_| dst.ip == external);
-            let Some(inside) = known.or(target).or_else(holder) else {
-                let reason = DropReason::HostService;
-                return Err(icmp_error::refuse(cx, frame, &view.ip, Error::PortUnreachable, reason));
+            let known = own.and_then(|own| known_inside(cx, protocol, dst, own, publication));
+            let new =
+                || publication.and_then(|p| cx.snapshot.publications.choose(p, dst.port, src)).map(chosen);
+            let holder = || {
+                let holder = conntrack.holder(protocol, dst.port).filter(|_| dst.ip == external);
+                holder.map(|inside| (inside, None))
             };
-            (inside, publication)
+            known.or_else(new).or_else(holder).ok_or_else(|| {
+                let reason = DropReason::HostService;
+                icmp_error::refuse(cx, frame, &view.ip, Error::PortUnreachable, reason)
+            })?
         }
         Subject::Error(quoted) => {
             let Flow { kind, src: peer, .. } = quoted.flow;
             let protocol = kind.protocol();
             let shown = shown_in_quote(cx, &quoted)?;
-            let target = cx.snapshot.publications.find(protocol, peer).map(|p| p.target);
-            let inside = conntrack.peek_inward(protocol, peer, shown, target);
-            (inside.ok_or(DropReason::IcmpErrorUnmatched)?, None)
+            let publication = cx.snapshot.publications.find(protocol, peer);
+            let (inside, _) =
+                known_inside(cx, protocol, peer, shown, publication).ok_or(DropReason::IcmpErrorUnmatched)?;
+            (inside, None)
         }
         Subject::Nothing => return Err(DropReason::NotTranslatable),
     };
-    match cx.snapshot.network_of(inside.ip) {
-        Some(to) if to.id == network.id => {
-            Ok(Arrived { view, subject, way: Way::Around { network, external, inside, publication } })
-        }
-        Some(_) => Err(icmp_error::refuse(cx, frame, &view.ip, Error::Prohibited, DropReason::Isolated)),
-        None => Err(DropReason::PortGone),
-    }
+    let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
+    Ok(Arrived { view, subject, way: Way::Around { network, external, inside, target } })
+}
+
+/// The container that a packet from `remote` to `outside` has a connection with, and if that is by a publication,
+/// which target it is.
+fn known_inside(
+    cx: &Context<'_>,
+    protocol: Protocol,
+    outside: Endpoint,
+    remote: Endpoint,
+    publication: Option<&Publication>,
+) -> Option<(Endpoint, Option<Target>)> {
+    let peek = |target| cx.shared.conntrack.peek_inward(protocol, outside, remote, target);
+    let Some(publication) = publication else { return peek(None).map(|inside| (inside, None)) };
+    // Connections stay where they are, whichever targets new ones would go to.
+    publication
+        .targets_at(outside.port)
+        .find_map(|target| peek(Some(target.endpoint)).map(|inside| (inside, Some(target))))
+}
+
+const fn chosen(target: Target) -> (Endpoint, Option<Target>) {
+    (target.endpoint, Some(target))
 }
 
 /// What a packet on the uplink is to us.
@@ -260,19 +321,25 @@ pub(super) fn inbound_from_uplink<'a>(
         (None, _) => return left(uplink, DropReason::NotTranslatable),
     };
     let publication = cx.snapshot.publications.find(protocol, outside);
-    let target = publication.map(|p| p.target);
-    let known = cx.shared.conntrack.peek_inward(protocol, outside, remote, target);
-    let (new, reason) = match subject {
-        Subject::Flow(_) => (target, DropReason::Unsolicited),
-        Subject::Error(_) | Subject::Nothing => (None, DropReason::IcmpErrorUnmatched),
+    let known = known_inside(cx, protocol, outside, remote, publication);
+    let (new, reason) = match (subject, publication) {
+        (Subject::Flow(_), Some(publication)) if known.is_none() => {
+            if publication.scope == Scope::Lan && cx.snapshot.end(remote.ip).zone != Zone::Lan {
+                return Err(DropReason::PublicationScope);
+            }
+            let target = cx.snapshot.publications.choose(publication, outside.port, remote);
+            (target.map(chosen), DropReason::Unsolicited)
+        }
+        (Subject::Flow(_), _) => (None, DropReason::Unsolicited),
+        (Subject::Error(_) | Subject::Nothing, _) => (None, DropReason::IcmpErrorUnmatched),
     };
-    let Some(inside) = known.or(new) else {
+    let Some((inside, target)) = known.or(new) else {
         // The host does not see these ports, so what is about them is not for it either.
         let is_ours = cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp;
         return if is_ours { Err(reason) } else { left(uplink, reason) };
     };
     let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
-    Ok(FromUplink::Arrived(Arrived { view, subject, way: Way::In { network, inside, publication } }))
+    Ok(FromUplink::Arrived(Arrived { view, subject, way: Way::In { network, inside, target } }))
 }
 
 /// What we cannot use is the host's, where the address is shared, and nobody's where it is ours alone.
@@ -293,8 +360,10 @@ fn routed_from_uplink<'a>(
 ) -> Result<FromUplink<'a>, DropReason> {
     let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
     if ip.dst != network.gateway {
-        let way = Way::Along(network);
-        return Ok(FromUplink::Arrived(Arrived { view, subject: Subject::Nothing, way }));
+        let subject = routed_subject(cx, frame, &view)?;
+        let plain = cx.snapshot.policy.has_no_rules();
+        let way = if plain { Way::Along(network) } else { Way::Between(network) };
+        return Ok(FromUplink::Arrived(Arrived { view, subject, way }));
     }
     // The gateway's services are for the network.
     if view.transport.is_echo_request() { Ok(FromUplink::Echo(view)) } else { Err(DropReason::Unsolicited) }
@@ -369,48 +438,83 @@ fn flow_change(
 ) -> Result<(Change, Repeats), DropReason> {
     let &Flow { kind, src, dst } = flow;
     let conntrack = &cx.shared.conntrack;
-    let seen = Seen {
-        protocol: kind.protocol(),
-        segment: arrived.view.transport.segment(),
-        is_answer: kind == Kind::EchoReply,
-        bytes: arrived.view.ip.total_len,
-        now: cx.now,
-    };
-    let timeouts = &cx.snapshot.timeouts;
-    let ask = |owner: &Port, hairpin| {
-        let &Port { id, quota, nat_ports, .. } = owner;
-        Ask { seen, timeouts, owner: id, quota, nat_ports, hairpin }
-    };
+    let seen = seen(cx, &arrived.view, kind);
+    let ask = |owner: &Port, hairpin| ask(cx, seen, owner, hairpin);
     let outward = |hairpin| ask(cx.ingress, hairpin);
-    let inward = |publication: Option<&Publication>, hairpin| {
-        let owner = publication.map_or(Some(cx.ingress), |p| cx.snapshot.port(p.to).map(|port| &**port));
+    let inward = |target: Option<Target>, hairpin| {
+        let owner = target.map_or(Some(cx.ingress), |t| cx.snapshot.port(t.to).map(|port| &**port));
         owner.map(|owner| ask(owner, hairpin)).ok_or(DropReason::PortGone)
     };
     let (endpoints, tracked) = match arrived.way {
         Way::Along(_) => return Ok((Change::Nothing, Repeats::Always)),
+        Way::Between(_) | Way::Out { masked: false, .. } => {
+            let strict = arrived.way.is_across(cx.ingress.network);
+            return Ok((Change::Nothing, direct(cx, &arrived.view, flow, strict)?));
+        }
         Way::Out { external, .. } => {
             let shown = conntrack.outward(src, dst, external, &outward(false))?;
             (Endpoints { src: Some(shown.endpoint), dst: None }, shown.tracked)
         }
-        Way::In { publication, .. } => {
-            let target = publication.map(|p| p.target);
-            let inside = conntrack.inward(dst, src, target, &inward(publication, false)?)?;
+        Way::In { target, .. } => {
+            let endpoint = target.map(|target| target.endpoint);
+            let inside = conntrack.inward(dst, src, endpoint, &inward(target, false)?)?;
             (Endpoints { src: None, dst: Some(inside.endpoint) }, inside.tracked)
         }
-        Way::Around { external, publication, .. } => {
-            let target = publication.map(|p| p.target);
+        Way::Around { external, target, .. } => {
+            let endpoint = target.map(|target| target.endpoint);
             let shown = conntrack.outward(src, dst, external, &outward(true))?.endpoint;
-            let inside = conntrack.inward(dst, shown, target, &inward(publication, true)?)?.endpoint;
+            let inside = conntrack.inward(dst, shown, endpoint, &inward(target, true)?)?.endpoint;
             (Endpoints { src: Some(shown), dst: Some(inside) }, None)
         }
     };
     Ok((Change::Flow(kind, endpoints), tracked.map_or(Repeats::Never, Repeats::Tracked)))
 }
 
+/// Makes or refreshes the connection of a packet that is not translated, and says whether what becomes of it becomes
+/// of the next ones.
+///
+/// Unless it is `strict`, a packet that is of no connection passes: it was there before the rule for which it is
+/// tracked now, and both sides may go on as far as they may speak first.
+pub(super) fn direct(
+    cx: &Context<'_>,
+    view: &View,
+    flow: &Flow,
+    strict: bool,
+) -> Result<Repeats, DropReason> {
+    // What comes from the world counts for who is called.
+    let called = || cx.snapshot.port_with(flow.dst.ip);
+    let owner = if cx.ingress.network.is_none() { called() } else { None };
+    let ask = ask(cx, seen(cx, view, flow.kind), owner.unwrap_or(cx.ingress), false);
+    match cx.shared.conntrack.direct(flow.src, flow.dst, &ask) {
+        Ok(tracked) => Ok(tracked.map_or(Repeats::Never, Repeats::Tracked)),
+        Err(DropReason::TcpOutOfState | DropReason::Unsolicited) if !strict => Ok(Repeats::Always),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// What a packet means to its connection.
+#[inline(always)]
+fn seen(cx: &Context<'_>, view: &View, kind: Kind) -> Seen {
+    Seen {
+        protocol: kind.protocol(),
+        segment: view.transport.segment(),
+        is_answer: kind == Kind::EchoReply,
+        bytes: view.ip.total_len,
+        now: cx.now,
+    }
+}
+
+/// What it asks of the connection table on the account of `owner`.
+#[inline(always)]
+fn ask<'a>(cx: &Context<'a>, seen: Seen, owner: &Port, hairpin: bool) -> Ask<'a> {
+    let &Port { id, quota, nat_ports, .. } = owner;
+    Ask { seen, timeouts: &cx.snapshot.timeouts, owner: id, quota, nat_ports, hairpin }
+}
+
 /// Errors use connections as they are: they make none, refresh none and end none (RFC 5508 REQ-6).
 fn error_change(cx: &Context<'_>, arrived: &Arrived<'_>, quoted: Quoted) -> Result<Change, DropReason> {
     let (shown, inside) = match arrived.way {
-        Way::Along(_) => return Ok(Change::Nothing),
+        Way::Along(_) | Way::Between(_) | Way::Out { masked: false, .. } => return Ok(Change::Nothing),
         Way::Out { .. } => (Some(shown_in_quote(cx, &quoted)?), None),
         Way::In { inside, .. } => (None, Some(inside)),
         Way::Around { inside, .. } => (Some(shown_in_quote(cx, &quoted)?), Some(inside)),

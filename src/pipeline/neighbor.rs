@@ -6,6 +6,7 @@
 
 use smoltcp::wire::ArpOperation;
 
+use super::policy::Permitted;
 use super::route::{Link, Routed};
 use super::{Context, arp, icmp_error, switch};
 use crate::addr::{MacAddr, PortId};
@@ -29,8 +30,9 @@ pub(super) struct Resolved<'a> {
 pub(super) fn resolve<'a>(
     cx: &mut Context<'_>,
     frame: &Frame,
-    routed: &'a Routed<'a>,
+    permitted: &Permitted<'a>,
 ) -> Result<Option<Resolved<'a>>, DropReason> {
+    let routed = permitted.routed;
     let mut table = routed.link.neighbors().lock();
     let answer = table.resolve(routed.next_hop, cx.now);
     let made_room = match answer {

@@ -1,9 +1,10 @@
-//! Punting: what is for a service of the gateway goes to the control thread ([`crate::shared::Punts`]).
+//! Punting: what is for a service of the gateway goes to the thread that gives it ([`crate::shared::Punts`]).
 //!
 //! Who speaks to a service speaks to the gateway's address, or, before it has one itself, to everybody. What is
 //! punted goes no further: a station that asks for an address does not ask its neighbors.
 //!
-//! Control gives a service to all ports with one thread, so each port has a rate for each service.
+//! Control gives a service to all ports with one thread, so each port has a rate for each of its services. What the
+//! gateway speaks with TCP and UDP needs none: a port that asks too fast finds its own share of the queue full.
 
 use bytes::Bytes;
 
@@ -21,20 +22,31 @@ use crate::wire::transport::{Kind, Ports, Transport};
 /// The port of a DHCP server or relay (RFC 2131 4.1).
 const DHCP_SERVER: u16 = 67;
 
+/// The port of a DNS server (RFC 1035 4.2).
+const DNS_SERVER: u16 = 53;
+
 /// The port of a DHCP client.
 const DHCP_CLIENT: u16 = 68;
 
 /// The service of `network` that a packet to the gateway's address is for, if it has it.
-pub(super) fn service(network: &Network, transport: &Transport) -> Option<Service> {
+pub(super) fn service(cx: &Context<'_>, network: &Network, transport: &Transport) -> Option<Service> {
     match transport.ports()? {
         Ports { kind: Kind::Udp, dst: DHCP_SERVER, .. } => network.dhcp.then_some(Service::Dhcp),
-        _ => None,
+        Ports { kind: Kind::Udp | Kind::Tcp, dst: DNS_SERVER, .. } => Some(Service::Stack),
+        Ports { kind, dst, .. } => {
+            cx.shared.open_ports.contains(kind.protocol(), dst).then_some(Service::Stack)
+        }
     }
 }
 
 /// The service of `network` that a broadcast frame asks for, if it has it: DHCP (RFC 2131 4.1). Whatever cannot be
 /// read here is a frame like any other.
-pub(super) fn broadcast_service(network: &Network, frame: &Frame, packet: &Packet) -> Option<Service> {
+pub(super) fn broadcast_service(
+    cx: &Context<'_>,
+    network: &Network,
+    frame: &Frame,
+    packet: &Packet,
+) -> Option<Service> {
     if !network.dhcp || packet.eth.dst != MacAddr::BROADCAST {
         return None;
     }
@@ -43,7 +55,7 @@ pub(super) fn broadcast_service(network: &Network, frame: &Frame, packet: &Packe
         return None;
     }
     let view = View::parse(frame, packet, ip).ok()?;
-    service(network, &view.transport).filter(|&service| service == Service::Dhcp)
+    service(cx, network, &view.transport).filter(|&service| service == Service::Dhcp)
 }
 
 /// Whether an IPv4 frame from the uplink is for its DHCP client: to its MAC address or to everybody, whatever the IP
@@ -62,13 +74,17 @@ pub(super) fn is_for_dhcp_client(uplink: &Uplink, frame: &Frame, packet: &Packet
 /// Hands a frame to a service.
 pub(super) fn punt(cx: &Context<'_>, frame: &Frame, service: Service) -> Result<Verdict, DropReason> {
     let meters = &cx.ingress.meters;
-    let (used, rate) = match service {
-        Service::Dhcp | Service::DhcpClient => (&meters.dhcp, Rate::per_second(DHCP_MESSAGES, DHCP_MESSAGES)),
+    let queue = match service {
+        Service::Dhcp | Service::DhcpClient => {
+            let rate = Rate::per_second(DHCP_MESSAGES, DHCP_MESSAGES);
+            if !meters.dhcp.allows(rate, frame.packets(), cx.now) {
+                return Err(DropReason::ServiceRate);
+            }
+            &cx.shared.punts
+        }
+        Service::Stack => &cx.shared.stack_punts,
     };
-    if !used.allows(rate, frame.packets(), cx.now) {
-        return Err(DropReason::ServiceRate);
-    }
-    cx.shared.punts.put(Punt {
+    queue.put(Punt {
         service,
         ingress: cx.ingress.id,
         network: cx.ingress.network,

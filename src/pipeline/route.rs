@@ -66,11 +66,11 @@ pub(super) fn route<'a>(
 ) -> Result<Routed<'a>, DropReason> {
     let ip = &arrived.view.ip;
     let (link, next_hop) = match arrived.way {
-        Way::Along(network) => (Link::Network(network), ip.dst),
+        Way::Along(network) | Way::Between(network) => (Link::Network(network), ip.dst),
         Way::In { network, inside, .. } | Way::Around { network, inside, .. } => {
             (Link::Network(network), inside.ip)
         }
-        Way::Out { uplink, external } => {
+        Way::Out { uplink, external, .. } => {
             let next_hop = match uplink.routes.lookup(ip.dst) {
                 Some(Via::Link) => ip.dst,
                 Some(Via::Gateway(gateway)) => gateway,

@@ -86,6 +86,7 @@ pub(super) fn forward(
     cx: &Context<'_>,
     frame: &Frame,
     admitted: &Admitted<'_>,
+    repeats: Repeats,
 ) -> Result<Verdict, DropReason> {
     let network = admitted.network;
     let flood = Verdict::Flood { network: network.id, except: Some(cx.ingress.id) };
@@ -97,7 +98,7 @@ pub(super) fn forward(
         Station::Port(port) => {
             let egress = cx.snapshot.port(port).ok_or(DropReason::PortGone)?;
             let taken = egress.host.is_none() || host_port::takes(egress, Addressee::of(frame));
-            if taken { Ok(Verdict::Forward(port, Repeats::Always)) } else { Err(DropReason::NotForHost) }
+            if taken { Ok(Verdict::Forward(port, repeats)) } else { Err(DropReason::NotForHost) }
         }
         Station::Local => Err(DropReason::NotForGateway),
         Station::Unknown => {

@@ -14,7 +14,7 @@ use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::limits::{NAT_PORTS_SHARE, PORTS_MAX};
 use crate::table::conntrack::{
-    self, Activities, Activity, Ended, NewConnection, Seen, Sponsor, Timeouts, Track,
+    self, Activities, Activity, Direction, Ended, NewConnection, Seen, Sponsor, Timeouts, Track,
 };
 
 /// External ports that one shard owns in a row.
@@ -202,6 +202,35 @@ impl Conntrack {
         }
     }
 
+    /// As [`conntrack::Table::direct`], for a packet from `src` to `dst`.
+    ///
+    /// # Errors
+    /// Why the packet has no connection.
+    pub fn direct(&self, src: Endpoint, dst: Endpoint, ask: &Ask<'_>) -> Result<Option<Tracked>, DropReason> {
+        let seen = &ask.seen;
+        let (inside, remote, direction) = sides(seen.protocol, src, dst, seen.is_answer);
+        let index = self.index_inside(seen.protocol, inside);
+        let attempt = || {
+            let mut bill = Bill { conntrack: self, ask, connection: false };
+            let mut shard = lock(&self.shards[index]);
+            let answer = shard.direct(direction, inside, remote, seen, &mut bill, ask.timeouts);
+            drop(shard);
+            self.translated(index, answer, &bill)
+        };
+        let answer = match attempt() {
+            Err(reason) if self.reclaim(index, reason, ask) => attempt(),
+            answer => answer,
+        };
+        answer.map(|translated| translated.tracked)
+    }
+
+    /// Whether a packet from `src` to `dst` is of a connection that is not translated; of ICMP queries,
+    /// `is_answer` says what it is.
+    pub fn has_direct(&self, protocol: Protocol, src: Endpoint, dst: Endpoint, is_answer: bool) -> bool {
+        let (inside, remote, _) = sides(protocol, src, dst, is_answer);
+        self.peek_outward(protocol, inside, remote).is_some()
+    }
+
     /// Where to note a packet of a connection that was [`Translated`] before, without a lock; `None` if the
     /// connection has ended or begun anew since.
     #[inline(always)]
@@ -252,6 +281,11 @@ impl Conntrack {
     /// Ends the connections that `which` picks. Returns how many.
     pub fn flush(&self, now: Time, mut which: impl FnMut(&conntrack::Info) -> bool) -> usize {
         self.shards.iter().map(|shard| lock(shard).flush(now, &mut which, |ended| self.refund(ended))).sum()
+    }
+
+    /// Shows all connections to `look`, in no order.
+    pub fn for_each(&self, now: Time, mut look: impl FnMut(&conntrack::Info)) {
+        self.shards.iter().for_each(|shard| lock(shard).entries(now).for_each(|info| look(&info)));
     }
 
     /// All connections, in no order.
@@ -428,6 +462,21 @@ impl Sponsor for &mut Bill<'_> {
         let count = &self.conntrack.account(self.ask.owner)?.nat_ports[self.ask.seen.protocol as usize];
         if charge(count, self.ask.nat_ports) { Ok(()) } else { Err(DropReason::NatPortQuota) }
     }
+}
+
+/// Which end of an untranslated connection is its inside, and which the remote: for both directions the same. An ICMP
+/// query has its identifier on the side that asks.
+fn sides(
+    protocol: Protocol,
+    src: Endpoint,
+    dst: Endpoint,
+    is_answer: bool,
+) -> (Endpoint, Endpoint, Direction) {
+    let outward = match protocol {
+        Protocol::Icmp => !is_answer,
+        Protocol::Tcp | Protocol::Udp => src <= dst,
+    };
+    if outward { (src, dst, Direction::Outward) } else { (dst, src, Direction::Inward) }
 }
 
 /// The shard, of a power of two, that at first owns the external port at `offset` of the range.

@@ -27,12 +27,14 @@ mod conntrack;
 mod fdb;
 mod fragments;
 mod neighbors;
+mod open_ports;
 mod punts;
 
 pub use conntrack::{Ask, Conntrack, Tracked, Translated};
 pub use fdb::Fdb;
 pub use fragments::{DatagramKey, FragmentSource, Fragments};
 pub use neighbors::{LockedNeighbors, Neighbors, Waiting};
+pub use open_ports::{OpenPort, OpenPorts};
 pub use punts::{Punt, Punts, Service};
 
 /// Locks, and goes on if another thread panicked while it held the lock: the tables are consistent between
@@ -96,8 +98,12 @@ pub struct Shared {
     pub datagram_ids: DatagramIds,
     /// How many ICMP errors may be sent, of which each port has a share.
     pub icmp_errors: Allowance,
-    /// Frames for the gateway's services.
+    /// Frames for the services that control gives.
     pub punts: Punts,
+    /// Frames for what the gateway itself speaks with TCP and UDP.
+    pub stack_punts: Punts,
+    /// Ports of the gateways that connections of their own use.
+    pub open_ports: Arc<OpenPorts>,
     drops: Box<[Mutex<DropRing>]>,
     generation: AtomicU64,
     epoch: Epoch,
@@ -124,6 +130,8 @@ impl Shared {
                 PORTS_MAX,
             ),
             punts: Punts::default(),
+            stack_punts: Punts::default(),
+            open_ports: Arc::default(),
             drops: (0..workers.max(1)).map(|_| ring()).collect(),
             workers: workers.max(1),
         }

@@ -1,15 +1,17 @@
-//! Frames for the gateway's services, on their way to the control thread.
+//! Frames for the gateway's services, on their way to the thread that gives them.
 //!
 //! What the gateway answers by itself (ARP, echo) never comes here. Everything that needs a memory or a socket is
-//! *punted*: the pipeline puts the frame into this queue, with the port that it came by, and control takes it out,
-//! gives it to its [`Service`], and has a worker send what comes of it.
+//! *punted*: the pipeline puts the frame into this queue, with the port that it came by, and the thread takes it
+//! out, gives it to its [`Service`], and has a worker send what comes of it. There are two such queues: one for control,
+//! which knows the leases of DHCP, and one for the gateway's TCP and UDP ([`crate::service`]), which must not wait while
+//! control makes a device.
 //!
 //! **Bounds.** The queue has [`PUNT_QUEUE`] places, and no port takes more than [`PUNT_QUEUE_PER_PORT`] of them, so
 //! that one which floods a service leaves places to the others. A frame that finds none is dropped by the one who
-//! brought it; control is never waited for.
+//! brought it; the thread is never waited for.
 //!
-//! **Waking control.** A worker asks at the end of a turn whether to tell control ([`Punts::wants_notice`]). The
-//! answer is yes once, until control has begun to take ([`Punts::notice_taken`]): there is at most one notice under
+//! **Waking the thread.** A worker asks at the end of a turn whether to tell it ([`Punts::wants_notice`]). The
+//! answer is yes once, until it has begun to take ([`Punts::notice_taken`]): there is at most one notice under
 //! way, whatever the number of frames. It is told after what was put in before it, so when a port's device has been
 //! taken from its worker, the notice of its last frame is already there.
 
@@ -26,13 +28,15 @@ use crate::drops::DropReason;
 use crate::frame::Offload;
 use crate::limits::{PUNT_QUEUE, PUNT_QUEUE_PER_PORT};
 
-/// A service of the gateway that control gives.
+/// A service of the gateway that a thread other than the workers gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {
     /// The DHCP server of a network: UDP port 67.
     Dhcp,
     /// The uplink's DHCP client: UDP port 68.
     DhcpClient,
+    /// What the gateway itself speaks with TCP and UDP: its DNS server, and connections that it has made.
+    Stack,
 }
 
 /// A frame for a service: untagged IPv4, whole, with checked headers. Its transport checksum is not checked.
@@ -54,9 +58,9 @@ pub struct Punt {
 #[derive(Debug, Default)]
 pub struct Punts {
     queue: Mutex<VecDeque<Punt>>,
-    /// Whether something was put in since control began to take.
+    /// Whether something was put in since the thread began to take.
     news: AtomicBool,
-    /// Whether control has been told, and has not begun to take.
+    /// Whether the thread has been told, and has not begun to take.
     told: AtomicBool,
 }
 
@@ -84,13 +88,13 @@ impl Punts {
         lock(&self.queue).pop_front()
     }
 
-    /// Whether whoever asks has to tell control that there is something to take. A load and no more while nothing is
+    /// Whether whoever asks has to tell the thread that there is something to take. A load and no more while nothing is
     /// punted.
     pub fn wants_notice(&self) -> bool {
         self.news.load(Acquire) && !self.told.swap(true, AcqRel)
     }
 
-    /// Control has been told and begins to take; for what is put in from now on it is told again.
+    /// The thread has been told and begins to take; for what is put in from now on it is told again.
     pub fn notice_taken(&self) {
         self.news.store(false, Release);
         self.told.store(false, Release);
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn control_is_told_once_until_it_takes() {
+    fn the_thread_is_told_once_until_it_takes() {
         let punts = Punts::default();
         assert!(!punts.wants_notice());
         assert!(punts.put(from(1)).is_ok() && punts.put(from(1)).is_ok());

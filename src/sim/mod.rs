@@ -22,8 +22,9 @@ use crate::port::exchange::Io;
 use crate::port::memory::MemoryPort;
 use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
 use crate::snapshot::{
-    Network, NetworkMode, Pins, Policing, Port, Publication, Snapshot, Uplink, UplinkMode,
+    Network, NetworkMode, Pins, Policing, Port, Publication, Scope, Snapshot, Target, Uplink, UplinkMode,
 };
+use crate::table::policy::Policy;
 use crate::table::route_table::{RouteTable, Via};
 use crate::worker::{PollMode, Worker, WorkerHandle, WorkerOptions};
 
@@ -135,7 +136,7 @@ impl Switch {
         let id = snapshot.free_port().expect("a free port number");
         let network = snapshot.network(network).expect("the network").clone();
         let ip = network.subnet.hosts().nth(1 + usize::from(id.0)).expect("a free address");
-        self.plug(id, Some(network.id), 1500, device.clone());
+        self.plug(id, Some((network.id, ip)), 1500, device.clone());
         Station { id, mac: MacAddr::from_ipv4(ip), ip, gateway_mac: network.gateway_mac, device }
     }
 
@@ -164,11 +165,13 @@ impl Switch {
         Station { id: PortId::UPLINK, mac: ROUTER_MAC, ip: ROUTER, gateway_mac: UPLINK_MAC, device }
     }
 
-    fn plug(&mut self, id: PortId, network: Option<NetworkId>, mtu: u16, device: Arc<MemoryPort>) {
+    fn plug(&mut self, id: PortId, place: Option<(NetworkId, Ipv4Addr)>, mtu: u16, device: Arc<MemoryPort>) {
         let port = Port {
             id,
             name: format!("p{}", id.0),
-            network,
+            network: place.map(|(network, _)| network),
+            ip: place.map(|(_, ip)| ip),
+            aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
@@ -212,9 +215,20 @@ impl Switch {
 
     /// Publishes a container's port at the uplink's address.
     pub fn publish(&mut self, protocol: Protocol, port: u16, to: &Station, target: u16) {
-        let publication = Publication { protocol, ip: None, port, target: to.at(target), to: to.id };
+        self.publish_to_all(protocol, port, &[to], target);
+    }
+
+    /// Publishes a port of several containers at the uplink's address.
+    pub fn publish_to_all(&mut self, protocol: Protocol, port: u16, to: &[&Station], target: u16) {
+        let targets = to.iter().map(|to| Target { endpoint: to.at(target), to: to.id }).collect();
+        let publication = Publication { protocol, ip: None, ports: port..=port, scope: Scope::Any, targets };
         self.shared.conntrack.reserve(protocol, port);
         self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
+    }
+
+    /// Puts these rules in force. What they forbid of what is there already is not ended.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.shared.publish(|snapshot| snapshot.policy = Arc::new(policy));
     }
 
     /// Lets the switch know a station's MAC address, as if it had answered ARP.

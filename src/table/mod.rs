@@ -5,6 +5,7 @@ pub mod datagram_ids;
 pub mod fragment_table;
 pub mod mac_table;
 pub mod neighbor_table;
+pub mod policy;
 pub mod port_pool;
 pub mod rate_limit;
 pub mod route_table;

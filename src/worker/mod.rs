@@ -87,6 +87,19 @@ pub enum Event {
     PortGone(PortId),
     /// Frames wait for the gateway's services ([`crate::shared::Punts`]).
     Punted,
+    /// Frames wait for the gateway's own stack ([`Shared::stack_punts`]).
+    StackPunted,
+}
+
+/// A frame that the switch made, to be sent by a port.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// The port.
+    pub port: PortId,
+    /// The frame.
+    pub bytes: Vec<u8>,
+    /// Its promises.
+    pub offload: Offload,
 }
 
 /// Where a worker's events go.
@@ -95,8 +108,9 @@ pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 enum Command {
     Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
     Detach { port: PortId, done: Sender<()> },
+    Settle { done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
-    Send { port: PortId, bytes: Vec<u8> },
+    Send { frames: Vec<Outgoing> },
     Probe { network: NetworkId, ip: Ipv4Addr },
     Stop,
 }
@@ -236,6 +250,9 @@ impl Worker {
         if self.shared.punts.wants_notice() {
             (self.on_event)(Event::Punted);
         }
+        if self.shared.stack_punts.wants_notice() {
+            (self.on_event)(Event::StackPunted);
+        }
         self.load.turns.fetch_add(1, Relaxed);
         worked
     }
@@ -303,8 +320,10 @@ impl Worker {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
+                // The snapshot is looked at next.
+                Command::Settle { done } => done.send(()).unwrap_or_default(),
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
-                Command::Send { port, bytes } => self.send(port, &bytes, now),
+                Command::Send { frames } => self.send(&frames, now),
                 Command::Probe { network, ip } => {
                     self.snapshot = self.shared.snapshot_full();
                     self.pipeline.probe(&self.snapshot, network, ip, now, &mut self.outbox);
@@ -357,12 +376,16 @@ impl Worker {
         self.flush(now);
     }
 
-    fn send(&mut self, port: PortId, bytes: &[u8], now: Time) {
+    fn send(&mut self, frames: &[Outgoing], now: Time) {
         self.snapshot = self.shared.snapshot_full();
-        let mut frame = self.outbox.fresh();
-        frame.fill(bytes, Offload::NONE);
-        self.pipeline.originate(&self.snapshot, port, frame, now, &mut self.outbox);
-        self.flush(now);
+        for burst in frames.chunks(BURST_FRAMES) {
+            for Outgoing { port, bytes, offload } in burst {
+                let mut frame = self.outbox.fresh();
+                frame.fill(bytes, *offload);
+                self.pipeline.originate(&self.snapshot, *port, frame, now, &mut self.outbox);
+            }
+            self.flush(now);
+        }
     }
 
     /// Reads and decides a burst from one port.

@@ -1,6 +1,6 @@
 //! The threads of all workers, and the control thread's way to them.
 //!
-//! Control never waits for a worker but in [`WorkerPool::detach`] and [`WorkerPool::stop`]: everything else is
+//! Control never waits for a worker but in [`WorkerPool::detach`], [`WorkerPool::settle`] and [`WorkerPool::stop`]: everything else is
 //! a command in a queue, and a nudge for a worker that may sleep.
 
 use std::io;
@@ -13,13 +13,14 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
-use super::{Command, Load, OnEvent, Worker, WorkerLoad, WorkerOptions};
+use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
 use crate::addr::{NetworkId, PortId};
+use crate::frame::Offload;
 use crate::port::Device;
 use crate::shared::Shared;
 
-/// How long [`WorkerPool::detach`] waits for a worker.
-const DETACH_WAIT: Duration = Duration::from_secs(1);
+/// How long a worker is waited for.
+const DONE_WAIT: Duration = Duration::from_secs(1);
 
 /// The control thread's end of a worker.
 #[derive(Clone)]
@@ -50,7 +51,12 @@ impl WorkerHandle {
 
     /// Has the worker send a finished frame out by a port.
     pub fn send_frame(&self, port: PortId, bytes: Vec<u8>) {
-        self.send(Command::Send { port, bytes });
+        self.send_frames(vec![Outgoing { port, bytes, offload: Offload::NONE }]);
+    }
+
+    /// Has the worker send frames.
+    pub fn send_frames(&self, frames: Vec<Outgoing>) {
+        self.send(Command::Send { frames });
     }
 
     /// Lets the worker ask everybody on a network who has `ip`.
@@ -106,17 +112,24 @@ impl WorkerPool {
 
     /// Makes every worker let go of a port's device. Returns when all have, or after a second.
     pub fn detach(&self, port: PortId) {
-        let (done, gone) = bounded(self.handles.len());
-        for handle in self.handles.iter() {
-            handle.send(Command::Detach { port, done: done.clone() });
+        if !self.wait_for(|done| Command::Detach { port, done }) {
+            log::warn!("a worker is slow to let go of port {}", port.0);
         }
+    }
+
+    /// Returns when every worker has ended its turn, and uses the snapshot that is published now; or after a second.
+    pub fn settle(&self) {
+        if !self.wait_for(|done| Command::Settle { done }) {
+            log::warn!("a worker is slow to follow a change");
+        }
+    }
+
+    /// Gives every worker a command, and says whether all have done it in time.
+    fn wait_for(&self, command: impl Fn(Sender<()>) -> Command) -> bool {
+        let (done, answers) = bounded(self.handles.len());
+        self.handles.iter().for_each(|handle| handle.send(command(done.clone())));
         drop(done);
-        for _ in self.handles.iter() {
-            if gone.recv_timeout(DETACH_WAIT).is_err() {
-                log::warn!("a worker is slow to let go of port {}", port.0);
-                return;
-            }
-        }
+        self.handles.iter().all(|_| answers.recv_timeout(DONE_WAIT).is_ok())
     }
 
     /// Lets a frame that the switch made go its way as if the port had sent it.
@@ -130,6 +143,22 @@ impl WorkerPool {
     pub fn send(&self, port: PortId, bytes: Vec<u8>) {
         if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
             handle.send_frame(port, bytes);
+        }
+    }
+
+    /// Sends frames that the switch made, as [`WorkerPool::send`] each, and those by one worker together.
+    pub fn send_all(&self, frames: Vec<Outgoing>) {
+        let mut shares: Vec<Vec<Outgoing>> = self.handles.iter().map(|_| Vec::new()).collect();
+        let count = shares.len().max(1);
+        for frame in frames {
+            if let Some(share) = shares.get_mut(frame.port.index() % count) {
+                share.push(frame);
+            }
+        }
+        for (handle, share) in self.handles.iter().zip(shares) {
+            if !share.is_empty() {
+                handle.send_frames(share);
+            }
         }
     }
 

@@ -13,11 +13,13 @@ mod bench;
 mod coalesce;
 mod config;
 mod dhcp;
+mod dns;
 mod guard;
 mod host;
 mod lab;
 mod lifecycle;
 mod networks;
+mod policy;
 mod refusals;
 mod rows_fragments;
 mod rows_icmp;
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         eprintln!("{}: {missing}", if must_run { "failing" } else { "skipping" });
     }
     let tests = [
+        dns::TESTS,
         host::TESTS,
         lab::TESTS,
         refusals::TESTS,
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
+        policy::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use libtest_mimic::Failed;
 use vswitchd::lab::rig::{Rig, UPLINK};
 
-use crate::switch::{NETWORK, Switch, VSWITCHD, ctl};
+use crate::switch::{NETWORK, Switch, VSWITCHD, ctl, state_dir};
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
@@ -36,7 +36,8 @@ fn vswitchd(rig: &Rig, words: &str) -> Result<Output, Failed> {
 fn the_daemon_refuses_in_one_line() -> Outcome {
     let rig = Rig::new()?;
     let socket = rig.socket();
-    let with_socket = format!("--socket {}", socket.display());
+    let state_dir = state_dir(&rig);
+    let with_socket = format!("--socket {} --state-dir {}", socket.display(), state_dir.display());
     for (words, code, says) in [
         ("--uplink nope0", 1, "no such interface"),
         ("--uplink eth0 --network a=10.0.0.0/8 --network b=10.1.0.0/16", 1, "overlap"),

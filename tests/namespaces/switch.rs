@@ -46,6 +46,8 @@ impl Switch {
         if !more.contains(&"--state-dir") {
             command.arg("--state-dir").arg(state_dir(rig));
         }
+        // The machine's own resolvers are nobody's business here.
+        command.arg("--resolv-conf").arg(rig.directory().join("resolv.conf"));
         let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };

@@ -90,7 +90,7 @@ fn the_gateway_answers_echo_for_the_host_whose_address_it_shares() {
 #[test]
 fn a_service_that_the_gateway_has_not_is_unreachable() {
     let (mut switch, c) = lan(1);
-    let gateway = Endpoint::new(Ipv4Addr::new(172, 30, 0, 1), 53);
+    let gateway = Endpoint::new(Ipv4Addr::new(172, 30, 0, 1), 69);
     let question = packet::udp(via(&c[0]), c[0].at(1000), gateway, b"?");
     switch.send(&c[0], &question);
     let (kind, code, quoted) = icmp_error(&one(&c[0]));

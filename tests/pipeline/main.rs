@@ -26,6 +26,7 @@ mod icmp;
 mod ipv4;
 mod nat;
 mod networks;
+mod policy;
 mod publish;
 mod security;
 mod services;

@@ -119,3 +119,49 @@ fn the_uplinks_client_hears_its_server_and_nobody_elses_frames() {
     assert!(punted(&switch).is_empty());
     settle(&switch);
 }
+
+#[test]
+fn row_87_dns_is_punted_from_a_network_to_its_own_gateway_alone() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let other = switch.add_network("10.9.0.0/16".parse().unwrap(), NetworkMode::Nat);
+    let stack = |switch: &Switch| std::iter::from_fn(|| switch.shared.stack_punts.take()).collect::<Vec<_>>();
+    let own = Endpoint::new(Ipv4Addr::new(172, 30, 0, 1), 53);
+    let query = packet::udp(via(&c), c.at(1000), own, b"query");
+    let syn = packet::tcp(via(&c), c.at(1001), own, Tcp { seq: 0, ack: 0, flags: SYN }, b"");
+    for frame in [&query, &syn] {
+        switch.send(&c, frame);
+        let punts = stack(&switch);
+        assert_eq!(punts.len(), 1);
+        assert_eq!((punts[0].service, punts[0].ingress), (Service::Stack, c.id));
+        assert_eq!((punts[0].network, &punts[0].bytes[..]), (Some(NetworkId(0)), &frame[..]));
+        nothing(&c);
+    }
+    // Another network's gateway, and everything of ours from the uplink's side.
+    switch
+        .send(&c, &packet::udp(via(&c), c.at(1000), Endpoint::new(Ipv4Addr::new(10, 9, 0, 1), 53), b"query"));
+    assert_eq!(icmp_error(&one(&c)).1, 13);
+    for at in [own, Endpoint::new(Ipv4Addr::new(10, 9, 0, 1), 53), external(53)] {
+        switch.send(&router, &packet::udp(via(&router), server(9), at, b"query"));
+    }
+    let d = switch.add_port(other);
+    let foreign = packet::udp(via(&d), c.at(1000), Endpoint::new(Ipv4Addr::new(10, 9, 0, 1), 53), b"query");
+    switch.send(&d, &foreign);
+    assert!(stack(&switch).is_empty() && punted(&switch).is_empty());
+    settle(&switch);
+}
+
+#[test]
+fn what_is_for_a_connection_of_the_gateway_is_punted_while_it_is_open() {
+    let (mut switch, c) = lan(1);
+    let port = switch.shared.open_ports.open(Protocol::Udp, 5).unwrap();
+    let at = Endpoint::new(Ipv4Addr::new(172, 30, 0, 1), port.number());
+    let answer = packet::udp(via(&c[0]), c[0].at(1000), at, b"answer");
+    switch.send(&c[0], &answer);
+    assert!(switch.shared.stack_punts.take().is_some());
+    nothing(&c[0]);
+    drop(port);
+    switch.send(&c[0], &answer);
+    assert_eq!(icmp_error(&one(&c[0])).1, 3, "nobody is there any more");
+    assert!(switch.shared.stack_punts.take().is_none());
+    settle(&switch);
+}

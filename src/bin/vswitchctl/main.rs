@@ -15,7 +15,8 @@ use vswitchd::control::error::Error;
 use vswitchd::control::request::{
     Apply, CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
     NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments,
-    PortAdd, PortInspect, PortSet, PublishAdd, PublishRm, Remove, Request,
+    PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, PortAdd, PortInspect, PortSet, PublishAdd, PublishRm,
+    Remove, Request,
 };
 use vswitchd::control::response::Applied;
 use vswitchd::control::socket;
@@ -69,6 +70,9 @@ enum Noun {
     /// Published ports
     #[command(subcommand)]
     Publish(Publish),
+    /// Rules: which connections may be made
+    #[command(subcommand)]
+    Policy(Policy),
     /// Dropped frames, with the reason
     Drops(Drops),
     /// Counters per port and per worker
@@ -175,6 +179,21 @@ enum Publish {
     Rm(PublishRm),
 }
 
+#[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // there is one of it
+enum Policy {
+    /// Add a rule: the first one that matches decides
+    Add(PolicyAdd),
+    /// All rules, in their order
+    Ls(NoArguments),
+    /// Remove a rule
+    Rm(PolicyRm),
+    /// Show what happens between networks where no rule decides, or change it
+    Default(PolicyDefault),
+    /// Which rule decides about a connection
+    Check(PolicyCheck),
+}
+
 /// What to do: ask once, or go on asking.
 enum Action {
     Ask(Request),
@@ -215,6 +234,11 @@ impl From<Noun> for Action {
             Noun::Publish(Publish::Add(add)) => Request::PublishAdd(add),
             Noun::Publish(Publish::Ls(none)) => Request::PublishLs(none),
             Noun::Publish(Publish::Rm(rm)) => Request::PublishRm(rm),
+            Noun::Policy(Policy::Add(add)) => Request::PolicyAdd(add),
+            Noun::Policy(Policy::Ls(none)) => Request::PolicyLs(none),
+            Noun::Policy(Policy::Rm(rm)) => Request::PolicyRm(rm),
+            Noun::Policy(Policy::Default(default)) => Request::PolicyDefault(default),
+            Noun::Policy(Policy::Check(check)) => Request::PolicyCheck(check),
             Noun::Drops(drops) => Request::Drops(drops),
             Noun::Stats(none) => Request::Stats(none),
             Noun::Apply(file) => return Action::Apply(file),

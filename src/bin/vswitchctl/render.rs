@@ -7,9 +7,9 @@ use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
-    Applied, Configuration,ConnectionInfo, ConnectionStats, DhcpInfo, Done, DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo,
-    NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo, Stats, Status, Timeout,
-    Usage,
+    Applied, CheckInfo, Configuration, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done,
+    DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail,
+    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -45,6 +45,13 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
             format!("{}/{} to {}\n", listen(&publication), publication.proto, target(&publication))
         }
         Request::PublishLs(_) => publications(&client.call::<Vec<PublicationInfo>>(request)?, &status()?),
+        Request::PolicyAdd(_) => {
+            let rule: RuleInfo = client.call(request)?;
+            format!("rule {}: {} from {} to {}\n", rule.n, rule.action.as_str(), rule.from, rule.to)
+        }
+        Request::PolicyLs(_) => rules(&client.call::<Vec<RuleInfo>>(request)?, &status()?),
+        Request::PolicyDefault(_) => defaults(&client.call::<Vec<DefaultInfo>>(request)?),
+        Request::PolicyCheck(_) => format!("{}\n", client.call::<CheckInfo>(request)?.text),
         Request::Drops(_) => drops(&client.call::<Vec<DropInfo>>(request)?, wide),
         Request::Stats(_) => stats(&client.call(request)?, wide),
         Request::Dump(_) => client.call::<Configuration>(request)?.text,
@@ -59,6 +66,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         | Request::PortSet(_)
         | Request::FdbAdd(_)
         | Request::FdbDel(_)
+        | Request::PolicyRm(_)
         | Request::PublishRm(_) => client.call::<Done>(request).map(|_| String::new())?,
     })
 }
@@ -347,13 +355,14 @@ fn timeouts(timeouts: &[Timeout]) -> String {
 }
 
 fn publications(publications: &[PublicationInfo], status: &Status) -> String {
-    let mut table = Table::new(&["PROTO", "LISTEN", "TARGET", ">CONNECTIONS"]);
+    let mut table = Table::new(&["PROTO", "LISTEN", "TARGET", ">CONNECTIONS", "SCOPE"]);
     for publication in publications {
         table.row(vec![
             publication.proto.to_string(),
             listen(publication),
             target(publication),
             publication.connections.to_string(),
+            publication.scope.clone(),
         ]);
     }
     let ports = publications.iter().map(|p| usize::from(p.port_last - p.port_first) + 1);
@@ -369,7 +378,9 @@ fn listen(publication: &PublicationInfo) -> String {
 fn target(publication: &PublicationInfo) -> String {
     let first = publication.target_first;
     let last = first.saturating_add(publication.port_last - publication.port_first);
-    format!("{} {}:{}", publication.target_port, publication.target_ip, range(first, last))
+    let targets = publication.targets.iter();
+    let targets = targets.map(|target| format!("{} {}:{}", target.port, target.ip, range(first, last)));
+    targets.collect::<Vec<_>>().join(", ")
 }
 
 fn range(first: u16, last: u16) -> String {
@@ -394,7 +405,7 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
         return counts.to_string();
     }
     frames.sort_by_key(|(_, frame)| frame.age_seconds);
-    let mut samples = Table::new(&[">AGE", "REASON", "PORT", "TYPE", "SOURCE", "DESTINATION"]);
+    let mut samples = Table::new(&[">AGE", "REASON", "PORT", "TYPE", "SOURCE", "DESTINATION", "RULE"]);
     for (drop, frame) in frames {
         let end = |ip: Option<IpAddr>, port: Option<u16>, mac: String| match (ip, port) {
             (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
@@ -408,9 +419,39 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
             or_dash(frame.proto.as_ref().or(frame.ethertype.as_ref())),
             end(frame.src, frame.sport, or_dash(frame.src_mac)),
             end(frame.dst, frame.dport, or_dash(frame.dst_mac)),
+            frame.rule.map_or_else(String::new, |rule| rule.to_string()),
         ]);
     }
     format!("{counts}\n{samples}")
+}
+
+fn rules(rules: &[RuleInfo], status: &Status) -> String {
+    let columns = [">N", "ACTION", "FROM", "TO", "PROTO", "DPORT", ">CONNECTIONS", ">DENIED", "NAME"];
+    let mut table = Table::new(&columns);
+    for rule in rules {
+        table.row(vec![
+            rule.n.to_string(),
+            rule.action.as_str().to_owned(),
+            rule.from.clone(),
+            rule.to.clone(),
+            rule.proto.map_or_else(|| "any".to_owned(), |protocol| protocol.to_string()),
+            rule.dport.clone().unwrap_or_else(|| "any".to_owned()),
+            rule.connections.to_string(),
+            rule.denied.to_string(),
+            rule.name.clone().unwrap_or_default(),
+        ]);
+    }
+    table.footer(format!("{}/{} rules", rules.len(), status.limits.rules));
+    table.to_string()
+}
+
+fn defaults(defaults: &[DefaultInfo]) -> String {
+    let mut table = Table::new(&["FROM", "TO", "ACTION"]);
+    for DefaultInfo { from, to, action } in defaults {
+        table.row(vec![from.clone(), to.clone(), action.as_str().to_owned()]);
+    }
+    table.footer("all others: deny between networks, allow within".to_owned());
+    table.to_string()
 }
 
 fn stats(stats: &Stats, wide: bool) -> String {

@@ -11,8 +11,8 @@ use crate::control::apply::DEFAULT_NETWORK;
 use crate::control::error::{Error, Kind};
 use crate::control::name::Name;
 use crate::control::request::{
-    CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkHostPort, PortAdd, PortSet, PublishAdd,
-    Request, TimeoutSetting,
+    CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkDhcp, NetworkHostPort, PolicyAdd,
+    PolicyDefault, PortAdd, PortSet, PublishAdd, Request, TimeoutSetting,
 };
 use crate::control::response::Fault;
 
@@ -48,7 +48,7 @@ pub struct Document {
 }
 
 /// The sections of a file.
-const SECTIONS: &str = "network, port, connect, host_port, publish, timeouts and fdb";
+const SECTIONS: &str = "network, port, connect, host_port, publish, policy, policy_default, timeouts and fdb";
 
 /// A table of the file, or a value.
 type Item<'a> = Spanned<DeValue<'a>>;
@@ -74,6 +74,7 @@ pub fn read(text: &str) -> Document {
 fn turn(wish: &Request) -> usize {
     const ORDER: &[(&str, &str)] = &[
         ("network", "create"),
+        ("network", "dhcp"),
         ("port", "add"),
         ("network", "connect"),
         ("network", "host-port"),
@@ -95,12 +96,7 @@ impl Reader<'_> {
         for (key, value) in root {
             let line = self.line(&key.span());
             match key.get_ref().as_ref() {
-                "network" => self.each("network", value, |reader, line, item| {
-                    let network: NetworkCreate = reader.arguments("network create", item)?;
-                    reader.once("network", network.name.to_string(), line)?;
-                    reader.wish(line, Request::NetworkCreate(network));
-                    Some(())
-                }),
+                "network" => self.each("network", value, Reader::network),
                 "port" => self.each("port", value, Reader::port),
                 "connect" => self.each("connect", value, Reader::connect),
                 "host_port" => self.each("host_port", value, |reader, line, item| {
@@ -113,6 +109,24 @@ impl Reader<'_> {
                     let publication: PublishAdd = reader.arguments("publish add", item)?;
                     reader.once("publish", publication.spec.to_string(), line)?;
                     reader.wish(line, Request::PublishAdd(publication));
+                    Some(())
+                }),
+                "policy" => self.each("policy", value, |reader, line, item| {
+                    let rule: PolicyAdd = reader.arguments("policy add", item)?;
+                    if rule.before.is_some() {
+                        let error =
+                            Error::usage("before", "rules stand in their order in a file", "leave it out");
+                        reader.fault(line, error);
+                    }
+                    reader.wish(line, Request::PolicyAdd(rule));
+                    Some(())
+                }),
+                "policy_default" => self.each("policy_default", value, |reader, line, item| {
+                    let default: PolicyDefault = reader.arguments("policy default", item)?;
+                    let pair =
+                        [&default.from, &default.to].map(|name| name.as_ref().map_or("", Name::as_str));
+                    reader.once("policy_default", pair.join(" "), line)?;
+                    reader.wish(line, Request::PolicyDefault(default));
                     Some(())
                 }),
                 "timeouts" => self.timeouts(value),
@@ -144,8 +158,25 @@ impl Reader<'_> {
         }
     }
 
+    fn network(&mut self, line: usize, item: Item<'_>) -> Option<()> {
+        let (item, dhcp) = without(item, "dhcp");
+        let network: NetworkCreate = self.arguments("network create", item)?;
+        self.once("network", network.name.to_string(), line)?;
+        if let Some(dhcp) = dhcp {
+            let line = self.line(&dhcp.span());
+            let settings = self.pairs("dhcp", dhcp, |key, value| match key {
+                "server" => value.parse(),
+                _ => format!("{key}={value}").parse(),
+            });
+            let name = network.name.clone();
+            settings.map(|settings| self.wish(line, Request::NetworkDhcp(NetworkDhcp { name, settings })));
+        }
+        self.wish(line, Request::NetworkCreate(network));
+        Some(())
+    }
+
     fn port(&mut self, line: usize, item: Item<'_>) -> Option<()> {
-        let (item, settings) = without_settings(item);
+        let (item, settings) = without(item, "set");
         let add: PortAdd = self.arguments("port add", item)?;
         self.once("port", add.name.to_string(), line)?;
         let network = add.network.clone().map_or_else(|| DEFAULT_NETWORK.parse().ok(), Some);
@@ -155,7 +186,7 @@ impl Reader<'_> {
     }
 
     fn connect(&mut self, line: usize, item: Item<'_>) -> Option<()> {
-        let (item, settings) = without_settings(item);
+        let (item, settings) = without(item, "set");
         let connect: NetworkConnect = self.arguments("network connect", item)?;
         self.once("connect", format!("{} {}", connect.network, connect.port), line)?;
         self.settings(&connect.port, Some(connect.network.clone()), settings);
@@ -265,12 +296,12 @@ impl Reader<'_> {
     }
 }
 
-/// A table, and its entry `set`.
-fn without_settings(item: Item<'_>) -> (Item<'_>, Option<Item<'_>>) {
+/// A table without an entry, and the entry.
+fn without<'a>(item: Item<'a>, entry: &str) -> (Item<'a>, Option<Item<'a>>) {
     let span = item.span();
     let (value, settings) = match item.into_inner() {
         DeValue::Table(mut table) => {
-            let settings = table.remove("set");
+            let settings = table.remove(entry);
             (DeValue::Table(table), settings)
         }
         other => (other, None),

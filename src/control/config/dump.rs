@@ -3,15 +3,20 @@
 use serde_json::{Map, Value};
 
 use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::dhcp::dhcp_info;
+use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::Error;
 use crate::control::host::{Attachment, Host};
 use crate::control::name::Name;
 use crate::control::records::PortRecord;
 use crate::control::request::{
-    Bound, CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkHostPort, NetworkSetting, PortAdd,
-    PortSet, PortSetting, PublishAdd, Request, Security, TimeoutSetting,
+    Bound, CtTimeouts, FdbAgeing, NetworkConnect, NetworkCreate, NetworkDhcp, NetworkHostPort,
+    NetworkSetting, PolicyAdd, PolicyDefault, PortAdd, PortSet, PortSetting, PublishAdd, Request, Security,
+    TimeoutSetting,
 };
-use crate::snapshot::{Policing, Port};
+use crate::control::response::{DhcpInfo, RuleInfo};
+use crate::service::dhcp::server::Settings;
+use crate::snapshot::{Policing, Port, Scope};
 use crate::table::conntrack::Timeouts;
 
 impl<H: Host> Control<H> {
@@ -30,6 +35,15 @@ impl<H: Host> Control<H> {
                 mtu: Some(network.mtu),
             }));
         }
+        for network in snapshot.networks.iter().flatten() {
+            let name: Name = network.name.parse()?;
+            let usual = usual_dhcp()?;
+            let mut settings = self.dhcp_settings(&name)?;
+            settings.retain(|setting| !usual.contains(setting));
+            if !settings.is_empty() {
+                wishes.push(Request::NetworkDhcp(NetworkDhcp { name, settings }));
+            }
+        }
         let (mut connected, mut changed) = (Vec::new(), Vec::new());
         for (name, record) in self.ports.iter() {
             let Some(network) = snapshot.network(record.network) else { continue };
@@ -42,7 +56,11 @@ impl<H: Host> Control<H> {
                     ifname: Some(ifname.parse()?),
                     off: false,
                 })),
-                _ if is_first => wishes.push(Request::PortAdd(port_add(name, &on, record)?)),
+                _ if is_first => {
+                    let aliases =
+                        snapshot.port(record.id).map(|port| port.aliases.clone()).unwrap_or_default();
+                    wishes.push(Request::PortAdd(port_add(name, &on, record, &aliases)?));
+                }
                 attachment => connected.push(Request::NetworkConnect(NetworkConnect {
                     network: on.clone(),
                     port: name.clone(),
@@ -64,13 +82,39 @@ impl<H: Host> Control<H> {
         }
         wishes.extend(connected);
         wishes.extend(changed);
-        wishes.extend(self.publications.iter().map(|record| {
-            Request::PublishAdd(PublishAdd { spec: record.spec.clone(), to: record.to_name.clone() })
-        }));
+        for record in &self.publications {
+            wishes.push(Request::PublishAdd(PublishAdd {
+                spec: record.spec.to_string().parse()?,
+                to: record.targets.iter().map(|target| target.name.clone()).collect(),
+                lan: record.scope == Scope::Lan,
+                loopback: false,
+            }));
+        }
+        for (number, listed) in snapshot.policy.rules().iter().enumerate() {
+            let RuleInfo { action, from, to, proto, dport, name, .. } = self.rule_info(number, listed, 0);
+            wishes.push(Request::PolicyAdd(PolicyAdd {
+                action,
+                before: None,
+                from: Some(from.parse()?),
+                to: Some(to.parse()?),
+                proto,
+                dport: dport.map(|ports| ports.parse()).transpose()?,
+                name: name.map(|name| name.parse()).transpose()?,
+            }));
+        }
+        for ((from, to), action) in snapshot.policy.defaults() {
+            let (from, to) = (Some(from.parse()?), Some(to.parse()?));
+            wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(*action) }));
+        }
         wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
         let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();
         wishes.push(Request::FdbAgeing(FdbAgeing { seconds }));
         Ok(wishes)
+    }
+
+    /// All settings of a network's DHCP server.
+    pub(super) fn dhcp_settings(&self, network: &Name) -> Result<Vec<DhcpSetting>, Error> {
+        dhcp_settings(&self.dhcp_info(network)?)
     }
 
     /// The settings of a port that are not as they are when a port is added.
@@ -92,8 +136,28 @@ impl<H: Host> Control<H> {
     }
 }
 
+/// What a DHCP server says at the start.
+pub(super) fn usual_dhcp() -> Result<Vec<DhcpSetting>, Error> {
+    dhcp_settings(&dhcp_info("", true, &Settings::default()))
+}
+
+/// All settings of a DHCP server.
+fn dhcp_settings(info: &DhcpInfo) -> Result<Vec<DhcpSetting>, Error> {
+    let names = |names: &[String]| names.iter().map(|name| name.parse()).collect::<Result<Vec<_>, Error>>();
+    Ok(vec![
+        if info.enabled { DhcpSetting::On } else { DhcpSetting::Off },
+        DhcpSetting::Lease(u32::try_from(info.lease_seconds).unwrap_or(u32::MAX)),
+        DhcpSetting::Range(info.range.map(|range| (range.first, range.last))),
+        DhcpSetting::Dns(info.dns.clone()),
+        DhcpSetting::Ntp(info.ntp.clone()),
+        DhcpSetting::Domain(info.domain.as_ref().map(|domain| domain.parse()).transpose()?),
+        DhcpSetting::Search(names(&info.search)?),
+        DhcpSetting::Routes(info.routes.clone()),
+    ])
+}
+
 /// The request that adds a port's first interface.
-fn port_add(name: &Name, network: &Name, record: &PortRecord) -> Result<PortAdd, Error> {
+fn port_add(name: &Name, network: &Name, record: &PortRecord, aliases: &[String]) -> Result<PortAdd, Error> {
     let mut add = PortAdd {
         name: name.clone(),
         netns: None,
@@ -104,6 +168,8 @@ fn port_add(name: &Name, network: &Name, record: &PortRecord) -> Result<PortAdd,
         mac: record.mac,
         ifname: None,
         no_address: record.no_address,
+        aliases: aliases.iter().map(|alias| alias.parse()).collect::<Result<_, _>>()?,
+        dns: record.dns,
     };
     match &record.attachment {
         Attachment::Netns { netns, ifname } => {
@@ -162,6 +228,12 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
                     }
                 }
             }
+            Request::NetworkDhcp(dhcp) => {
+                let networks = root.get_mut("network").and_then(Value::as_array_mut).into_iter().flatten();
+                for network in networks.filter(|network| network["name"] == dhcp.name.as_str()) {
+                    network["dhcp"] = dhcp.settings.iter().map(dhcp_pair).collect::<Map<_, _>>().into();
+                }
+            }
             Request::CtTimeouts(CtTimeouts { settings }) => {
                 let timeouts = settings.iter().map(|timeout| (timeout.key.clone(), timeout.seconds.into()));
                 root.insert("timeouts".into(), timeouts.collect::<Map<_, _>>().into());
@@ -185,6 +257,7 @@ fn section(request: &Request) -> &'static str {
     match request.route() {
         ("network", "connect") => "connect",
         ("network", "host-port") => "host_port",
+        ("policy", "default") => "policy_default",
         (noun, _) => noun,
     }
 }
@@ -198,6 +271,10 @@ pub(super) fn command(request: &Request) -> String {
             words.push(set.name.to_string());
             words.extend(set.network.iter().flat_map(|network| ["--network".into(), network.to_string()]));
             words.extend(set.settings.iter().map(ToString::to_string));
+        }
+        Request::NetworkDhcp(dhcp) => {
+            words.push(dhcp.name.to_string());
+            words.extend(dhcp.settings.iter().map(ToString::to_string));
         }
         Request::NetworkSet(set) => {
             words.push(set.name.to_string());
@@ -214,25 +291,50 @@ pub(super) fn command(request: &Request) -> String {
             let positional: &[&str] = match request.route() {
                 ("network", "connect" | "disconnect") => &["network", "port"],
                 ("network", "host-port") => &["network"],
+                ("policy", "default") => &["from", "to", "action"],
+                ("policy", _) => &["action", "rule"],
                 _ => &["name", "spec", "seconds"],
             };
             let positional = positional.iter().filter_map(|name| arguments.remove(*name));
             words.extend(positional.map(|value| text(&value)));
             for (name, value) in arguments {
-                words.push(format!("--{}", name.replace('_', "-")));
+                // The only list among the flags, which is given one by one.
+                let flag = if name == "aliases" { "alias".into() } else { name.replace('_', "-") };
+                words.push(format!("--{flag}"));
                 words.extend((value != Value::Bool(true)).then(|| text(&value)));
             }
         }
     }
-    words.join(" ")
+    words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word as a shell reads it as one.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=.,:/+@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// The arguments of a request that say something.
 fn arguments(request: &Request) -> Result<Map<String, Value>, Error> {
     let failed = |error| Error::failed("configuration", error, "report this");
     let mut arguments: Map<String, Value> = serde_json::from_slice(&request.body()?).map_err(failed)?;
-    arguments.retain(|_, value| !value.is_null() && *value != Value::Bool(false));
+    let says_nothing = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    arguments.retain(|_, value| !says_nothing(value));
     Ok(arguments)
+}
+
+/// `on` and `off` are what `server` is; the others are as on the command line.
+fn dhcp_pair(setting: &DhcpSetting) -> (String, Value) {
+    let text = setting.to_string();
+    text.split_once('=')
+        .map_or_else(|| ("server".into(), text.as_str().into()), |(key, value)| (key.into(), scalar(value)))
 }
 
 fn pair(setting: &PortSetting) -> (String, Value) {
@@ -247,5 +349,9 @@ fn scalar(word: &str) -> Value {
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(text).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
 }

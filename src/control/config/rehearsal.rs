@@ -15,6 +15,7 @@ use crate::control::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFact
 use crate::control::publish_spec::Listen;
 use crate::control::response::WorkerStats;
 use crate::host::guard::Hidden;
+use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
@@ -47,6 +48,12 @@ impl Host for Rehearsal<'_> {
     fn close_port(&mut self, _: PortId) {}
 
     fn inject(&mut self, _: PortId, _: Vec<u8>) {}
+
+    fn send(&mut self, _: PortId, _: Vec<u8>) {}
+
+    fn settle(&mut self) {}
+
+    fn set_uplink_address(&mut self, _: Option<Config>) {}
 
     fn port_is_up(&self, id: PortId) -> bool {
         self.real.port_is_up(id)

@@ -29,6 +29,7 @@ const RICH: &str = r#"
 [[network]]
 name = "default"
 subnet = "10.1.0.0/24"
+dhcp = { lease = 600, domain = "example.com" }
 
 [[network]]
 name = "backend"
@@ -40,6 +41,7 @@ mode = "internal"
 [[port]]
 name = "web"
 netns = "red"
+aliases = ["www"]
 set = { storm = "off", connections = 50, security = "off" }
 
 [[port]]
@@ -72,6 +74,28 @@ to = "web"
 [[publish]]
 spec = "127.0.0.1:53:53/udp"
 to = "web"
+
+[[policy]]
+action = "deny"
+from = "internet"
+to = "web"
+proto = "tcp"
+dport = "81"
+name = "no more of 81"
+
+[[policy]]
+action = "allow"
+from = "web,10.1.0.0/25"
+to = "backend"
+
+[[policy]]
+action = "deny"
+to = "host"
+
+[[policy_default]]
+from = "default"
+to = "backend"
+action = "allow"
 
 [timeouts]
 udp = 77
@@ -149,7 +173,7 @@ fn only_what_differs_is_touched() {
             "publish rm 127.0.0.1:53/udp --if-exists",
             "port rm db --if-exists",
             "port rm vm --if-exists",
-        "network host-port backend --off",
+            "network host-port backend --off",
             "port rm web --if-exists",
             "network rm backend --if-exists",
             "ct timeouts icmp=60",
@@ -157,6 +181,35 @@ fn only_what_differs_is_touched() {
         ]
     );
     assert_eq!(changes(&mut control, ""), Vec::<String>::new());
+}
+
+#[test]
+fn rules_take_their_places_with_few_steps() {
+    let mut control = switch();
+    changes(&mut control, RICH);
+    let (deny, allow) = (
+        "[[policy]]\naction = \"deny\"\nto = \"host\"\n",
+        "[[policy]]\naction = \"allow\"\nto = \"10.0.0.0/8\"\n",
+    );
+    let less = RICH.replace(deny, "");
+    assert_eq!(changes(&mut control, &less), ["policy rm 3 --if-exists"]);
+    let first = RICH.replace(deny, "").replacen("[[policy]]", &[deny, "[[policy]]"].concat(), 1);
+    assert_eq!(changes(&mut control, &first), ["policy add deny --before 1 --to host"]);
+    let swapped = first.replace(deny, "").replacen(
+        "[[policy_default]]",
+        &[allow, deny, "[[policy_default]]"].concat(),
+        1,
+    );
+    let done = changes(&mut control, &swapped);
+    assert_eq!(done.len(), 3, "{done:#?}");
+    assert_eq!(changes(&mut control, &swapped), Vec::<String>::new());
+    let wrong = swapped.replace("to = \"10.0.0.0/8\"", "to = \"nobody\"");
+    let faults = apply(&mut control, &wrong).unwrap().faults;
+    assert!(faults.len() == 1 && faults[0].error.to_string().contains("nobody"), "{faults:?}");
+    assert_eq!(changes(&mut control, &swapped), Vec::<String>::new());
+    let plain =
+        swapped.replace("dhcp = { lease = 600, domain = \"example.com\" }", "dhcp = { server = \"off\" }");
+    assert_eq!(changes(&mut control, &plain), ["network dhcp default off lease=3600 domain="]);
 }
 
 #[test]

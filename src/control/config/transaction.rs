@@ -1,27 +1,33 @@
 //! Applying: all of a file, or nothing.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::document::{DaemonOption, Document, Wish, read};
-use super::dump::{command, file, settings, timeouts};
+use super::dump::{command, file, settings, timeouts, usual_dhcp};
 use super::rehearsal::Rehearsal;
 use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
 use crate::control::name::Name;
+use crate::control::policy_spec::WhichRule;
 use crate::control::ports::change;
+use crate::control::publications::scoped;
 use crate::control::publish_spec::{Listen, Unpublish};
 use crate::control::records::PortRecord;
 use crate::control::request::{
-    Apply, CtTimeouts, FdbAgeing, NetworkCreate, NetworkDisconnect, NetworkHostPort, NetworkSet,
-    NetworkSetting, PortSet, PublishRm, Remove, Request,
+    Apply, CtTimeouts, FdbAgeing, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet,
+    NetworkSetting, PolicyAdd, PolicyDefault, PolicyRm, PortSet, PublishRm, Remove, Request,
 };
 use crate::control::response::{Applied, Configuration, Fault, PortKind};
+use crate::control::uplink::UplinkRecord;
 use crate::host::state::StateDir;
 use crate::limits::MAC_AGEING;
 use crate::snapshot::{Network, NetworkMode, Port};
 use crate::table::conntrack::Timeouts;
+use crate::table::policy::{Action, Listed, Rule};
 
 impl<H: Host> Control<H> {
     /// Makes the switch what a file says, or changes nothing.
@@ -84,16 +90,18 @@ impl<H: Host> Control<H> {
         let mut run = Run { books: self.copy(), steps: Vec::new(), now };
         run.remove_all_but(wishes);
         // What must make room for its successor does so first; then everything has its place, or never will.
-        for wish in wishes {
+        let is_rule = |wish: &&Wish| wish.request.route().0 == "policy";
+        for wish in wishes.iter().filter(|wish| !is_rule(wish)) {
             run.make_room(&wish.request);
         }
         let mut faults = Vec::new();
-        for Wish { line, request } in wishes {
+        for Wish { line, request } in wishes.iter().filter(|wish| !is_rule(wish)) {
             if let Err(error) = run.step(request) {
                 faults.push(Fault { line: *line, error });
             }
         }
         run.settle(wishes);
+        faults.extend(run.order_rules(wishes));
         (run.steps, faults)
     }
 
@@ -124,7 +132,8 @@ impl<H: Host> Control<H> {
             ports: self.ports.clone(),
             book: self.book.clone(),
             publications: self.publications.clone(),
-            uplink: self.uplink.clone(),
+            dhcp: self.dhcp.clone(),
+            uplink: self.uplink.as_ref().map(UplinkRecord::copy),
             retired: self.retired,
             options: self.options.clone(),
         }
@@ -145,6 +154,7 @@ impl Run<'_> {
         let request = match request {
             Request::PortSet(set) => self.full_settings(set)?,
             Request::CtTimeouts(timeouts) => self.full_timeouts(timeouts),
+            Request::NetworkDhcp(dhcp) => return self.set_dhcp(dhcp),
             Request::FdbAgeing(_) if self.is_aged_so(request) => None,
             _ => Some(request.clone()),
         };
@@ -165,10 +175,10 @@ impl Run<'_> {
 
     /// Removes what nobody wishes for.
     fn remove_all_but(&mut self, wishes: &[Wish]) {
-        let listens: Vec<&Listen> = wishes
+        let publications: Vec<_> = wishes
             .iter()
             .filter_map(|wish| match &wish.request {
-                Request::PublishAdd(add) => Some(&add.spec.listen),
+                Request::PublishAdd(add) => scoped(add).ok(),
                 _ => None,
             })
             .collect();
@@ -176,8 +186,8 @@ impl Run<'_> {
             .books
             .publications
             .iter()
+            .filter(|record| !publications.iter().any(|(wish, _)| wish.is_met_by(&record.spec)))
             .map(|record| record.spec.listen.clone())
-            .filter(|listen| !listens.contains(&listen))
             .collect();
         for listen in unwanted {
             self.remove(&unpublish(listen));
@@ -237,7 +247,12 @@ impl Run<'_> {
             Request::PortAdd(add) => {
                 self.remove(&Request::PortRm(Remove { name: add.name.clone(), if_exists: true }));
             }
-            Request::PublishAdd(add) => self.remove(&unpublish(add.spec.listen.clone())),
+            Request::PublishAdd(add) => {
+                let Ok((wish, _)) = scoped(add) else { return };
+                let there = self.books.publications.iter().find(|record| wish.is_met_by(&record.spec));
+                let listen = there.map(|record| record.spec.listen.clone());
+                listen.into_iter().for_each(|listen| self.remove(&unpublish(listen)));
+            }
             _ => {}
         }
     }
@@ -276,6 +291,86 @@ impl Run<'_> {
         self.remove(&request);
     }
 
+    /// Makes the rules and defaults those that are wished, in their order. Returns what is wrong with them.
+    fn order_rules(&mut self, wishes: &[Wish]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let defaults = self.books.snapshot().policy.defaults().clone();
+        for (from, to) in defaults.into_keys() {
+            let is_wished = |wish: &Wish| {
+                matches!(&wish.request, Request::PolicyDefault(wish)
+                if wish.from.as_ref().is_some_and(|name| name.as_str() == from)
+                    && wish.to.as_ref().is_some_and(|name| name.as_str() == to))
+            };
+            if !wishes.iter().any(is_wished) {
+                let anyway = if from == to { Action::Allow } else { Action::Deny };
+                let action = Some(anyway);
+                self.remove(&Request::PolicyDefault(PolicyDefault {
+                    from: from.parse().ok(),
+                    to: to.parse().ok(),
+                    action,
+                }));
+            }
+        }
+        let mut wanted = VecDeque::new();
+        for Wish { line, request } in wishes {
+            let planned = match request {
+                Request::PolicyDefault(_) => self.step(request),
+                Request::PolicyAdd(add) => self.books.planned_rule(add).map(|rule| {
+                    let name = add.name.as_ref().map(|name| name.0.clone());
+                    wanted.push_back((*line, add.clone(), (rule, name)));
+                }),
+                _ => Ok(()),
+            };
+            faults.extend(planned.err().map(|error| Fault { line: *line, error }));
+        }
+        let mut at = 0;
+        while let Some((line, add, rule)) = wanted.pop_front() {
+            let rules = |run: &Self| run.books.snapshot().policy.rules().to_vec();
+            let is = |listed: &Listed, rule: &(Rule, Option<String>)| {
+                listed.rule == rule.0 && listed.name == rule.1
+            };
+            // Those that stand here and are not wished for further down have to go.
+            while rules(self).get(at).is_some_and(|listed| {
+                !is(listed, &rule) && !wanted.iter().any(|(.., later)| is(listed, later))
+            }) {
+                self.remove(&policy_rm(at));
+            }
+            let there = rules(self);
+            if !there.get(at).is_some_and(|listed| is(listed, &rule)) {
+                if let Some(later) =
+                    there.iter().position(|listed| is(listed, &rule)).filter(|&later| later > at)
+                {
+                    self.remove(&policy_rm(later));
+                }
+                let before = (at < rules(self).len()).then_some(at + 1);
+                if let Err(error) = self.step(&Request::PolicyAdd(PolicyAdd { before, ..add })) {
+                    faults.push(Fault { line, error });
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        while self.books.snapshot().policy.rules().len() > at {
+            self.remove(&policy_rm(at));
+        }
+        faults
+    }
+
+    /// Makes a DHCP server say what is wished, and else what it says at the start.
+    fn set_dhcp(&mut self, wish: &NetworkDhcp) -> Result<(), Error> {
+        let before = self.books.dhcp_settings(&wish.name)?;
+        let mut settings: Vec<DhcpSetting> = usual_dhcp()?;
+        settings.extend(wish.settings.iter().cloned());
+        self.books
+            .apply(Request::NetworkDhcp(NetworkDhcp { name: wish.name.clone(), settings }), self.now)?;
+        let mut settings = self.books.dhcp_settings(&wish.name)?;
+        settings.retain(|setting| !before.contains(setting));
+        if !settings.is_empty() {
+            self.steps.push(Request::NetworkDhcp(NetworkDhcp { name: wish.name.clone(), settings }));
+        }
+        Ok(())
+    }
+
     /// Sets what nobody wishes for as it is at the start.
     fn settle(&mut self, wishes: &[Wish]) {
         let interfaces: Vec<_> = self.interfaces().collect();
@@ -287,6 +382,15 @@ impl Run<'_> {
             };
             if !wishes.iter().any(is_set) {
                 self.remove(&Request::PortSet(set));
+            }
+        }
+        let snapshot = self.books.snapshot();
+        for name in snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok()) {
+            let dhcp = NetworkDhcp { name, settings: Vec::new() };
+            let is_set =
+                |wish: &Wish| matches!(&wish.request, Request::NetworkDhcp(wish) if wish.name == dhcp.name);
+            if !wishes.iter().any(is_set) {
+                self.remove(&Request::NetworkDhcp(dhcp));
             }
         }
         if !wishes.iter().any(|wish| matches!(wish.request, Request::CtTimeouts(_))) {
@@ -339,6 +443,10 @@ impl Wish {
     fn network(&self) -> Option<&str> {
         if let Request::NetworkCreate(create) = &self.request { Some(create.name.as_str()) } else { None }
     }
+}
+
+fn policy_rm(at: usize) -> Request {
+    Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true })
 }
 
 fn no_host_port(network: Name) -> Request {

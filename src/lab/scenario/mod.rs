@@ -8,9 +8,11 @@ use super::world::{Failure, Lab};
 mod basics;
 mod connect;
 mod dhcp;
+mod dns;
 mod host_port;
 mod internal;
 mod isolation;
+mod policy;
 mod routed;
 
 /// All stages, in the order in which they are shown.
@@ -21,7 +23,9 @@ pub(super) const STAGES: &[Stage] = &[
     internal::STAGE,
     routed::STAGE,
     host_port::STAGE,
+    policy::STAGE,
     dhcp::STAGE,
+    dns::STAGE,
 ];
 
 /// A world, and what is shown in it.

@@ -13,6 +13,8 @@ pub enum Nat {
     Snat,
     /// The world spoke first, to a published port.
     Dnat,
+    /// Not at all: both ends are containers, on networks that the gateway routes between.
+    None,
     /// Both ends are containers, who meet at the uplink's address.
     Hairpin,
 }
@@ -23,6 +25,7 @@ impl Nat {
         match self {
             Nat::Snat => "snat",
             Nat::Dnat => "dnat",
+            Nat::None => "none",
             Nat::Hairpin => "hairpin",
         }
     }
@@ -56,6 +59,11 @@ pub struct Info<A = Ipv4Addr> {
 }
 
 impl<A: Copy> Info<A> {
+    /// Whether the remote spoke first.
+    pub fn inside_answers(&self) -> bool {
+        self.opener == Direction::Inward
+    }
+
     /// Source and destination of the packets of who spoke first, as it sent them.
     pub fn original(&self) -> (Endpoint<A>, Endpoint<A>) {
         match self.opener {

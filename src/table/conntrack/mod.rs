@@ -6,6 +6,10 @@
 //! differ in who chose the outside endpoint and who spoke first. A packet from inside is found by
 //! `(protocol, inside, remote)`, one from outside by `(protocol, outside, remote)`.
 //!
+//! A connection between two containers whose networks the gateway routes between is not translated. It has the same
+//! three endpoints, of which `outside` is `inside`; which of the two containers is `inside` is settled by their
+//! endpoints, so that a packet of either one finds it at once.
+//!
 //! # Mappings
 //! Masquerading is endpoint-independent (RFC 4787 REQ-1, RFC 5382 REQ-1): all connections of one inside
 //! endpoint share one external port, whatever their remotes. That is a mapping; it lives as long as one of
@@ -429,6 +433,30 @@ impl<A: Address> Table<A> {
         let opener = Direction::Inward;
         let mapping = self.mapping_of(seen.protocol, inside).filter(|m| m.outside_port == outside.port);
         let mapped = mapping.map(|mapping| mapping.connections += 1).is_some();
+        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
+    }
+
+    /// A packet of a connection that is not translated, between `inside` and `remote`, in this direction. Makes the
+    /// connection if `sponsor` allows and the packet may open one.
+    ///
+    /// # Errors
+    /// Why there is no connection and none could be made.
+    pub fn direct(
+        &mut self,
+        direction: Direction,
+        inside: Endpoint<A>,
+        remote: Endpoint<A>,
+        seen: &Seen,
+        mut sponsor: impl Sponsor,
+        timeouts: &Timeouts,
+    ) -> Result<Answer<A>, DropReason> {
+        if let Some(number) = self.find_inside(seen.protocol, inside, remote) {
+            return self.note(number, direction, seen, timeouts);
+        }
+        opens(seen)?;
+        self.refuse_if_full()?;
+        let NewConnection { port, .. } = sponsor.connection().map_err(|reason| self.refuse(reason))?;
+        let (opener, outside, nat, mapped) = (direction, inside, Nat::None, false);
         self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
     }
 

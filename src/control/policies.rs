@@ -1,0 +1,426 @@
+//! Policy: the rules that users write, and what becomes of connections when they change.
+//!
+//! The rules are in the snapshot, compiled ([`Policy`]), and nowhere else. A change makes a new policy of the old
+//! list; where it may forbid what was allowed, the workers are waited for, so that none of them still decides by the
+//! old rules, and then all connections are judged again, by the same [`Policy::judge`] as their first packets were.
+//! Those that could not be made now are ended. So a rule holds at once, for old connections and for new ones.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::apply::Control;
+use super::error::Error;
+use super::host::Host;
+use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
+use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
+use super::response::{CheckInfo, DefaultInfo, RuleInfo};
+use crate::addr::{Endpoint, Protocol};
+use crate::clock::Time;
+use crate::limits::RULES_MAX;
+use crate::snapshot::{NetworkMode, Snapshot};
+use crate::table::conntrack::{Info, Nat};
+use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
+
+impl<H: Host> Control<H> {
+    pub(super) fn policy_ls(&self, now: Time) -> Vec<RuleInfo> {
+        let snapshot = self.snapshot();
+        let policy = &snapshot.policy;
+        let mut connections = vec![0; policy.rules().len()];
+        if !policy.has_no_rules() {
+            let pairs = self.hairpins(now);
+            self.shared.conntrack.for_each(now, |connection| {
+                // The two halves of a hairpin are one connection.
+                let is_half = connection.nat == Nat::Hairpin && connection.inside_answers();
+                if let Some(question) = question(&snapshot, connection, &pairs).filter(|_| !is_half)
+                    && let Ruling::Rule(number, Action::Allow) = policy.judge(&question)
+                {
+                    connections[number] += 1;
+                }
+            });
+        }
+        let listed = policy.rules().iter().zip(connections).enumerate();
+        listed.map(|(number, (rule, connections))| self.rule_info(number, rule, connections)).collect()
+    }
+
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// `NotFound` for a place or a rule that is not there, `Usage` for a rule that could never match, `Exists` for a
+    /// name that is taken, `Failed` if there are too many.
+    pub(super) fn policy_add(&mut self, add: &PolicyAdd, now: Time) -> Result<RuleInfo, Error> {
+        let rule = self.planned_rule(add)?;
+        let name = add.name.as_ref().map(|name| name.0.clone());
+        let policy = self.snapshot().policy.clone();
+        let rules = policy.rules();
+        let number = match add.before {
+            None => rules.len(),
+            Some(before @ 1..) if before <= rules.len() => before - 1,
+            Some(before) => {
+                let hint = format!("give a number from 1 to {}, see vswitchctl policy ls", rules.len());
+                return Err(Error::not_found(format_args!("rule {before}"), "no such rule", hint));
+            }
+        };
+        if let Some(there) = rules.iter().position(|listed| listed.rule == rule && listed.name == name) {
+            let is_in_place = add.before.is_none() || there == number || there + 1 == number;
+            if is_in_place {
+                return Ok(self.policy_ls(now).swap_remove(there));
+            }
+            let why = format_args!("is there already, as rule {}", there + 1);
+            return Err(Error::exists("the rule", why, "remove it first: vswitchctl policy rm"));
+        }
+        if let Some(there) = rules.iter().position(|listed| name.is_some() && listed.name == name) {
+            let why = format_args!("is the name of rule {}", there + 1);
+            return Err(Error::exists(name.unwrap_or_default(), why, "choose another name"));
+        }
+        if rules.len() >= RULES_MAX {
+            let why = format_args!("there are {RULES_MAX} already");
+            return Err(Error::failed("rules", why, "use prefixes and lists of places, or remove some"));
+        }
+        let may_forbid = rule.action == Action::Deny;
+        let listed = Arc::new(Listed::new(rule, name));
+        self.set_policy(policy.with(number, listed.clone()), may_forbid, now);
+        Ok(self.rule_info(number, &listed, 0))
+    }
+
+    pub(super) fn policy_rm(&mut self, rm: &PolicyRm, now: Time) -> Result<usize, Error> {
+        let policy = self.snapshot().policy.clone();
+        let found = match &rm.rule {
+            WhichRule::At(n) => n.checked_sub(1).filter(|&number| number < policy.rules().len()),
+            WhichRule::Called(name) => {
+                policy.rules().iter().position(|listed| listed.name.as_ref() == Some(&name.0))
+            }
+        };
+        let Some(number) = found else {
+            if rm.if_exists {
+                return Ok(0);
+            }
+            return Err(Error::not_found(&rm.rule, "no such rule", "see vswitchctl policy ls"));
+        };
+        let may_forbid = policy.rules()[number].rule.action == Action::Allow;
+        self.set_policy(policy.without(number), may_forbid, now);
+        Ok(1)
+    }
+
+    pub(super) fn policy_default(
+        &mut self,
+        change: &PolicyDefault,
+        now: Time,
+    ) -> Result<Vec<DefaultInfo>, Error> {
+        let policy = self.snapshot().policy.clone();
+        let mut defaults = policy.defaults().clone();
+        match (&change.from, &change.to, change.action) {
+            (None, None, None) => {}
+            (Some(from), Some(to), Some(action)) => {
+                let (from, to) = (self.network(from.as_str())?, self.network(to.as_str())?);
+                let pair = (from.name.clone(), to.name.clone());
+                // What happens anyway needs not be remembered.
+                let anyway = if from.id == to.id { Action::Allow } else { Action::Deny };
+                if action == anyway {
+                    defaults.remove(&pair);
+                } else {
+                    defaults.insert(pair, action);
+                }
+                if defaults != *policy.defaults() {
+                    let may_forbid = action == Action::Deny;
+                    self.set_policy(policy.with_defaults(defaults.clone()), may_forbid, now);
+                }
+            }
+            _ => {
+                let hint = "give two networks and allow or deny, or nothing";
+                return Err(Error::usage("policy default", "incomplete", hint));
+            }
+        }
+        let info = |((from, to), action): (&(String, String), &Action)| DefaultInfo {
+            from: from.clone(),
+            to: to.clone(),
+            action: *action,
+        };
+        Ok(defaults.iter().map(info).collect())
+    }
+
+    /// What decides about a connection, as the data plane would.
+    ///
+    /// # Errors
+    /// `NotFound` for a place that is not there, `Usage` if the protocol and the port do not go together.
+    pub(super) fn policy_check(&self, check: &PolicyCheck) -> Result<CheckInfo, Error> {
+        let port = match (check.proto, check.port) {
+            (Protocol::Icmp, None) => 0,
+            (Protocol::Icmp, Some(port)) => {
+                return Err(Error::usage(port, "ICMP has no ports", "leave it out"));
+            }
+            (Protocol::Tcp | Protocol::Udp, Some(port)) => port,
+            (protocol @ (Protocol::Tcp | Protocol::Udp), None) => {
+                return Err(Error::usage(protocol, "needs a port", format_args!("write {protocol} PORT")));
+            }
+        };
+        let snapshot = self.snapshot();
+        let (from, to) = (self.end(&snapshot, &check.from)?, self.end(&snapshot, &check.to)?);
+        let question = Question { from, to, protocol: Some(check.proto), port };
+        let (action, by) = verdict(&snapshot, &question);
+        let listed = match (by, snapshot.policy.judge(&question)) {
+            ("rule", Ruling::Rule(number, _)) => snapshot.policy.rules().get(number).map(|l| (number, l)),
+            _ => None,
+        };
+        let why = match (by, listed) {
+            (_, Some((number, listed))) => {
+                let info = self.rule_info(number, listed, 0);
+                let name = info.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+                format!("rule {}{name}: {}", info.n, describe(&info))
+            }
+            ("default", _) => "the default of the two networks".to_owned(),
+            ("isolation", _) => "networks do not reach each other unless a rule allows it".to_owned(),
+            ("internal", _) => "the network is internal and has no way out".to_owned(),
+            ("unpublished", _) => "nothing is published that leads there".to_owned(),
+            _ => "no rule speaks against it".to_owned(),
+        };
+        Ok(CheckInfo {
+            action,
+            by: by.to_owned(),
+            rule: listed.map(|(number, _)| number + 1),
+            name: listed.and_then(|(_, listed)| listed.name.clone()),
+            text: format!("{}: {why}", action.as_str()),
+        })
+    }
+
+    /// The number of the rule that refuses a connection, from 1.
+    pub(super) fn refusing_rule(&self, question: &Question<'_>) -> Option<usize> {
+        match self.snapshot().policy.judge(question) {
+            Ruling::Rule(number, Action::Deny) => Some(number + 1),
+            Ruling::Rule(..) | Ruling::Default(_) | Ruling::Isolated | Ruling::Open => None,
+        }
+    }
+
+    /// Ends the connections that could not be made now. Returns how many.
+    pub(super) fn end_forbidden(&mut self, now: Time) -> usize {
+        // Whoever decides by what was before has done so when this returns.
+        self.host.settle();
+        let snapshot = self.snapshot();
+        let pairs = self.hairpins(now);
+        let ended = self.shared.conntrack.flush(now, |connection| {
+            match question(&snapshot, connection, &pairs) {
+                Some(question) => snapshot.policy.judge(&question).action() == Action::Deny,
+                // Half a hairpin leads nowhere.
+                None => true,
+            }
+        });
+        if ended > 0 {
+            log::info!("policy: ended {ended} connections that are not allowed any more");
+        }
+        ended
+    }
+
+    fn set_policy(&mut self, policy: Policy, may_forbid: bool, now: Time) {
+        let policy = Arc::new(policy);
+        self.shared.publish(|snapshot| snapshot.policy = policy);
+        if may_forbid {
+            self.end_forbidden(now);
+        }
+    }
+
+    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Rule, Error> {
+        let places = |places: &Option<Places>| -> Result<Vec<Place>, Error> {
+            let places = places.iter().flat_map(|places| &places.0);
+            places.map(|place| self.place(place)).collect()
+        };
+        let (from, to) = (places(&add.from)?, places(&add.to)?);
+        let is_outside = |places: &[Place]| {
+            !places.is_empty() && places.iter().all(|place| matches!(place, Place::Internet | Place::Lan))
+        };
+        if is_outside(&from) && is_outside(&to) {
+            let why = "both ends are outside, and nothing goes from there to there";
+            return Err(Error::usage("rule", why, "give a network, a port or host for one of them"));
+        }
+        if add.proto == Some(Protocol::Icmp) && add.dport.is_some() {
+            return Err(Error::usage(
+                "--dport",
+                "ICMP has no ports",
+                "leave it out, or give --proto tcp or udp",
+            ));
+        }
+        let ports = add.dport.as_ref().map(|ports| ports.0.clone());
+        Ok(Rule { action: add.action, from, to, protocol: add.proto, ports })
+    }
+
+    fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
+        let (of, name) = match spec {
+            PlaceSpec::Internet => return Ok(Place::Internet),
+            PlaceSpec::Lan => return Ok(Place::Lan),
+            PlaceSpec::Host => return Ok(Place::Host),
+            PlaceSpec::Prefix(prefix) => return Ok(Place::Prefix(*prefix)),
+            PlaceSpec::Named(of, name) => (*of, name),
+        };
+        let network = (of != NameOf::Port).then(|| self.network(name.as_str()).ok()).flatten();
+        let port = (of != NameOf::Network).then(|| self.ports.get(name)).flatten();
+        match (network, port) {
+            (Some(_), Some(_)) => {
+                let hint = format_args!("write network:{name} or port:{name}");
+                Err(Error::usage(name, "is the name of a network and of a port", hint))
+            }
+            (Some(_), None) => Ok(Place::Network(name.to_string())),
+            (None, Some(_)) => Ok(Place::Port(name.to_string())),
+            (None, None) => {
+                let why = match of {
+                    NameOf::Either => "no such network or port",
+                    NameOf::Network => "no such network",
+                    NameOf::Port => "no such port",
+                };
+                Err(Error::not_found(name, why, "see vswitchctl network ls and vswitchctl port ls"))
+            }
+        }
+    }
+
+    /// An end of a connection that is asked about. A whole network has no single address: what a rule says of a part
+    /// of its prefix is not about it.
+    fn end<'a>(&'a self, snapshot: &'a Snapshot, spec: &PlaceSpec) -> Result<End<'a>, Error> {
+        let outside = |ip, zone| End { ip, zone, port: None, network: None };
+        let uplink = snapshot.uplink.as_deref();
+        let address = uplink.and_then(|uplink| uplink.address);
+        Ok(match self.place(spec)? {
+            Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),
+            Place::Lan => {
+                let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.network());
+                outside(ip, Zone::Lan)
+            }
+            Place::Host => {
+                let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.addr());
+                outside(ip, Zone::Host)
+            }
+            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr()),
+            Place::Prefix(prefix) => {
+                return Err(Error::usage(prefix, "not one end of a connection", "give an address"));
+            }
+            Place::Network(name) => {
+                let network = snapshot.networks.iter().flatten().find(|network| network.name == name);
+                let gone = || Error::not_found(&name, "no such network", "see vswitchctl network ls");
+                let network = network.ok_or_else(gone)?;
+                let ip = network.subnet.network();
+                End { ip, zone: Zone::Inside, port: None, network: Some(&network.name) }
+            }
+            Place::Port(name) => {
+                let port =
+                    snapshot.ports.iter().flatten().find(|port| port.network.is_some() && port.name == name);
+                let gone = || Error::not_found(&name, "no such port", "see vswitchctl port ls");
+                let port = port.ok_or_else(gone)?;
+                snapshot.end_at(port, port.ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED))
+            }
+        })
+    }
+
+    pub(super) fn rule_info(&self, number: usize, listed: &Listed, connections: usize) -> RuleInfo {
+        let Rule { action, from, to, protocol, ports } = &listed.rule;
+        RuleInfo {
+            n: number + 1,
+            action: *action,
+            from: self.places_text(from),
+            to: self.places_text(to),
+            proto: *protocol,
+            dport: ports.as_ref().map(|ports| PortRange(ports.clone()).to_string()),
+            name: listed.name.clone(),
+            connections,
+            denied: listed.denied(),
+        }
+    }
+
+    /// Places as they can be written again.
+    fn places_text(&self, places: &[Place]) -> String {
+        // With the kind, where the name alone would mean something else.
+        let named = |kind: &str, name: &str| {
+            let is_word = matches!(name.parse(), Ok(spec) if !matches!(spec, PlaceSpec::Named(..)));
+            let is_network = self.network(name).is_ok();
+            let is_port = self.ports.iter().any(|(port, _)| port.as_str() == name);
+            if is_word || name == "any" || (is_network && is_port) {
+                format!("{kind}:{name}")
+            } else {
+                name.to_owned()
+            }
+        };
+        let text = |place: &Place| match place {
+            Place::Network(name) => named("network", name),
+            Place::Port(name) => named("port", name),
+            Place::Prefix(prefix) => PlaceSpec::Prefix(*prefix).to_string(),
+            Place::Internet => PlaceSpec::Internet.to_string(),
+            Place::Lan => PlaceSpec::Lan.to_string(),
+            Place::Host => PlaceSpec::Host.to_string(),
+        };
+        if places.is_empty() {
+            return "any".to_owned();
+        }
+        places.iter().map(text).collect::<Vec<_>>().join(",")
+    }
+
+    /// Which container is behind each half of a hairpin.
+    fn hairpins(&self, now: Time) -> Hairpins {
+        let mut pairs = Hairpins::new();
+        self.shared.conntrack.for_each(now, |half| {
+            if half.nat == Nat::Hairpin {
+                pairs.insert((half.protocol, half.outside, half.remote), half.inside);
+            }
+        });
+        pairs
+    }
+}
+
+/// The containers behind the halves of hairpins, by protocol, outside endpoint and remote.
+type Hairpins = HashMap<(Protocol, Endpoint, Endpoint), Endpoint>;
+
+/// What was asked when a connection was made. `None` for a hairpin without its other half.
+fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> Option<Question<'a>> {
+    let &Info { nat, protocol, inside, outside, remote, .. } = connection;
+    let peer = match nat {
+        Nat::Hairpin => *pairs.get(&(protocol, remote, outside))?,
+        Nat::None | Nat::Snat | Nat::Dnat => remote,
+    };
+    let (from, to) = if connection.inside_answers() { (peer, inside) } else { (inside, peer) };
+    // Who spoke first answers for the connection, unless that was the world.
+    let opener = snapshot.port(connection.port).filter(|_| nat != Nat::Dnat);
+    let network = snapshot.network_of(from.ip).map(|network| network.id);
+    let from = match opener {
+        Some(port) if nat != Nat::Hairpin && port.network == network => snapshot.end_at(port, from.ip),
+        _ => snapshot.end(from.ip),
+    };
+    Some(Question { from, to: snapshot.end(to.ip), protocol: Some(protocol), port: to.port })
+}
+
+/// What becomes of a connection, and what decides: the policy, or that there is no way anyhow.
+fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> (Action, &'static str) {
+    let &Question { from, to, protocol, port } = question;
+    let mode = |end: End<'_>| {
+        let mut networks = snapshot.networks.iter().flatten();
+        networks.find(|network| Some(network.name.as_str()) == end.network).map(|network| network.mode)
+    };
+    let is_outside = |end: End<'_>| matches!(end.zone, Zone::Lan | Zone::Internet);
+    let is_published = || {
+        let called = Endpoint::new(to.ip, port);
+        let mut publications = snapshot.publications.iter().filter(|p| Some(p.protocol) == protocol);
+        publications.any(|p| p.ports.clone().any(|port| p.targets_at(port).any(|t| t.endpoint == called)))
+    };
+    let ruling = snapshot.policy.judge(question);
+    if ruling.action() == Action::Allow {
+        if is_outside(to) && mode(from) == Some(NetworkMode::Internal) {
+            return (Action::Deny, "internal");
+        }
+        let called = is_outside(from) && to.zone == Zone::Inside;
+        if called && mode(to) != Some(NetworkMode::Routed) && !is_published() {
+            return (Action::Deny, "unpublished");
+        }
+    }
+    let by = match ruling {
+        Ruling::Rule(..) => "rule",
+        Ruling::Default(_) => "default",
+        Ruling::Isolated => "isolation",
+        Ruling::Open => "open",
+    };
+    (ruling.action(), by)
+}
+
+/// A rule in the words of the command line.
+fn describe(rule: &RuleInfo) -> String {
+    let mut text = format!("{} from {} to {}", rule.action.as_str(), rule.from, rule.to);
+    if let Some(protocol) = rule.proto {
+        text.push_str(&format!(" {protocol}"));
+    }
+    if let Some(ports) = &rule.dport {
+        text.push_str(&format!(" port {ports}"));
+    }
+    text
+}

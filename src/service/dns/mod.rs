@@ -1,0 +1,91 @@
+//! DNS at the gateway of every network.
+//!
+//! ```text
+//! query ─▶ read ─┬─▶ names ────────────────────────▶ answer
+//!                └─▶ forward ─▶ upstream (the host's resolvers) ─▶ the same bytes back
+//! ```
+//!
+//! The switch knows the names of its ports, aliases and networks ([`names`]); everything else goes verbatim to the
+//! host's resolvers, which are followed as they change ([`resolvers`]), and their answers come back verbatim
+//! ([`forward`], [`upstream`]; RFC 5625). Nothing is cached: the host's resolver does that, and an answer of ours is
+//! never older than the question.
+//!
+//! A network without a way out, of mode internal or without an uplink, has only the switch's names: through a resolver
+//! that passes on everything a container could tell the world whatever it likes (CVE-2024-29018).
+//!
+//! The queries come from ports of the network only. There is no socket on port 53 anywhere, so nothing outside reaches
+//! the service.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hickory_proto::op::ResponseCode;
+
+use crate::addr::{NetworkId, PortId};
+use crate::shared::Shared;
+use crate::snapshot::{NetworkMode, Snapshot};
+
+pub mod forward;
+pub mod message;
+pub mod names;
+pub mod resolvers;
+pub mod upstream;
+
+use forward::{Forwarder, Unanswered};
+use message::Received;
+use resolvers::Resolvers;
+use upstream::Transport;
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// Its port.
+    pub port: PortId,
+    /// The network of that port.
+    pub network: NetworkId,
+}
+
+/// The service.
+#[derive(Debug)]
+pub struct Dns {
+    shared: Arc<Shared>,
+    forwarder: Rc<Forwarder>,
+}
+
+impl Dns {
+    /// Knows the names of the configuration in `shared`, and asks the resolvers of `resolv_conf` about others.
+    pub fn new(shared: Arc<Shared>, resolv_conf: PathBuf) -> Self {
+        Dns { shared, forwarder: Forwarder::new(Resolvers::new(resolv_conf)) }
+    }
+
+    /// What is said to `message`; `None` if nothing is. To be called within a `LocalSet`.
+    pub async fn answer(&self, client: Client, transport: Transport, message: &[u8]) -> Option<Vec<u8>> {
+        let question = match message::read(message) {
+            Received::Query(question) => question,
+            Received::Refused(said) => return Some(said),
+            Received::Ignored => return None,
+        };
+        let (known, goes_out) = {
+            let snapshot = self.shared.snapshot();
+            (names::look_up(&snapshot, client.network, &question), goes_out(&snapshot, client.network))
+        };
+        if let Some(records) = known {
+            return Some(message::answer(message, &records, transport == Transport::Udp));
+        }
+        if !goes_out {
+            return Some(message::failure(message, ResponseCode::Refused));
+        }
+        Some(match self.forwarder.forward(client.port, transport, message, question).await {
+            Ok(answer) => answer,
+            Err(Unanswered::Busy) => message::failure(message, ResponseCode::Refused),
+            Err(Unanswered::NoAnswer) => message::failure(message, ResponseCode::ServFail),
+        })
+    }
+}
+
+/// Whether containers on a network may ask the world.
+fn goes_out(snapshot: &Snapshot, network: NetworkId) -> bool {
+    let network = snapshot.network(network);
+    snapshot.uplink.is_some() && network.is_some_and(|network| network.mode != NetworkMode::Internal)
+}

@@ -1,0 +1,79 @@
+//! What the configuration knows of an address: which end of a connection it is, as [`Policy`] has it.
+//!
+//! [`Policy`]: crate::table::policy::Policy
+
+use std::net::Ipv4Addr;
+
+use super::{Port, Snapshot};
+use crate::table::policy::{End, Zone};
+
+impl Snapshot {
+    /// The end at an address.
+    pub fn end(&self, ip: Ipv4Addr) -> End<'_> {
+        let Some(network) = self.network_of(ip) else {
+            return End { ip, zone: self.zone_outside(ip), port: None, network: None };
+        };
+        if ip == network.gateway {
+            return End { ip, zone: Zone::Host, port: None, network: None };
+        }
+        match self.port_with(ip) {
+            Some(port) => self.end_at(port, ip),
+            None => End { ip, zone: Zone::Inside, port: None, network: Some(&network.name) },
+        }
+    }
+
+    /// The end behind a port of a network that sends from an address, whoever is known to have that.
+    pub fn end_at<'a>(&'a self, port: &'a Port, ip: Ipv4Addr) -> End<'a> {
+        let network = port.network.and_then(|id| self.network(id)).map(|network| network.name.as_str());
+        // The host on a network is both.
+        let zone = if port.host.is_some() { Zone::Host } else { Zone::Inside };
+        End { ip, zone, port: Some(&port.name), network }
+    }
+
+    /// The port that is known to have an address.
+    pub fn port_with(&self, ip: Ipv4Addr) -> Option<&Port> {
+        self.port(*self.by_address.get(&ip)?).map(|port| &**port)
+    }
+
+    /// Which zone an address that is on no network is in.
+    fn zone_outside(&self, ip: Ipv4Addr) -> Zone {
+        let uplink = self.uplink.as_deref();
+        if uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip)) {
+            return Zone::Host;
+        }
+        let on_link = uplink.and_then(|uplink| uplink.address).is_some_and(|link| link.contains(&ip));
+        if on_link || is_not_global(ip) { Zone::Lan } else { Zone::Internet }
+    }
+}
+
+/// Whether the internet does not route an address: it is private (RFC 1918), a provider's own (RFC 6598), or of a
+/// link (RFC 3927).
+fn is_not_global(ip: Ipv4Addr) -> bool {
+    let [a, b, ..] = ip.octets();
+    ip.is_private() || ip.is_link_local() || (a == 100 && b & 0xc0 == 64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_the_internet_does_not_route_are_the_lans() {
+        let snapshot = Snapshot::new();
+        for (ip, zone) in [
+            ("10.0.0.1", Zone::Lan),
+            ("172.15.255.255", Zone::Internet),
+            ("172.31.255.255", Zone::Lan),
+            ("192.168.0.1", Zone::Lan),
+            ("192.169.0.1", Zone::Internet),
+            ("100.63.255.255", Zone::Internet),
+            ("100.64.0.0", Zone::Lan),
+            ("100.127.255.255", Zone::Lan),
+            ("100.128.0.0", Zone::Internet),
+            ("169.254.1.1", Zone::Lan),
+            ("203.0.113.9", Zone::Internet),
+        ] {
+            assert_eq!(snapshot.end(ip.parse().unwrap()).zone, zone, "{ip}");
+        }
+    }
+}

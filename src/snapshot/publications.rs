@@ -1,0 +1,181 @@
+//! Published ports, as packets find them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use serde::{Deserialize, Serialize};
+
+use crate::addr::{Endpoint, PortId, Protocol};
+
+/// Who may be a client of a publication.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Whoever reaches the uplink's address.
+    #[default]
+    Any,
+    /// The uplink's LAN only ([`Zone::Lan`](crate::table::policy::Zone::Lan)), and the containers.
+    Lan,
+}
+
+impl Scope {
+    /// The lower-case name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scope::Any => "any",
+            Scope::Lan => "lan",
+        }
+    }
+}
+
+/// A container that a publication leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    /// Its address and port.
+    pub endpoint: Endpoint,
+    /// Its port of the switch.
+    pub to: PortId,
+}
+
+/// Published ports: what arrives at one of them goes to the port with the same place in the range of a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The address it listens on; `None` for every address of the uplink.
+    pub ip: Option<Ipv4Addr>,
+    /// The external ports.
+    pub ports: RangeInclusive<u16>,
+    /// Who may be a client.
+    pub scope: Scope,
+    /// Where connections go, each to one of them, with the port that belongs to the first external one. There is at
+    /// least one.
+    pub targets: Vec<Target>,
+}
+
+impl Publication {
+    /// The targets of what arrives at one of its ports.
+    pub fn targets_at(&self, port: u16) -> impl Iterator<Item = Target> {
+        let offset = port.saturating_sub(*self.ports.start());
+        self.targets.iter().map(move |&Target { endpoint, to }| {
+            let port = endpoint.port.saturating_add(offset);
+            Target { endpoint: Endpoint { port, ..endpoint }, to }
+        })
+    }
+}
+
+/// By their first ports.
+type Ranges = BTreeMap<u16, Arc<Publication>>;
+
+/// The published ports. Those of one protocol and address have no port in common.
+#[derive(Debug, Clone, Default)]
+pub struct Publications {
+    by_address: HashMap<(Protocol, Option<Ipv4Addr>), Ranges, RandomState>,
+    /// Spreads connections over targets.
+    hasher: RandomState,
+}
+
+impl Publications {
+    /// The publication that a packet to `destination` is for: one with this address before one without.
+    pub fn find(&self, protocol: Protocol, destination: Endpoint) -> Option<&Publication> {
+        let at = |ip| {
+            let (_, publication) =
+                self.by_address.get(&(protocol, ip))?.range(..=destination.port).next_back()?;
+            publication.ports.contains(&destination.port).then_some(&**publication)
+        };
+        if self.by_address.is_empty() {
+            return None;
+        }
+        at(Some(destination.ip)).or_else(|| at(None))
+    }
+
+    /// The target that a new connection of `client` to one of its ports goes to. As long as a target is there,
+    /// it is the same one for the same client, whichever others come and go (rendezvous hashing, Thaler and
+    /// Ravishankar, 1998).
+    pub fn choose(&self, publication: &Publication, port: u16, client: Endpoint) -> Option<Target> {
+        match &publication.targets[..] {
+            [_] => publication.targets_at(port).next(),
+            _ => publication
+                .targets_at(port)
+                .max_by_key(|target| self.hasher.hash_one((client, target.endpoint.ip))),
+        }
+    }
+
+    /// Adds one, in place of those with the same protocol, address and first port.
+    pub fn insert(&mut self, publication: Publication) {
+        let ranges = self.by_address.entry((publication.protocol, publication.ip)).or_default();
+        ranges.insert(*publication.ports.start(), Arc::new(publication));
+    }
+
+    /// Removes the one that begins with this port.
+    pub fn remove(&mut self, protocol: Protocol, ip: Option<Ipv4Addr>, first: u16) {
+        if let Some(ranges) = self.by_address.get_mut(&(protocol, ip)) {
+            ranges.remove(&first);
+            if ranges.is_empty() {
+                self.by_address.remove(&(protocol, ip));
+            }
+        }
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Publication> {
+        self.by_address.values().flat_map(|ranges| ranges.values()).map(|publication| &**publication)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+
+    fn publication(ip: Option<Ipv4Addr>, ports: RangeInclusive<u16>, hosts: &[u8]) -> Publication {
+        let target = |&host| Target {
+            endpoint: Endpoint::new(Ipv4Addr::new(10, 0, 0, host), 80),
+            to: PortId(u16::from(host)),
+        };
+        let targets = hosts.iter().map(target).collect();
+        Publication { protocol: Protocol::Tcp, ip, ports, scope: Scope::Any, targets }
+    }
+
+    #[test]
+    fn a_range_is_one_and_is_found_from_end_to_end() {
+        let mut publications = Publications::default();
+        publications.insert(publication(None, 8000..=8010, &[1]));
+        publications.insert(publication(Some(OWN), 8005..=8006, &[2]));
+        let found = |ip, port| {
+            let publication = publications.find(Protocol::Tcp, Endpoint::new(ip, port))?;
+            publications.choose(publication, port, Endpoint::new(ANY, 1)).map(|target| target.endpoint)
+        };
+        let one = |port| Some(Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), port));
+        assert_eq!(found(ANY, 7999), None);
+        assert_eq!(found(ANY, 8000), one(80));
+        assert_eq!(found(ANY, 8005), one(85));
+        assert_eq!(found(ANY, 8010), one(90));
+        assert_eq!(found(ANY, 8011), None);
+        assert_eq!(found(OWN, 8004), one(84));
+        assert_eq!(found(OWN, 8006), Some(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), 81)));
+        assert_eq!(publications.iter().count(), 2);
+        publications.remove(Protocol::Tcp, None, 8000);
+        assert!(publications.find(Protocol::Tcp, Endpoint::new(ANY, 8001)).is_none());
+    }
+
+    #[test]
+    fn clients_are_spread_and_stay_where_they_are() {
+        let publications = Publications::default();
+        let (three, two) = (publication(None, 80..=80, &[1, 2, 3]), publication(None, 80..=80, &[1, 3]));
+        let mut counts = [0; 4];
+        for port in 1..=3000 {
+            let client = Endpoint::new(OWN, port);
+            let chosen = |of: &Publication| publications.choose(of, 80, client).unwrap().to;
+            let before = chosen(&three);
+            counts[before.index()] += 1;
+            assert!(before == PortId(2) || chosen(&two) == before, "only those of the one that left move");
+        }
+        assert!(counts[1..].iter().all(|&count| (800..1200).contains(&count)), "{counts:?}");
+    }
+}
