@@ -168,8 +168,10 @@ impl Reader<'_> {
                 "server" => value.parse(),
                 _ => format!("{key}={value}").parse(),
             });
-            let name = network.name.clone();
-            settings.map(|settings| self.wish(line, Request::NetworkDhcp(NetworkDhcp { name, settings })));
+            if let Some(settings) = settings {
+                let name = network.name.clone();
+                self.wish(line, Request::NetworkDhcp(NetworkDhcp { name, settings }));
+            }
         }
         self.wish(line, Request::NetworkCreate(network));
         Some(())
