@@ -169,6 +169,7 @@ fn only_what_differs_is_touched() {
     assert_eq!(
         changes(&mut control, ""),
         [
+            "policy default default backend deny",
             "publish rm 8080-8081/tcp --if-exists",
             "publish rm 127.0.0.1:53/udp --if-exists",
             "port rm db --if-exists",
@@ -176,8 +177,12 @@ fn only_what_differs_is_touched() {
             "network host-port backend --off",
             "port rm web --if-exists",
             "network rm backend --if-exists",
+            "network dhcp default lease=3600 domain=",
             "ct timeouts icmp=60",
             "fdb ageing 300",
+            "policy rm 3 --if-exists",
+            "policy rm 2 --if-exists",
+            "policy rm 1 --if-exists",
         ]
     );
     assert_eq!(changes(&mut control, ""), Vec::<String>::new());

@@ -1,6 +1,5 @@
 //! Applying: all of a file, or nothing.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::document::{DaemonOption, Document, Wish, read};
@@ -175,6 +174,23 @@ impl Run<'_> {
 
     /// Removes what nobody wishes for.
     fn remove_all_but(&mut self, wishes: &[Wish]) {
+        let defaults = self.books.snapshot().policy.defaults().clone();
+        for (from, to) in defaults.into_keys() {
+            let is_wished = |wish: &Wish| {
+                matches!(&wish.request, Request::PolicyDefault(wish)
+                if wish.from.as_ref().is_some_and(|name| name.as_str() == from)
+                    && wish.to.as_ref().is_some_and(|name| name.as_str() == to))
+            };
+            if !wishes.iter().any(is_wished) {
+                let anyway = if from == to { Action::Allow } else { Action::Deny };
+                let action = Some(anyway);
+                self.remove(&Request::PolicyDefault(PolicyDefault {
+                    from: from.parse().ok(),
+                    to: to.parse().ok(),
+                    action,
+                }));
+            }
+        }
         let publications: Vec<_> = wishes
             .iter()
             .filter_map(|wish| match &wish.request {
@@ -291,67 +307,39 @@ impl Run<'_> {
         self.remove(&request);
     }
 
-    /// Makes the rules and defaults those that are wished, in their order. Returns what is wrong with them.
+    /// Makes the rules those that are wished, in their order: as many as possible stay where they are. Returns what is
+    /// wrong with them.
     fn order_rules(&mut self, wishes: &[Wish]) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let defaults = self.books.snapshot().policy.defaults().clone();
-        for (from, to) in defaults.into_keys() {
-            let is_wished = |wish: &Wish| {
-                matches!(&wish.request, Request::PolicyDefault(wish)
-                if wish.from.as_ref().is_some_and(|name| name.as_str() == from)
-                    && wish.to.as_ref().is_some_and(|name| name.as_str() == to))
-            };
-            if !wishes.iter().any(is_wished) {
-                let anyway = if from == to { Action::Allow } else { Action::Deny };
-                let action = Some(anyway);
-                self.remove(&Request::PolicyDefault(PolicyDefault {
-                    from: from.parse().ok(),
-                    to: to.parse().ok(),
-                    action,
-                }));
-            }
-        }
-        let mut wanted = VecDeque::new();
+        let mut wanted = Vec::new();
         for Wish { line, request } in wishes {
             let planned = match request {
                 Request::PolicyDefault(_) => self.step(request),
                 Request::PolicyAdd(add) => self.books.planned_rule(add).map(|rule| {
                     let name = add.name.as_ref().map(|name| name.0.clone());
-                    wanted.push_back((*line, add.clone(), (rule, name)));
+                    wanted.push((*line, add.clone(), (rule, name)));
                 }),
                 _ => Ok(()),
             };
             faults.extend(planned.err().map(|error| Fault { line: *line, error }));
         }
-        let mut at = 0;
-        while let Some((line, add, rule)) = wanted.pop_front() {
-            let rules = |run: &Self| run.books.snapshot().policy.rules().to_vec();
-            let is = |listed: &Listed, rule: &(Rule, Option<String>)| {
-                listed.rule == rule.0 && listed.name == rule.1
-            };
-            // Those that stand here and are not wished for further down have to go.
-            while rules(self).get(at).is_some_and(|listed| {
-                !is(listed, &rule) && !wanted.iter().any(|(.., later)| is(listed, later))
-            }) {
-                self.remove(&policy_rm(at));
-            }
-            let there = rules(self);
-            if !there.get(at).is_some_and(|listed| is(listed, &rule)) {
-                if let Some(later) =
-                    there.iter().position(|listed| is(listed, &rule)).filter(|&later| later > at)
-                {
-                    self.remove(&policy_rm(later));
-                }
-                let before = (at < rules(self).len()).then_some(at + 1);
-                if let Err(error) = self.step(&Request::PolicyAdd(PolicyAdd { before, ..add })) {
-                    faults.push(Fault { line, error });
-                    continue;
-                }
-            }
-            at += 1;
+        let there = self.books.snapshot().policy.rules().to_vec();
+        let is = |listed: &Listed, (rule, name): &(Rule, Option<String>)| {
+            listed.rule == *rule && listed.name == *name
+        };
+        let places = wanted
+            .iter()
+            .map(|(.., rule)| there.iter().position(|listed| is(listed, rule)))
+            .collect::<Vec<_>>();
+        let stay = longest_rising(&places);
+        for at in (0..there.len()).rev().filter(|at| !stay.iter().any(|&kept| places[kept] == Some(*at))) {
+            self.remove(&Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true }));
         }
-        while self.books.snapshot().policy.rules().len() > at {
-            self.remove(&policy_rm(at));
+        for (at, (line, add, _)) in wanted.into_iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
+            let before = (at < self.books.snapshot().policy.rules().len()).then_some(at + 1);
+            if let Err(error) = self.step(&Request::PolicyAdd(PolicyAdd { before, ..add })) {
+                faults.push(Fault { line, error });
+            }
         }
         faults
     }
@@ -445,8 +433,21 @@ impl Wish {
     }
 }
 
-fn policy_rm(at: usize) -> Request {
-    Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true })
+/// The indices of a longest part of the list whose values rise (patience sorting).
+fn longest_rising(list: &[Option<usize>]) -> Vec<usize> {
+    // By length less one: the end of the rising part that ends lowest. And for each index, the one before it.
+    let (mut ends, mut before): (Vec<usize>, Vec<Option<usize>>) = (Vec::new(), vec![None; list.len()]);
+    for (index, value) in list.iter().enumerate().filter(|(_, value)| value.is_some()) {
+        let place = ends.partition_point(|&end| list[end] < *value);
+        before[index] = place.checked_sub(1).map(|shorter| ends[shorter]);
+        match ends.get_mut(place) {
+            Some(end) => *end = index,
+            None => ends.push(index),
+        }
+    }
+    let mut part: Vec<usize> = std::iter::successors(ends.last().copied(), |&index| before[index]).collect();
+    part.reverse();
+    part
 }
 
 fn no_host_port(network: Name) -> Request {
