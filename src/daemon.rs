@@ -9,6 +9,9 @@
 
 pub mod arguments;
 pub mod program;
+mod setup;
+
+pub use setup::check;
 
 use std::future::{Future, poll_fn};
 use std::net::Ipv4Addr;
@@ -20,12 +23,14 @@ use std::task::Poll;
 
 use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
 use crate::clock::Time;
-use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::apply::Control;
+use crate::control::config::Document;
 use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
 use crate::control::request::NetworkCreate;
@@ -87,6 +92,10 @@ pub struct Options {
     pub socket: PathBuf,
     /// The group that may use the API.
     pub group: Option<String>,
+    /// The configuration file, and what it said.
+    pub config: Option<(PathBuf, Document)>,
+    /// All options that have a value, as a configuration file has them.
+    pub settings: Vec<(String, String)>,
     /// Where addresses and leases outlive the process; `None` for the place that belongs to the socket.
     pub state_dir: Option<PathBuf>,
     /// The file that names the resolvers to ask about names that are not the switch's own.
@@ -109,6 +118,8 @@ impl Default for Options {
             offload: true,
             socket: crate::control::socket::default_path(),
             group: None,
+            config: None,
+            settings: Vec::new(),
             state_dir: None,
             resolv_conf: RESOLV_CONF.into(),
         }
@@ -182,12 +193,15 @@ async fn serve(
         warn_of_ephemeral_ports(&settings);
         control.open_uplink(settings, now())?;
     }
-    make_networks(&mut control, &options.networks)?;
+    control.set_options(options.settings.clone());
+    setup::set_up(&mut control, options)?;
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));
     let mut host_ports = tokio::time::interval(HOST_PORTS_INTERVAL);
     host_ports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| Error::failed("SIGHUP", error, "see ulimit -n"))?;
     on_ready();
     loop {
         let due = control.due();
@@ -212,6 +226,7 @@ async fn serve(
             }
             () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
+            _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
@@ -269,18 +284,6 @@ fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
         gateway,
         nat_ports: options.nat_ports.clone(),
     }))
-}
-
-fn make_networks(control: &mut Control<LinuxHost>, networks: &[NetworkSpec]) -> Result<(), Error> {
-    for network in networks {
-        control.network_create(network, now())?;
-    }
-    if !networks.is_empty() {
-        return Ok(());
-    }
-    let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
-    control.network_create(&network, now()).map(drop)
 }
 
 /// Says when the host may use ports of the range for masquerading for itself.

@@ -1,12 +1,12 @@
 //! `vswitchd`: the switch.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use vswitchd::control::cli;
 use vswitchd::control::error::Error;
-use vswitchd::daemon::arguments;
-use vswitchd::daemon::program;
+use vswitchd::daemon::{self, arguments, program};
 use vswitchd::lab;
 
 /// A userspace virtual switch and NAT router for Linux containers, namespaces and VMs
@@ -30,6 +30,12 @@ enum Command {
         #[arg(value_parser = clap::builder::PossibleValuesParser::new(lab::scenarios()))]
         scenario: Option<String>,
     },
+    /// Validate a configuration file: say everything that is wrong with it, and do nothing
+    Check {
+        /// The file
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,8 +48,10 @@ fn main() -> ExitCode {
             program::log_to_stderr(None, "warn");
             lab::run(&lab::Options { keep, scenario })
         }
-        (None, Some(run)) => program::run(run).map(|()| true),
-        (None, None) => Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink")),
+        (Some(Command::Check { config }), _) => check(&config),
+        (None, _) => arguments::options(&CommandLine::command(), std::env::args_os().collect())
+            .and_then(|(arguments, options)| program::run(&arguments, options))
+            .map(|()| true),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -53,6 +61,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Reads a configuration file and tries it on a switch in memory.
+fn check(path: &Path) -> Result<bool, Error> {
+    let line = ["vswitchd".into(), "--config".into(), path.into()];
+    let (_, options) = arguments::options(&CommandLine::command(), line.into())?;
+    daemon::check(&options).map(|()| true)
 }
 
 #[cfg(test)]

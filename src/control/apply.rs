@@ -51,6 +51,8 @@ pub struct Control<H> {
     pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
+    /// The options that the daemon was started with, as a configuration file has them.
+    pub(super) options: Vec<(String, String)>,
 }
 
 impl<H: Host> Control<H> {
@@ -67,6 +69,7 @@ impl<H: Host> Control<H> {
             publications: Vec::new(),
             uplink: None,
             retired: Totals::default(),
+            options: Vec::new(),
         }
     }
 
@@ -121,7 +124,14 @@ impl<H: Host> Control<H> {
             Request::PolicyCheck(check) => self.policy_check(&check).map(Response::Check),
             Request::Drops(drops) => self.drops(&drops, now).map(Response::Drops),
             Request::Stats(_) => Ok(Response::Stats(self.stats())),
+            Request::Apply(apply) => self.apply_file(&apply, now).map(Response::Applied),
+            Request::Dump(_) => self.dump().map(Response::Configuration),
         }
+    }
+
+    /// Remembers what the daemon was started with: it cannot change while the switch runs.
+    pub fn set_options(&mut self, options: Vec<(String, String)>) {
+        self.options = options;
     }
 
     /// What workers and control share.

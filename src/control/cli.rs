@@ -39,7 +39,7 @@ pub fn fail(error: &Error) -> ExitCode {
 }
 
 /// The one-line form of what clap found wrong.
-fn usage(error: &clap::Error) -> Error {
+pub fn usage(error: &clap::Error) -> Error {
     // Our own types explain themselves.
     if let Some(own) = error.source().and_then(|source| source.downcast_ref::<Error>()) {
         return own.clone();

@@ -34,7 +34,7 @@ use crate::snapshot::{Network, NetworkMode, Pins, Port};
 pub(super) const DOCUMENT: &str = "leases";
 
 /// The DHCP servers of all networks.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct DhcpBooks {
     networks: BTreeMap<NetworkId, Served>,
     /// Leases of networks that are not there (yet).
@@ -45,7 +45,7 @@ pub(super) struct DhcpBooks {
     next_end: Option<Time>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Served {
     settings: Settings,
     pool: Pool,
@@ -282,6 +282,13 @@ impl<H: Host> Control<H> {
         Ok(info)
     }
 
+    /// What the DHCP server of a network says.
+    pub(super) fn dhcp_info(&self, name: &Name) -> Result<DhcpInfo, Error> {
+        let network = self.network(name.as_str())?;
+        let settings = self.dhcp.networks.get(&network.id).map(|served| served.settings.clone());
+        Ok(dhcp_info(&network.name, network.dhcp, &settings.unwrap_or_default()))
+    }
+
     pub(super) fn dhcp_leases(&self, asked: &DhcpLeases, now: Time) -> Result<Vec<LeaseInfo>, Error> {
         let only = asked.network.as_ref().map(|name| self.network(name.as_str())).transpose()?;
         let snapshot = self.snapshot();
@@ -317,7 +324,7 @@ fn heard_addresses(network: &Network, client: MacAddr, now: Time) -> HashSet<Ipv
     others.map(|entry| entry.ip).collect()
 }
 
-fn dhcp_info(network: &str, enabled: bool, settings: &Settings) -> DhcpInfo {
+pub(super) fn dhcp_info(network: &str, enabled: bool, settings: &Settings) -> DhcpInfo {
     DhcpInfo {
         network: network.to_owned(),
         enabled,

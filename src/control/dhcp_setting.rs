@@ -134,6 +134,31 @@ impl FromStr for DhcpSetting {
     }
 }
 
+impl fmt::Display for DhcpSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DhcpSetting::On => f.write_str("on"),
+            DhcpSetting::Off => f.write_str("off"),
+            DhcpSetting::Lease(seconds) => write!(f, "lease={seconds}"),
+            DhcpSetting::Range(None) => f.write_str("range=all"),
+            DhcpSetting::Range(Some((first, last))) => write!(f, "range={first}-{last}"),
+            DhcpSetting::Dns(None) => f.write_str("dns=gateway"),
+            DhcpSetting::Dns(Some(list)) => write!(f, "dns={}", joined(list)),
+            DhcpSetting::Ntp(list) => write!(f, "ntp={}", joined(list)),
+            DhcpSetting::Domain(None) => f.write_str("domain="),
+            DhcpSetting::Domain(Some(domain)) => write!(f, "domain={}", domain.0),
+            DhcpSetting::Search(list) => {
+                write!(f, "search={}", joined(list.iter().map(|domain| &domain.0)))
+            }
+            DhcpSetting::Routes(list) => write!(f, "routes={}", joined(list)),
+        }
+    }
+}
+
+fn joined<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
 fn addresses(text: &str, value: &str) -> Result<Vec<Ipv4Addr>, Error> {
     let items = value.split(',').filter(|item| !item.is_empty()).map(str::parse::<Ipv4Addr>);
     let hint = "write addresses with commas between them";
@@ -197,6 +222,7 @@ mod tests {
             ("routes=10.9.0.0/16:10.0.0.2", r#"{"routes":[{"prefix":"10.9.0.0/16","via":"10.0.0.2"}]}"#),
         ] {
             let setting: DhcpSetting = text.parse().unwrap();
+            assert_eq!(setting.to_string(), text);
             assert_eq!(serde_json::to_string(&setting).unwrap(), json);
             assert_eq!(serde_json::from_str::<DhcpSetting>(json).unwrap(), setting);
             setting.check().unwrap();

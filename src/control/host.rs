@@ -119,7 +119,7 @@ pub struct UplinkFacts {
 }
 
 /// Acts for control.
-pub trait Host {
+pub trait Host: std::fmt::Debug {
     /// Tells which namespace an attachment means now; `None` for the switch's own.
     ///
     /// # Errors

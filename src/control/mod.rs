@@ -8,7 +8,8 @@
 //!
 //! [`request`] and [`response`] are the one model of what can be asked and answered; [`server`] and
 //! [`client`] carry it over the [`socket`]. [`apply`] owns the names and decides; it reaches the kernel
-//! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests.
+//! only through the trait [`host::Host`], which is [`linux::LinuxHost`], or [`memory::MemoryHost`] in tests. [`config`]
+//! does the same with a whole file.
 
 mod address_book;
 mod addresses;
@@ -17,6 +18,7 @@ pub mod apply;
 mod apply_tests;
 pub mod cli;
 pub mod client;
+pub mod config;
 mod connect;
 mod dhcp;
 pub mod dhcp_setting;

@@ -217,7 +217,7 @@ impl<H: Host> Control<H> {
         }
     }
 
-    fn planned_rule(&self, add: &PolicyAdd) -> Result<Rule, Error> {
+    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Rule, Error> {
         let places = |places: &Option<Places>| -> Result<Vec<Place>, Error> {
             let places = places.iter().flat_map(|places| &places.0);
             places.map(|place| self.place(place)).collect()
@@ -306,7 +306,7 @@ impl<H: Host> Control<H> {
         })
     }
 
-    fn rule_info(&self, number: usize, listed: &Listed, connections: usize) -> RuleInfo {
+    pub(super) fn rule_info(&self, number: usize, listed: &Listed, connections: usize) -> RuleInfo {
         let Rule { action, from, to, protocol, ports } = &listed.rule;
         RuleInfo {
             n: number + 1,

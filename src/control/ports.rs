@@ -356,7 +356,7 @@ impl<H: Host> Control<H> {
 }
 
 /// Changes one setting of an interface.
-fn change(port: &mut Port, setting: PortSetting, record: &PortRecord) -> Result<(), Error> {
+pub(super) fn change(port: &mut Port, setting: PortSetting, record: &PortRecord) -> Result<(), Error> {
     match setting {
         PortSetting::Connections(quota) => port.quota = quota,
         PortSetting::NatPorts(quota) => port.nat_ports = quota,

@@ -325,7 +325,7 @@ impl<H: Host> Control<H> {
 }
 
 /// What is asked for, and for whom.
-fn scoped(add: &PublishAdd) -> Result<(PublishWish, Scope), Error> {
+pub(super) fn scoped(add: &PublishAdd) -> Result<(PublishWish, Scope), Error> {
     let mut wish = add.spec.clone();
     if add.lan && add.loopback {
         return Err(Error::usage(

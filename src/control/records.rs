@@ -46,7 +46,7 @@ impl PortRecord {
 
 /// The ports by name. A name has at least one interface, and at most one on each network; the first is the one that
 /// the port was added with, as long as that is there.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Ports {
     by_name: BTreeMap<Name, Vec<PortRecord>>,
 }

@@ -8,6 +8,7 @@
 //! types: names are names, MTUs and port numbers fit, unknown fields are refused. What depends on the state
 //! of the switch (does it exist, is it free) is the business of [`super::apply`].
 
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
@@ -164,6 +165,10 @@ requests! {
     Drops(Drops) = "drops" "" reads,
     /// Counters per port and per worker.
     Stats(NoArguments) = "stats" "" reads,
+    /// Make the switch what a file says.
+    Apply(Apply) = "apply" "" changes,
+    /// The file that would make this switch.
+    Dump(NoArguments) = "dump" "" reads,
 }
 
 fn arguments<T: DeserializeOwned>(noun: &str, verb: &str, body: &[u8]) -> Result<T, Error> {
@@ -417,6 +422,24 @@ impl FromStr for Bound {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "off" { Ok(Bound(0)) } else { text.parse().map(Bound) }
+    }
+}
+
+impl fmt::Display for PortSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, Bound(value)) = match *self {
+            PortSetting::Security(security) => return write!(f, "security={}", security.as_str()),
+            PortSetting::Connections(count) => return write!(f, "connections={count}"),
+            PortSetting::NatPorts(count) => return write!(f, "nat_ports={count}"),
+            PortSetting::Mtu(mtu) => return write!(f, "mtu={mtu}"),
+            PortSetting::Storm(rate) => ("storm", rate),
+            PortSetting::Broadcast(rate) => ("broadcast", rate),
+            PortSetting::Multicast(rate) => ("multicast", rate),
+            PortSetting::Unknown(rate) => ("unknown", rate),
+            PortSetting::Moves(rate) => ("moves", rate),
+            PortSetting::Macs(count) => ("macs", count),
+        };
+        if value == 0 { write!(f, "{key}=off") } else { write!(f, "{key}={value}") }
     }
 }
 
@@ -686,6 +709,18 @@ pub struct Drops {
     pub since: Option<u64>,
 }
 
+/// Makes the switch what a file says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct Apply {
+    /// The file's text
+    pub text: String,
+    /// Only say what would change
+    #[arg(long)]
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// Reads a prefix in CIDR form.
 ///
 /// # Errors
@@ -863,6 +898,7 @@ mod tests {
             ("connections=5", r#"{"connections":5}"#),
         ] {
             let setting: PortSetting = text.parse().unwrap();
+            assert_eq!(setting.to_string(), text);
             assert_eq!(serde_json::to_string(&setting).unwrap(), json);
             assert_eq!(serde_json::from_str::<PortSetting>(json).unwrap(), setting);
         }

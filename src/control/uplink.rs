@@ -56,6 +56,19 @@ pub(super) struct UplinkRecord {
     pub(super) lessee: Option<Lessee>,
 }
 
+impl UplinkRecord {
+    /// The same uplink in other books, which do not ask for its address.
+    pub(super) fn copy(&self) -> UplinkRecord {
+        UplinkRecord {
+            settings: self.settings.clone(),
+            facts: self.facts.clone(),
+            neighbors: self.neighbors.clone(),
+            busy: self.busy.clone(),
+            lessee: None,
+        }
+    }
+}
+
 impl<H: Host> Control<H> {
     /// Opens the uplink. In mode `shared` the guard comes after the sockets: those must be bound first to
     /// see what the guard hides from the host.

@@ -3,15 +3,20 @@
 //! It is here, and not in the program, because others start the daemon as a user would: the benchmark runs it
 //! with whatever options are to be compared.
 
+use std::ffi::OsString;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args};
+use clap::parser::ValueSource;
+use clap::{ArgGroup, ArgMatches, Args, FromArgMatches};
 
 use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
+use crate::control::cli;
+use crate::control::config::{DaemonOption, Document};
 use crate::control::error::Error;
 use crate::control::request::parse_subnet;
+use crate::control::response::{Applied, Fault};
 use crate::control::socket;
 use crate::port::exchange::Io;
 use crate::snapshot::UplinkMode;
@@ -19,8 +24,12 @@ use crate::worker::PollMode;
 
 /// How to run the switch, as it stands on the command line.
 #[derive(Debug, Clone, Args)]
-#[command(group(ArgGroup::new("way out").required(true)))]
+#[command(group(ArgGroup::new("way out")))]
 pub struct Arguments {
+    /// A file with these options, networks, ports and publications; the command line wins over it. It is read again
+    /// on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// The interface that leads out; its address is shared with the host unless --uplink-mode says otherwise
     #[arg(long, value_name = "IFACE", group = "way out")]
     uplink: Option<String>,
@@ -74,9 +83,14 @@ pub struct Arguments {
     pub log: Option<String>,
 }
 
-impl From<Arguments> for Options {
-    fn from(arguments: Arguments) -> Options {
-        Options {
+impl TryFrom<Arguments> for Options {
+    type Error = Error;
+
+    fn try_from(arguments: Arguments) -> Result<Options, Error> {
+        if arguments.uplink.is_none() && !arguments.no_uplink {
+            return Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink"));
+        }
+        Ok(Options {
             uplink: arguments.uplink,
             uplink_mode: arguments.uplink_mode,
             uplink_address: arguments.uplink_address,
@@ -91,8 +105,77 @@ impl From<Arguments> for Options {
             group: arguments.group,
             state_dir: arguments.state_dir,
             resolv_conf: arguments.resolv_conf,
+            ..Options::default()
+        })
+    }
+}
+
+/// The options of a command line and of the configuration file that it names. `command` is the whole program's.
+///
+/// # Errors
+/// `Usage` for what is wrong with the line or the file; the file's faults but the last are printed.
+pub fn options(command: &clap::Command, line: Vec<OsString>) -> Result<(Arguments, Options), Error> {
+    let parse =
+        |line: &[OsString]| command.clone().try_get_matches_from(line).map_err(|error| cli::usage(&error));
+    let mut matches = parse(&line)?;
+    let mut config = None;
+    if let Some(path) = matches.get_one::<PathBuf>("config").cloned() {
+        let mut document = super::setup::read_config(&path)?;
+        let words = words(command, &matches, &mut document);
+        let faults = std::mem::take(&mut document.faults);
+        let read = Applied { changes: Vec::new(), faults };
+        read.check(&path.display().to_string(), |error| eprintln!("error: {error}"))?;
+        let (program, given) = line.split_at(1.min(line.len()));
+        matches = parse(&[program, &words, given].concat())?;
+        config = Some((path, document));
+    }
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| cli::usage(&error))?;
+    let options = Options { config, settings: settings(command, &matches), ..arguments.clone().try_into()? };
+    Ok((arguments, options))
+}
+
+/// Options that a file cannot have.
+const NOT_IN_A_FILE: &[&str] = &["config", "network", "help", "version"];
+
+/// The options of a file that the command line does not give itself, as words of a command line.
+fn words(command: &clap::Command, given: &ArgMatches, document: &mut Document) -> Vec<OsString> {
+    let is_given = |name: &str| given.value_source(name) == Some(ValueSource::CommandLine);
+    let ways_out = ["uplink", "no_uplink"];
+    let mut words = Vec::new();
+    for DaemonOption { line, name, value } in &document.options {
+        let known = command.get_arguments().find(|known| known.get_id() == name.as_str());
+        let Some(known) = known.filter(|_| !NOT_IN_A_FILE.contains(&name.as_str())) else {
+            let error = Error::usage(name, "no such option or section", "see vswitchd --help");
+            document.faults.push(Fault { line: *line, error });
+            continue;
+        };
+        let is_given = is_given(name) || (ways_out.contains(&&**name) && ways_out.into_iter().any(is_given));
+        if is_given {
+            continue;
+        }
+        let flag = format!("--{}", known.get_long().unwrap_or(name));
+        let word = if value.is_empty() { flag } else { format!("{flag}={value}") };
+        match command.clone().try_get_matches_from(["vswitchd", &word]) {
+            Ok(_) => words.push(word.into()),
+            Err(error) => document.faults.push(Fault { line: *line, error: cli::usage(&error) }),
         }
     }
+    words
+}
+
+/// All options that have a value, as a file has them.
+fn settings(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let mut settings = Vec::new();
+    for name in command.get_arguments().map(|argument| argument.get_id().as_str()) {
+        let Some(values) = matches.get_raw(name).filter(|_| !NOT_IN_A_FILE.contains(&name)) else { continue };
+        let value = values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
+        match value.as_str() {
+            "false" => {}
+            "true" => settings.push((name.to_owned(), String::new())),
+            _ => settings.push((name.to_owned(), value)),
+        }
+    }
+    settings
 }
 
 fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
@@ -161,8 +244,9 @@ mod tests {
         arguments: Arguments,
     }
 
-    fn parsed(line: &str) -> Result<Options, clap::Error> {
-        Program::try_parse_from(line.split(' ')).map(|program| program.arguments.into())
+    fn parsed(line: &str) -> Result<Options, Error> {
+        options(&Program::command(), line.split(' ').map(OsString::from).collect())
+            .map(|(_, options)| options)
     }
 
     #[test]

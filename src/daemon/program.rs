@@ -11,9 +11,9 @@ use crate::control::error::Error;
 ///
 /// # Errors
 /// Why it cannot start.
-pub fn run(arguments: Arguments) -> Result<(), Error> {
+pub fn run(arguments: &Arguments, options: Options) -> Result<(), Error> {
     log_to_stderr(arguments.log.as_deref(), "info");
-    super::run(Options::from(arguments), ready, signalled())
+    super::run(options, ready, signalled())
 }
 
 /// Logs on stderr: what `filter` says, else `$RUST_LOG`, else `default`. Once per process.

@@ -95,7 +95,8 @@ impl Netns {
 
     fn open_path(path: &Path, spec: &str) -> Result<Netns, HostError> {
         let what = || format!("namespace {spec}");
-        let file = File::open(path).map_err(|error| HostError::os(what(), error))?;
+        let hint = "give a name under /run/netns, a path, or the PID of a process";
+        let file = File::open(path).map_err(|error| HostError::os(what(), error).hint(hint))?;
         if ns_type(file.as_fd()) != Ok(libc::CLONE_NEWNET) {
             return Err(HostError::new(ErrorKind::Other, what(), "not a network namespace")
                 .hint("give a file like /run/netns/NAME or /proc/PID/ns/net"));

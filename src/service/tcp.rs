@@ -272,6 +272,7 @@ impl Connection {
         let connection = Connection { stack: stack.clone(), handle };
         connection.stack.borrow().work.notify_one();
         poll_fn(|cx| -> Poll<io::Result<()>> {
+            #[allow(clippy::wildcard_enum_match_arm)] // all others come after it is open
             connection.with(|socket| match socket.state() {
                 State::SynSent | State::SynReceived => {
                     socket.register_send_waker(cx.waker());

@@ -120,6 +120,11 @@ impl Conntrack {
         }
     }
 
+    /// A table for `limit` connections that masquerades with the same ports.
+    pub(super) fn empty(&self, limit: usize) -> Self {
+        Conntrack::new(limit, self.nat_ports.clone(), 1)
+    }
+
     /// As [`conntrack::Table::memory`], of all shards.
     pub fn memory(&self) -> Vec<Range<usize>> {
         self.shards.iter().flat_map(|shard| lock(shard).memory()).collect()

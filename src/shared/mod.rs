@@ -110,6 +110,9 @@ pub struct Shared {
     workers: usize,
 }
 
+/// Connections of a rehearsal: none is made in it.
+const REHEARSAL_CONNECTIONS: usize = 16;
+
 impl Shared {
     /// State for `workers` workers that starts from `snapshot`.
     pub fn new(workers: usize, snapshot: Snapshot, conntrack: Conntrack) -> Self {
@@ -167,6 +170,18 @@ impl Shared {
         let generation = next.generation;
         self.snapshot.store(Arc::new(next));
         self.generation.store(generation, Release);
+    }
+
+    /// State of the same configuration with tables of its own, for whoever wants to try a change of it.
+    pub fn rehearsal(&self) -> Shared {
+        let mut snapshot = Snapshot::clone(&self.snapshot());
+        let epoch = Epoch::default();
+        snapshot.networks.iter_mut().flatten().for_each(|network| {
+            let network = Arc::make_mut(network);
+            network.fdb = Arc::new(Fdb::new(&epoch));
+            network.neighbors = Arc::new(Neighbors::of_network(&epoch));
+        });
+        Shared { epoch, ..Shared::new(1, snapshot, self.conntrack.empty(REHEARSAL_CONNECTIONS)) }
     }
 
     /// Keeps the beginning of a dropped frame, at most one a millisecond and worker: a flood of drops must

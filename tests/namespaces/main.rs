@@ -11,6 +11,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 mod bench;
 mod coalesce;
+mod config;
 mod dhcp;
 mod dns;
 mod guard;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         refusals::TESTS,
         guard::TESTS,
         lifecycle::TESTS,
+        config::TESTS,
         networks::TESTS,
         policy::TESTS,
         coalesce::TESTS,

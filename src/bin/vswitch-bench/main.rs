@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use vswitchd::control::cli;
 use vswitchd::control::error::Error;
@@ -122,9 +122,8 @@ fn main() -> ExitCode {
 /// What a child of ours does.
 fn be_inside(inside: Inside) -> Result<bool, Error> {
     let line = process::become_program(inside)?;
-    let switch = Switch::try_parse_from(line);
-    let usage = |error: clap::Error| Error::usage("vswitchd", error.render(), "");
-    program::run(switch.map_err(usage)?.arguments).map(|()| true)
+    let (arguments, options) = arguments::options(&Switch::command(), line)?;
+    program::run(&arguments, options).map(|()| true)
 }
 
 /// Does what is asked for, and tells whether it was as it should be. A missed figure is a result and not a

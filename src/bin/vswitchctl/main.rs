@@ -3,6 +3,7 @@
 mod render;
 mod watch;
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,11 +13,12 @@ use vswitchd::control::cli;
 use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{
-    CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
+    Apply, CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
     NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments,
     PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, PortAdd, PortInspect, PortSet, PublishAdd, PublishRm,
     Remove, Request,
 };
+use vswitchd::control::response::Applied;
 use vswitchd::control::socket;
 
 /// Asks a running vswitchd
@@ -75,6 +77,19 @@ enum Noun {
     Drops(Drops),
     /// Counters per port and per worker
     Stats(NoArguments),
+    /// Make the switch what a configuration file says, all of it or nothing
+    Apply(ApplyFile),
+    /// Print a configuration file that says what the switch is
+    Dump(NoArguments),
+}
+
+#[derive(Debug, clap::Args)]
+struct ApplyFile {
+    /// The file; - for standard input
+    file: PathBuf,
+    /// Only print what would change
+    #[arg(long)]
+    dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -183,6 +198,7 @@ enum Policy {
 enum Action {
     Ask(Request),
     WatchConnections(CtFilter),
+    Apply(ApplyFile),
 }
 
 impl From<Noun> for Action {
@@ -225,6 +241,8 @@ impl From<Noun> for Action {
             Noun::Policy(Policy::Check(check)) => Request::PolicyCheck(check),
             Noun::Drops(drops) => Request::Drops(drops),
             Noun::Stats(none) => Request::Stats(none),
+            Noun::Apply(file) => return Action::Apply(file),
+            Noun::Dump(none) => Request::Dump(none),
         })
     }
 }
@@ -248,6 +266,7 @@ fn run(arguments: Arguments) -> Result<(), Error> {
         Action::WatchConnections(filter) => {
             return watch::connections(&client, filter, arguments.output, &mut out);
         }
+        Action::Apply(file) => out.write_all(apply(&client, &file, arguments.output)?.as_bytes()),
     };
     printed.and_then(|()| out.flush()).or_else(|error| unless_closed(&error))
 }
@@ -258,6 +277,22 @@ fn answer(client: &Client, request: &Request, output: Output) -> Result<String, 
     }
     let answer: serde_json::Value = client.call(request)?;
     Ok(format!("{answer:#}\n"))
+}
+
+/// Applies a file. Everything that is wrong with it is an error on a line of its own.
+fn apply(client: &Client, file: &ApplyFile, output: Output) -> Result<String, Error> {
+    let is_stdin = file.file.as_os_str() == "-";
+    let text = if is_stdin { io::read_to_string(io::stdin()) } else { fs::read_to_string(&file.file) };
+    let name = if is_stdin { "standard input".into() } else { file.file.display().to_string() };
+    let text = text.map_err(|error| Error::failed(&name, error, "give a readable file"))?;
+    let applied: Applied = client.call(&Request::Apply(Apply { text, dry_run: file.dry_run }))?;
+    applied.check(&name, |error| eprintln!("error: {error}"))?;
+    if output == Output::Json {
+        return serde_json::to_string_pretty(&applied)
+            .map(|json| json + "\n")
+            .map_err(|error| Error::failed("answer", error, "report this"));
+    }
+    Ok(applied.changes.iter().map(|change| format!("{change}\n")).collect())
 }
 
 /// Whoever reads us may stop reading (`| head`): that is no error.

@@ -7,9 +7,9 @@ use vswitchd::control::client::Client;
 use vswitchd::control::error::Error;
 use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
-    CheckInfo, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done, DropInfo, FdbEntry, Flow,
-    LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail, PortInfo, PublicationInfo,
-    RuleInfo, Stats, Status, Timeout, Usage,
+    Applied, CheckInfo, Configuration, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done,
+    DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail,
+    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -54,6 +54,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::PolicyCheck(_) => format!("{}\n", client.call::<CheckInfo>(request)?.text),
         Request::Drops(_) => drops(&client.call::<Vec<DropInfo>>(request)?, wide),
         Request::Stats(_) => stats(&client.call(request)?, wide),
+        Request::Dump(_) => client.call::<Configuration>(request)?.text,
+        Request::Apply(_) => client.call::<Applied>(request)?.changes.join("\n"),
         Request::FdbFlush(_) | Request::CtFlush(_) => {
             format!("{} flushed\n", client.call::<Done>(request)?.changed)
         }

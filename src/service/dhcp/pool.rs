@@ -105,7 +105,7 @@ pub struct Scope<'a> {
 }
 
 /// The leases of a network.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Pool {
     leases: BTreeMap<Ipv4Addr, Lease>,
     by_client: HashMap<Client, Ipv4Addr>,

@@ -1,0 +1,459 @@
+//! Applying: all of a file, or nothing.
+
+use std::sync::Arc;
+
+use super::document::{DaemonOption, Document, Wish, read};
+use super::dump::{command, file, settings, timeouts, usual_dhcp};
+use super::rehearsal::Rehearsal;
+use crate::clock::Time;
+use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::dhcp_setting::DhcpSetting;
+use crate::control::error::{Error, Kind};
+use crate::control::host::Host;
+use crate::control::name::Name;
+use crate::control::policy_spec::WhichRule;
+use crate::control::ports::change;
+use crate::control::publications::scoped;
+use crate::control::publish_spec::{Listen, Unpublish};
+use crate::control::records::PortRecord;
+use crate::control::request::{
+    Apply, CtTimeouts, FdbAgeing, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet,
+    NetworkSetting, PolicyAdd, PolicyDefault, PolicyRm, PortSet, PublishRm, Remove, Request,
+};
+use crate::control::response::{Applied, Configuration, Fault, PortKind};
+use crate::control::uplink::UplinkRecord;
+use crate::host::state::StateDir;
+use crate::limits::MAC_AGEING;
+use crate::snapshot::{Network, NetworkMode, Port};
+use crate::table::conntrack::Timeouts;
+use crate::table::policy::{Action, Listed, Rule};
+
+impl<H: Host> Control<H> {
+    /// Makes the switch what a file says, or changes nothing.
+    ///
+    /// What is wrong with the file is in the answer, all of it.
+    ///
+    /// # Errors
+    /// `Failed` if the kernel refused a step. What was done before it is undone then.
+    pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
+        let mut document = read(&apply.text);
+        for DaemonOption { line, name, value } in std::mem::take(&mut document.options) {
+            let refused = self.refuse_option(&name, &value);
+            document.faults.extend(refused.map(|error| Fault { line, error }));
+        }
+        self.fulfil(document, apply.dry_run, now)
+    }
+
+    /// Makes the switch what a file says that was read, its options apart; if this is no `dry_run`, which only says
+    /// what would change.
+    ///
+    /// # Errors
+    /// `Failed` if the kernel refused a step. What was done before it is undone then.
+    pub fn fulfil(&mut self, document: Document, dry_run: bool, now: Time) -> Result<Applied, Error> {
+        let Document { wishes, mut faults, .. } = document;
+        let (steps, refused) = self.rehearse(&wishes, now);
+        faults.extend(refused);
+        faults.sort_by_key(|fault| fault.line);
+        if !faults.is_empty() {
+            return Ok(Applied { changes: Vec::new(), faults });
+        }
+        if !dry_run {
+            self.perform(&steps, now)?;
+        }
+        Ok(Applied { changes: steps.iter().map(command).collect(), faults })
+    }
+
+    /// The file that would make this switch.
+    pub(in crate::control) fn dump(&self) -> Result<Configuration, Error> {
+        Ok(Configuration { text: file(&self.options, &self.wishes()?)? })
+    }
+
+    /// Why an option of the daemon cannot have this value, if it cannot.
+    fn refuse_option(&self, name: &str, value: &str) -> Option<Error> {
+        match self.options.iter().find(|(known, _)| known == name) {
+            Some((_, running)) if running == value => None,
+            Some((_, running)) => {
+                let why = format_args!("is {running} while the switch runs");
+                Some(Error::failed(name, why, "restart vswitchd with the new value"))
+            }
+            None => Some(Error::usage(
+                name,
+                "is no option that this switch was started with",
+                "leave it out, or restart vswitchd with it",
+            )),
+        }
+    }
+
+    /// The steps from what is to what is wished, and what stands in the way.
+    fn rehearse(&mut self, wishes: &[Wish], now: Time) -> (Vec<Request>, Vec<Fault>) {
+        let mut run = Run { books: self.copy(), steps: Vec::new(), now };
+        run.remove_all_but(wishes);
+        // What must make room for its successor does so first; then everything has its place, or never will.
+        let is_rule = |wish: &&Wish| wish.request.route().0 == "policy";
+        for wish in wishes.iter().filter(|wish| !is_rule(wish)) {
+            run.make_room(&wish.request);
+        }
+        let mut faults = Vec::new();
+        for Wish { line, request } in wishes.iter().filter(|wish| !is_rule(wish)) {
+            if let Err(error) = run.step(request) {
+                faults.push(Fault { line: *line, error });
+            }
+        }
+        run.settle(wishes);
+        faults.extend(run.order_rules(wishes));
+        (run.steps, faults)
+    }
+
+    /// Does the steps, or none.
+    fn perform(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
+        let before = self.wishes()?;
+        let Err(error) = steps.iter().try_for_each(|step| self.apply(step.clone(), now).map(drop)) else {
+            return Ok(());
+        };
+        let before: Vec<Wish> = before.into_iter().map(|request| Wish { line: 0, request }).collect();
+        let (back, _) = self.rehearse(&before, now);
+        for step in &back {
+            if let Err(error) = self.apply(step.clone(), now) {
+                log::error!("{}: cannot be undone: {error}", command(step));
+            }
+        }
+        Err(error)
+    }
+
+    /// Books that say the same, with tables of their own and a host that does nothing.
+    fn copy(&mut self) -> Control<Rehearsal<'_>> {
+        let reserved: Vec<Listen> =
+            self.publications.iter().map(|record| record.spec.listen.clone()).collect();
+        Control {
+            shared: Arc::new(self.shared.rehearsal()),
+            host: Rehearsal::of(&mut self.host, reserved),
+            state: StateDir::none(),
+            ports: self.ports.clone(),
+            book: self.book.clone(),
+            publications: self.publications.clone(),
+            dhcp: self.dhcp.clone(),
+            uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            retired: self.retired,
+            options: self.options.clone(),
+        }
+    }
+}
+
+/// A rehearsal.
+struct Run<'a> {
+    books: Control<Rehearsal<'a>>,
+    /// The requests that have changed something.
+    steps: Vec<Request>,
+    now: Time,
+}
+
+impl Run<'_> {
+    /// Does what a request asks, and notes it if that changed anything.
+    fn step(&mut self, request: &Request) -> Result<(), Error> {
+        let request = match request {
+            Request::PortSet(set) => self.full_settings(set)?,
+            Request::CtTimeouts(timeouts) => self.full_timeouts(timeouts),
+            Request::NetworkDhcp(dhcp) => return self.set_dhcp(dhcp),
+            Request::FdbAgeing(_) if self.is_aged_so(request) => None,
+            _ => Some(request.clone()),
+        };
+        let Some(request) = request else { return Ok(()) };
+        let before = self.books.shared().generation();
+        self.books.apply(request.clone(), self.now)?;
+        if self.books.shared().generation() != before {
+            self.steps.push(request);
+        }
+        Ok(())
+    }
+
+    /// As [`Run::step`], for a removal, which may be in vain.
+    fn remove(&mut self, request: &Request) {
+        // What cannot be removed stands in somebody's way, and that one will say so.
+        let _ = self.step(request);
+    }
+
+    /// Removes what nobody wishes for.
+    fn remove_all_but(&mut self, wishes: &[Wish]) {
+        let defaults = self.books.snapshot().policy.defaults().clone();
+        for (from, to) in defaults.into_keys() {
+            let is_wished = |wish: &Wish| {
+                matches!(&wish.request, Request::PolicyDefault(wish)
+                if wish.from.as_ref().is_some_and(|name| name.as_str() == from)
+                    && wish.to.as_ref().is_some_and(|name| name.as_str() == to))
+            };
+            if !wishes.iter().any(is_wished) {
+                let anyway = if from == to { Action::Allow } else { Action::Deny };
+                let action = Some(anyway);
+                self.remove(&Request::PolicyDefault(PolicyDefault {
+                    from: from.parse().ok(),
+                    to: to.parse().ok(),
+                    action,
+                }));
+            }
+        }
+        let publications: Vec<_> = wishes
+            .iter()
+            .filter_map(|wish| match &wish.request {
+                Request::PublishAdd(add) => scoped(add).ok(),
+                _ => None,
+            })
+            .collect();
+        let unwanted: Vec<Listen> = self
+            .books
+            .publications
+            .iter()
+            .filter(|record| !publications.iter().any(|(wish, _)| wish.is_met_by(&record.spec)))
+            .map(|record| record.spec.listen.clone())
+            .collect();
+        for listen in unwanted {
+            self.remove(&unpublish(listen));
+        }
+        let unwanted: Vec<_> = self
+            .interfaces()
+            .filter(|(name, network, record)| {
+                let is_wished = |wish: &Wish| match &wish.request {
+                    Request::NetworkHostPort(wish) => {
+                        record.kind() == PortKind::Host && wish.network == *network
+                    }
+                    Request::NetworkConnect(wish) => wish.port == *name && wish.network == *network,
+                    Request::PortAdd(wish) => {
+                        record.kind() != PortKind::Host
+                            && wish.name == *name
+                            && (wish.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)
+                                == network.as_str()
+                                || self.is_first(name, record))
+                    }
+                    _ => false,
+                };
+                !wishes.iter().any(is_wished)
+            })
+            .collect();
+        unwanted.into_iter().for_each(|interface| self.unplug(interface));
+        let any = wishes.iter().any(|wish| wish.network().is_some());
+        let networks = self.books.snapshot();
+        for network in networks.networks.iter().flatten() {
+            let is_wished = wishes.iter().any(|wish| wish.network() == Some(network.name.as_str()));
+            let stays = is_wished || (!any && network.name == DEFAULT_NETWORK);
+            if !stays && let Ok(name) = network.name.parse() {
+                self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
+            }
+        }
+    }
+
+    /// Removes what has the name of a wish and is something else.
+    fn make_room(&mut self, wish: &Request) {
+        let Err(Error { kind: Kind::Exists, .. }) = self.step(wish) else { return };
+        match wish {
+            Request::NetworkCreate(create) => {
+                let Ok(there) = self.books.network(create.name.as_str()) else { return };
+                if self.change_network(create, &there) {
+                    return;
+                }
+                let on_it: Vec<_> =
+                    self.interfaces().filter(|(.., record)| record.network == there.id).collect();
+                on_it.into_iter().for_each(|interface| self.unplug(interface));
+                self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
+            }
+            Request::NetworkConnect(connect) => self.remove(&Request::NetworkDisconnect(NetworkDisconnect {
+                network: connect.network.clone(),
+                port: connect.port.clone(),
+                if_exists: true,
+            })),
+            Request::NetworkHostPort(wanted) => self.remove(&no_host_port(wanted.network.clone())),
+            Request::PortAdd(add) => {
+                self.remove(&Request::PortRm(Remove { name: add.name.clone(), if_exists: true }));
+            }
+            Request::PublishAdd(add) => {
+                let Ok((wish, _)) = scoped(add) else { return };
+                let there = self.books.publications.iter().find(|record| wish.is_met_by(&record.spec));
+                let listen = there.map(|record| record.spec.listen.clone());
+                listen.into_iter().for_each(|listen| self.remove(&unpublish(listen)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Changes what can be changed of a network in its place, if that is all.
+    fn change_network(&mut self, wish: &NetworkCreate, there: &Network) -> bool {
+        let same_subnet = wish.subnet.is_none_or(|subnet| subnet == there.subnet);
+        let first = there.subnet.hosts().next();
+        let same_gateway = wish.gateway.or(first) == Some(there.gateway);
+        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
+        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
+        let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
+        same_subnet && same_gateway && self.step(&set).is_ok()
+    }
+
+    /// Every interface of every port, with the port's name and its network's.
+    fn interfaces(&self) -> impl Iterator<Item = (Name, Name, PortRecord)> + use<'_> {
+        let snapshot = self.books.snapshot();
+        self.books.ports.iter().filter_map(move |(name, record)| {
+            let network = snapshot.network(record.network)?.name.parse().ok()?;
+            Some((name.clone(), network, record.clone()))
+        })
+    }
+
+    fn is_first(&self, name: &Name, record: &PortRecord) -> bool {
+        self.books.ports.get(name).is_some_and(|first| first.id == record.id)
+    }
+
+    /// Removes an interface; with its first one a port goes.
+    fn unplug(&mut self, (name, network, record): (Name, Name, PortRecord)) {
+        let request = match record.kind() {
+            PortKind::Host => no_host_port(network),
+            _ if self.is_first(&name, &record) => Request::PortRm(Remove { name, if_exists: true }),
+            _ => Request::NetworkDisconnect(NetworkDisconnect { network, port: name, if_exists: true }),
+        };
+        self.remove(&request);
+    }
+
+    /// Makes the rules those that are wished, in their order: as many as possible stay where they are. Returns what is
+    /// wrong with them.
+    fn order_rules(&mut self, wishes: &[Wish]) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut wanted = Vec::new();
+        for Wish { line, request } in wishes {
+            let planned = match request {
+                Request::PolicyDefault(_) => self.step(request),
+                Request::PolicyAdd(add) => self.books.planned_rule(add).map(|rule| {
+                    let name = add.name.as_ref().map(|name| name.0.clone());
+                    wanted.push((*line, add.clone(), (rule, name)));
+                }),
+                _ => Ok(()),
+            };
+            faults.extend(planned.err().map(|error| Fault { line: *line, error }));
+        }
+        let there = self.books.snapshot().policy.rules().to_vec();
+        let is = |listed: &Listed, (rule, name): &(Rule, Option<String>)| {
+            listed.rule == *rule && listed.name == *name
+        };
+        let places = wanted
+            .iter()
+            .map(|(.., rule)| there.iter().position(|listed| is(listed, rule)))
+            .collect::<Vec<_>>();
+        let stay = longest_rising(&places);
+        for at in (0..there.len()).rev().filter(|at| !stay.iter().any(|&kept| places[kept] == Some(*at))) {
+            self.remove(&Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true }));
+        }
+        for (at, (line, add, _)) in wanted.into_iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
+            let before = (at < self.books.snapshot().policy.rules().len()).then_some(at + 1);
+            if let Err(error) = self.step(&Request::PolicyAdd(PolicyAdd { before, ..add })) {
+                faults.push(Fault { line, error });
+            }
+        }
+        faults
+    }
+
+    /// Makes a DHCP server say what is wished, and else what it says at the start.
+    fn set_dhcp(&mut self, wish: &NetworkDhcp) -> Result<(), Error> {
+        let before = self.books.dhcp_settings(&wish.name)?;
+        let mut settings: Vec<DhcpSetting> = usual_dhcp()?;
+        settings.extend(wish.settings.iter().cloned());
+        self.books
+            .apply(Request::NetworkDhcp(NetworkDhcp { name: wish.name.clone(), settings }), self.now)?;
+        let mut settings = self.books.dhcp_settings(&wish.name)?;
+        settings.retain(|setting| !before.contains(setting));
+        if !settings.is_empty() {
+            self.steps.push(Request::NetworkDhcp(NetworkDhcp { name: wish.name.clone(), settings }));
+        }
+        Ok(())
+    }
+
+    /// Sets what nobody wishes for as it is at the start.
+    fn settle(&mut self, wishes: &[Wish]) {
+        let interfaces: Vec<_> = self.interfaces().collect();
+        for (name, network, _) in interfaces {
+            let set = PortSet { name, network: Some(network), settings: Vec::new() };
+            let is_set = |wish: &Wish| {
+                matches!(&wish.request, Request::PortSet(wish)
+                if (&wish.name, &wish.network) == (&set.name, &set.network))
+            };
+            if !wishes.iter().any(is_set) {
+                self.remove(&Request::PortSet(set));
+            }
+        }
+        let snapshot = self.books.snapshot();
+        for name in snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok()) {
+            let dhcp = NetworkDhcp { name, settings: Vec::new() };
+            let is_set =
+                |wish: &Wish| matches!(&wish.request, Request::NetworkDhcp(wish) if wish.name == dhcp.name);
+            if !wishes.iter().any(is_set) {
+                self.remove(&Request::NetworkDhcp(dhcp));
+            }
+        }
+        if !wishes.iter().any(|wish| matches!(wish.request, Request::CtTimeouts(_))) {
+            self.remove(&Request::CtTimeouts(CtTimeouts::default()));
+        }
+        if !wishes.iter().any(|wish| matches!(wish.request, Request::FdbAgeing(_))) {
+            let seconds = u32::try_from(MAC_AGEING.as_secs()).ok();
+            self.remove(&Request::FdbAgeing(FdbAgeing { seconds }));
+        }
+    }
+
+    /// The settings that an interface must change so that it has those that are wished, and else the usual ones.
+    fn full_settings(&self, set: &PortSet) -> Result<Option<Request>, Error> {
+        let record = match &set.network {
+            Some(network) => self.books.interface(&set.name, network)?,
+            None => self.books.port(&set.name)?,
+        };
+        let snapshot = self.books.snapshot();
+        let Some(there) = snapshot.port(record.id) else { return Ok(None) };
+        let mut wanted = Port::clone(there);
+        let usual = self.books.usual_settings(there);
+        usual.iter().chain(&set.settings).try_for_each(|setting| change(&mut wanted, *setting, record))?;
+        let there = settings(there);
+        let mut settings = settings(&wanted);
+        settings.retain(|setting| !there.contains(setting));
+        let request = PortSet { settings, ..set.clone() };
+        Ok((!request.settings.is_empty()).then_some(Request::PortSet(request)))
+    }
+
+    /// As [`Run::full_settings`], for timeouts. One that is not known is kept, to be refused.
+    fn full_timeouts(&self, wish: &CtTimeouts) -> Option<Request> {
+        let there = timeouts(&self.books.snapshot().timeouts);
+        let mut wanted = timeouts(&Timeouts::default());
+        for setting in &wish.settings {
+            wanted.retain(|usual| usual.key != setting.key);
+            wanted.push(setting.clone());
+        }
+        wanted.retain(|setting| !there.contains(setting));
+        (!wanted.is_empty()).then_some(Request::CtTimeouts(CtTimeouts { settings: wanted }))
+    }
+
+    fn is_aged_so(&self, request: &Request) -> bool {
+        let ageing = self.books.snapshot().mac_ageing.as_secs();
+        matches!(request, Request::FdbAgeing(FdbAgeing { seconds: Some(seconds) }) if u64::from(*seconds) == ageing)
+    }
+}
+
+impl Wish {
+    /// The name of the network that it makes.
+    fn network(&self) -> Option<&str> {
+        if let Request::NetworkCreate(create) = &self.request { Some(create.name.as_str()) } else { None }
+    }
+}
+
+/// The indices of a longest part of the list whose values rise (patience sorting).
+fn longest_rising(list: &[Option<usize>]) -> Vec<usize> {
+    // By length less one: the end of the rising part that ends lowest. And for each index, the one before it.
+    let (mut ends, mut before): (Vec<usize>, Vec<Option<usize>>) = (Vec::new(), vec![None; list.len()]);
+    for (index, value) in list.iter().enumerate().filter(|(_, value)| value.is_some()) {
+        let place = ends.partition_point(|&end| list[end] < *value);
+        before[index] = place.checked_sub(1).map(|shorter| ends[shorter]);
+        match ends.get_mut(place) {
+            Some(end) => *end = index,
+            None => ends.push(index),
+        }
+    }
+    let mut part: Vec<usize> = std::iter::successors(ends.last().copied(), |&index| before[index]).collect();
+    part.reverse();
+    part
+}
+
+fn no_host_port(network: Name) -> Request {
+    Request::NetworkHostPort(NetworkHostPort { network, ip: None, ifname: None, off: true })
+}
+
+fn unpublish(listen: Listen) -> Request {
+    Request::PublishRm(PublishRm { spec: Unpublish { listen, target_first: None }, if_exists: true })
+}

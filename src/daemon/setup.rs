@@ -1,0 +1,121 @@
+//! What the command line and the configuration file ask for: at the start, again on SIGHUP, and to be checked only.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ipnet::Ipv4Net;
+
+use super::{NetworkSpec, Options, uplink_settings};
+use crate::addr::MacAddr;
+use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::config::{self, Document, Wish};
+use crate::control::error::Error;
+use crate::control::host::{Host, UplinkFacts};
+use crate::control::linux::LinuxHost;
+use crate::control::memory::MemoryHost;
+use crate::control::name::Name;
+use crate::control::request::Request;
+use crate::host::state::StateDir;
+use crate::limits::MTU_MAX;
+use crate::shared::{Conntrack, Shared};
+use crate::snapshot::Snapshot;
+use crate::worker::now;
+
+/// Makes what the command line and the configuration file ask for. Where they name one network, the command line
+/// counts.
+pub(super) fn set_up<H: Host>(control: &mut Control<H>, options: &Options) -> Result<(), Error> {
+    for network in &options.networks {
+        control.network_create(network, now())?;
+    }
+    let Some((path, document)) = &options.config else {
+        return if options.networks.is_empty() { make_default_network(control) } else { Ok(()) };
+    };
+    let document = with_networks(document.clone(), &options.networks);
+    if !document.wishes.iter().any(|wish| matches!(wish.request, Request::NetworkCreate(_))) {
+        make_default_network(control)?;
+    }
+    let applied = control.fulfil(document, false, now())?;
+    applied.check(&path.display().to_string(), |error| eprintln!("error: {error}"))
+}
+
+/// Tries the options on a switch in memory, whose host has every namespace and interface that they name.
+///
+/// # Errors
+/// Why the switch would not start.
+pub fn check(options: &Options) -> Result<(), Error> {
+    let conntrack = Conntrack::new(1, options.nat_ports.clone(), 1);
+    let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
+    let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
+    let listens = wishes
+        .filter_map(|wish| if let Request::PublishAdd(add) = &wish.request { add.spec.ip } else { None });
+    let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
+    let uplink = UplinkFacts {
+        index: 1,
+        mac: MacAddr::ZERO,
+        mtu: MTU_MAX,
+        up: true,
+        host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
+        addresses,
+        routes: Vec::new(),
+    };
+    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), ..MemoryHost::default() };
+    let mut control = Control::new(shared, host, StateDir::none());
+    if let Some(settings) = uplink_settings(options)? {
+        control.open_uplink(settings, now())?;
+    }
+    set_up(&mut control, options)
+}
+
+/// The file with the networks of the command line, which wins over the file's of the same name.
+fn with_networks(mut document: Document, networks: &[NetworkSpec]) -> Document {
+    let is_given = |name: &Name| networks.iter().any(|network| network.name == *name);
+    document.wishes.retain(|wish| !matches!(&wish.request, Request::NetworkCreate(it) if is_given(&it.name)));
+    let given = networks.iter().cloned().map(Request::NetworkCreate);
+    document.wishes.splice(0..0, given.map(|request| Wish { line: 0, request }));
+    document
+}
+
+/// Reads the configuration file again.
+pub(super) fn reload(control: &mut Control<LinuxHost>, options: &Options) {
+    let Some((path, before)) = &options.config else {
+        return log::warn!(
+            "SIGHUP: there is no configuration file to read again (start vswitchd with --config)"
+        );
+    };
+    let applied = read_config(path).and_then(|document| {
+        let words = |document: &Document| {
+            document.options.iter().map(|o| (o.name.clone(), o.value.clone())).collect::<Vec<_>>()
+        };
+        if words(before) != words(&document) {
+            log::warn!(
+                "{}: its options have changed, which counts when vswitchd is restarted",
+                path.display()
+            );
+        }
+        let applied = control.fulfil(with_networks(document, &options.networks), false, now())?;
+        applied.check(&path.display().to_string(), |error| log::error!("{error}"))?;
+        Ok(applied)
+    });
+    match applied {
+        Ok(applied) => {
+            applied.changes.iter().for_each(|change| log::info!("{}: {change}", path.display()));
+        }
+        Err(error) => log::error!("{error}; everything stays as it was"),
+    }
+}
+
+/// Reads a configuration file. What is wrong in it is in the document.
+///
+/// # Errors
+/// `Failed` if it cannot be read.
+pub(super) fn read_config(path: &Path) -> Result<Document, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::failed(path.display(), error, "give a readable file with --config"))?;
+    Ok(config::read(&text))
+}
+
+fn make_default_network<H: Host>(control: &mut Control<H>) -> Result<(), Error> {
+    let name = DEFAULT_NETWORK.parse()?;
+    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
+    control.network_create(&network, now()).map(drop)
+}
