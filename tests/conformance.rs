@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 
 /// The rows of sections A to H.
-const ROWS: std::ops::RangeInclusive<u32> = 1..=86;
+const ROWS: std::ops::RangeInclusive<u32> = 1..=88;
 
 /// A row of the file.
 #[derive(Debug)]
