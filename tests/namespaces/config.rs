@@ -76,9 +76,9 @@ fn a_switch_starts_from_a_file_and_follows_it() -> Outcome {
     wait_until(5 * SECOND, "the file to be read again", || Ok(switch.ports()? == ["a"]))?;
     fs::write(&file, "[[port]]\nname = 7\n")?;
     kill(switch.pid(), Signal::SIGHUP)?;
-    fs::write(&file, &two)?;
-    thread::sleep(SECOND / 5);
+    thread::sleep(SECOND / 2);
     ensure!(switch.ports()? == ["a"], "a wrong file was applied");
+    fs::write(&file, &two)?;
     kill(switch.pid(), Signal::SIGHUP)?;
     wait_until(5 * SECOND, "the mended file to be read", || Ok(switch.ports()? == ["a", "b"]))?;
     let (status, _) = switch.terminate()?;
@@ -93,7 +93,7 @@ fn a_wrong_file_changes_nothing() -> Outcome {
     switch.done(&format!("port add c --netns {} --ip {}", c.path().display(), inside(9)))?;
     let before = switch.done("dump")?;
     let text = format!(
-        "{NETWORK}mtu = 9\n\n[[port]]\nname = \"d\"\nnetns = \"{}/nope\"\n\n[[publish]]\nspec = \"80\"\nto = \"c\"\n",
+        "{NETWORK}mtu = 9\n\n[[port]]\nname = \"d\"\nnetns = \"{}/nope\"\n\n[[publish]]\nspec = \"90-80:1-2\"\nto = \"c\"\n",
         rig.directory().display()
     );
     let path = write(&rig, "wrong.toml", &text)?;
