@@ -12,8 +12,7 @@
 //! long as the guard, reads commands from a pipe, one transaction a line, and ends with the pipe. Where the
 //! flag is unknown, the table is a plain one, and [`Guard::ensure`] brings it back when somebody flushed it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{PipeReader, Read, Write as _};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
@@ -77,7 +76,7 @@ pub struct Guard {
     ifname: String,
     hidden: Vec<Hidden>,
     nft: Nft,
-    /// What `nft list` says of the table while all is well.
+    /// What `nft` says of the table while all is well.
     listing: String,
 }
 
@@ -98,7 +97,7 @@ impl Guard {
     /// As [`Guard::available`]; `Exists` if another process owns the table.
     pub fn install(ifname: &str, hidden: Vec<Hidden>) -> Result<Guard, HostError> {
         let nft = Nft::start(ifname, &hidden)?;
-        let listing = list()?;
+        let listing = nft.listing()?;
         Ok(Guard { ifname: ifname.to_owned(), hidden, nft, listing })
     }
 
@@ -110,11 +109,13 @@ impl Guard {
         if hidden == self.hidden {
             return Ok(());
         }
-        let flush = |set| format!("flush set {TABLE} {set}; ");
-        let transaction = ["nat_tcp", "nat_udp", "routed"].map(flush).concat() + &elements(&hidden);
+        let (before, after) = (elements(&self.hidden), elements(&hidden));
+        let transaction =
+            commands("delete", before.difference(&after)) + &commands("add", after.difference(&before));
         self.hidden = hidden;
         match self.nft.transact(&transaction) {
-            Ok(()) => self.listing = list()?,
+            Ok(()) if self.owner().is_some() => {} // its listing has no elements
+            Ok(()) => self.listing = self.nft.listing()?,
             Err(_) => self.reinstall()?,
         }
         Ok(())
@@ -126,7 +127,7 @@ impl Guard {
     /// # Errors
     /// If it cannot be put back.
     pub fn ensure(&mut self) -> Result<bool, HostError> {
-        if self.nft.is_alive() && list().is_ok_and(|listing| listing == self.listing) {
+        if self.nft.is_alive() && self.nft.listing().is_ok_and(|listing| listing == self.listing) {
             return Ok(false);
         }
         self.reinstall()?;
@@ -144,7 +145,7 @@ impl Guard {
     fn reinstall(&mut self) -> Result<(), HostError> {
         self.nft.end();
         self.nft = Nft::start(&self.ifname, &self.hidden)?;
-        self.listing = list()?;
+        self.listing = self.nft.listing()?;
         Ok(())
     }
 }
@@ -194,6 +195,14 @@ impl Nft {
         match self {
             Nft::Owner(session) => session.transact(commands),
             Nft::Plain => run(&["-f", "-"], commands).map(drop),
+        }
+    }
+
+    /// What may change of the table without us: of one that is owned, only the chain, which goes with its interface.
+    fn listing(&self) -> Result<String, HostError> {
+        match self {
+            Nft::Owner(_) => run(&["list", "chain", "netdev", "vswitchd", "ingress"], ""),
+            Nft::Plain => run(&["list", "table", "netdev", "vswitchd"], ""),
         }
     }
 
@@ -284,29 +293,31 @@ fn ruleset(ifname: &str, flags: &str, hidden: &[Hidden]) -> String {
          set routed {{ type ipv4_addr; flags interval; }}; \
          chain ingress {{ type filter hook ingress device \"{ifname}\" priority -500; \
          ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; ip daddr @routed drop; }}; }}; {}",
-        elements(hidden)
+        commands("add", &elements(hidden))
     )
 }
 
-/// The commands that fill the sets.
-fn elements(hidden: &[Hidden]) -> String {
-    let mut text = String::new();
-    for network in hidden.iter().filter_map(Hidden::network) {
-        // Writing to a String does not fail.
-        let _ = write!(text, "add element {TABLE} routed {{ {network} }}; ");
-    }
+/// The elements of the sets, each with its set's name.
+fn elements(hidden: &[Hidden]) -> BTreeSet<(&'static str, String)> {
+    let networks = hidden.iter().filter_map(Hidden::network).map(|network| ("routed", network.to_string()));
+    let mut elements: BTreeSet<_> = networks.collect();
     for (protocol, set) in [(Protocol::Tcp, "nat_tcp"), (Protocol::Udp, "nat_udp")] {
-        let mut separator = format!("add element {TABLE} {set} {{ ");
-        for (address, first, last) in merged(hidden, protocol) {
-            // Writing to a String does not fail.
-            let _ = write!(text, "{separator}{address} . {first}-{last}");
-            ", ".clone_into(&mut separator);
-        }
-        if separator == ", " {
-            text.push_str(" }; ");
-        }
+        let ranges = merged(hidden, protocol).into_iter();
+        elements.extend(ranges.map(|(address, first, last)| (set, format!("{address} . {first}-{last}"))));
     }
-    text
+    elements
+}
+
+/// The commands that add or delete elements.
+fn commands<'a>(verb: &str, elements: impl IntoIterator<Item = &'a (&'static str, String)>) -> String {
+    let mut by_set: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (set, element) in elements {
+        by_set.entry(set).or_default().push(element);
+    }
+    let command = |(set, elements): (&str, Vec<&str>)| {
+        format!("{verb} element {TABLE} {set} {{ {} }}; ", elements.join(", "))
+    };
+    by_set.into_iter().map(command).collect()
 }
 
 /// The port ranges of a protocol in order, none touching another: `nft` refuses overlapping elements.
@@ -326,10 +337,6 @@ fn merged(hidden: &[Hidden], protocol: Protocol) -> Vec<(Ipv4Addr, u16, u16)> {
         }
     }
     merged
-}
-
-fn list() -> Result<String, HostError> {
-    run(&["list", "table", "netdev", "vswitchd"], "")
 }
 
 /// Runs `nft` once with this input, and returns its output.
@@ -401,10 +408,11 @@ mod tests {
         let [one, two] = [1, 2].map(|byte| Ipv4Addr::new(192, 0, 2, byte));
         assert_eq!(merged(&all, Protocol::Tcp), [(one, 80, 90), (one, 61000, 65535), (two, 85, 85)]);
         assert_eq!(merged(&all, Protocol::Udp), [(one, 53, 53)]);
-        assert_eq!(elements(&all[5..]), "add element netdev vswitchd nat_udp { 192.0.2.1 . 53-53 }; ");
-        assert_eq!(elements(&[]), "");
+        let added = |hidden: &[Hidden]| commands("add", &elements(hidden));
+        assert_eq!(added(&all[5..]), "add element netdev vswitchd nat_udp { 192.0.2.1 . 53-53 }; ");
+        assert_eq!(added(&[]), "");
         let network = Hidden::Network("10.8.0.0/24".parse().unwrap());
-        assert_eq!(elements(&[network]), "add element netdev vswitchd routed { 10.8.0.0/24 }; ");
+        assert_eq!(added(&[network]), "add element netdev vswitchd routed { 10.8.0.0/24 }; ");
     }
 
     #[test]
