@@ -3,8 +3,6 @@
 //! The property is the fuzz target's ([`bodies::coalesce`]); here it is asked of bursts that are mostly
 //! regular, and beside it, how much is merged.
 
-#![allow(clippy::unwrap_used)] // a test that panics says so
-
 use proptest::prelude::*;
 use vswitchd::addr::PortId;
 use vswitchd::limits::COALESCED_DATAGRAMS_MAX;

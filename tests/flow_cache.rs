@@ -1,8 +1,6 @@
 //! The flow cache through memory ports in virtual time: it repeats exactly what the story does, and forgets
 //! when the story would end differently.
 
-#![allow(clippy::unwrap_used)] // a test that panics says so
-
 use std::time::Duration;
 
 use proptest::prelude::*;

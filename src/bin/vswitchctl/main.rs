@@ -121,7 +121,6 @@ enum Dhcp {
 }
 
 #[derive(Debug, Subcommand)]
-#[allow(clippy::large_enum_variant)] // there is one of it
 enum Port {
     /// All ports
     Ls(NoArguments),
@@ -180,7 +179,6 @@ enum Publish {
 }
 
 #[derive(Debug, Subcommand)]
-#[allow(clippy::large_enum_variant)] // there is one of it
 enum Policy {
     /// Add a rule: the first one that matches decides
     Add(PolicyAdd),

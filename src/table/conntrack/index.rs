@@ -110,7 +110,6 @@ impl Index {
 
     /// The cell where a hash's run begins: by the upper bits, as the tag is of the lower ones.
     #[inline(always)]
-    #[allow(clippy::cast_possible_truncation)] // the upper half
     fn home(&self, hash: u64) -> usize {
         (hash >> 32) as usize & (self.cells.len() - 1)
     }
