@@ -21,6 +21,11 @@ use crate::snapshot::{NetworkMode, Snapshot};
 use crate::table::conntrack::{Info, Nat};
 use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
 
+/// What happens between two networks where nothing is said about them.
+pub(super) fn usual_default(from: &str, to: &str) -> Action {
+    if from == to { Action::Allow } else { Action::Deny }
+}
+
 impl<H: Host> Control<H> {
     pub(super) fn policy_ls(&self, now: Time) -> Vec<RuleInfo> {
         let snapshot = self.snapshot();
@@ -114,8 +119,7 @@ impl<H: Host> Control<H> {
                 let (from, to) = (self.network(from.as_str())?, self.network(to.as_str())?);
                 let pair = (from.name.clone(), to.name.clone());
                 // What happens anyway needs not be remembered.
-                let anyway = if from.id == to.id { Action::Allow } else { Action::Deny };
-                if action == anyway {
+                if action == usual_default(&pair.0, &pair.1) {
                     defaults.remove(&pair);
                 } else {
                     defaults.insert(pair, action);

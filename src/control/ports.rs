@@ -106,7 +106,7 @@ impl<H: Host> Control<H> {
     pub(super) fn port_add(&mut self, add: &PortAdd, now: Time) -> Result<PortInfo, Error> {
         let attachment = attachment(add)?;
         let netns = self.host.identify(&attachment)?;
-        let network = self.network(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str))?;
+        let network = self.network(first_network(add))?;
         if let Some(first) = self.ports.get(&add.name) {
             let there = self.ports.on(&add.name, network.id).unwrap_or(first);
             check_same(add, &attachment, netns, &network, there)?;
@@ -382,6 +382,11 @@ pub(super) fn change(port: &mut Port, setting: PortSetting, record: &PortRecord)
 pub(super) fn not_connected(port: &Name, network: &str) -> Error {
     let why = format_args!("is not connected to network {network}");
     Error::not_found(port, why, format_args!("vswitchctl network connect {network} {port}"))
+}
+
+/// The name of the network that a port's first interface is on.
+pub(super) fn first_network(add: &PortAdd) -> &str {
+    add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)
 }
 
 fn attachment(add: &PortAdd) -> Result<Attachment, Error> {

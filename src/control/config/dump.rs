@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::control::apply::{Control, DEFAULT_NETWORK};
+use crate::control::apply::Control;
 use crate::control::dhcp::dhcp_info;
 use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::Error;
@@ -218,11 +218,11 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
         let arguments = arguments(wish)?;
         match wish {
             Request::PortSet(set) => {
-                let network = set.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str);
+                let network = set.network.as_ref().map(Name::as_str);
                 for (section, key) in [("port", "name"), ("connect", "port")] {
                     let items = root.get_mut(section).and_then(Value::as_array_mut).into_iter().flatten();
-                    for item in
-                        items.filter(|item| item[key] == set.name.as_str() && item["network"] == network)
+                    for item in items
+                        .filter(|item| item[key] == set.name.as_str() && item["network"].as_str() == network)
                     {
                         item["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
                     }

@@ -1,5 +1,6 @@
 //! Applying: all of a file, or nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::document::{DaemonOption, Document, Wish, read};
@@ -11,8 +12,9 @@ use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
 use crate::control::name::Name;
+use crate::control::policies::usual_default;
 use crate::control::policy_spec::WhichRule;
-use crate::control::ports::change;
+use crate::control::ports::{change, first_network};
 use crate::control::publications::scoped;
 use crate::control::publish_spec::{Listen, Unpublish};
 use crate::control::records::PortRecord;
@@ -26,7 +28,7 @@ use crate::host::state::StateDir;
 use crate::limits::MAC_AGEING;
 use crate::snapshot::{Network, NetworkMode, Port};
 use crate::table::conntrack::Timeouts;
-use crate::table::policy::{Action, Listed, Rule};
+use crate::table::policy::{Listed, Rule};
 
 impl<H: Host> Control<H> {
     /// Makes the switch what a file says, or changes nothing.
@@ -89,12 +91,10 @@ impl<H: Host> Control<H> {
         let mut run = Run { books: self.copy(), steps: Vec::new(), now };
         run.remove_all_but(wishes);
         // What must make room for its successor does so first; then everything has its place, or never will.
-        let is_rule = |wish: &&Wish| wish.request.route().0 == "policy";
-        for wish in wishes.iter().filter(|wish| !is_rule(wish)) {
-            run.make_room(&wish.request);
-        }
+        let others = wishes.iter().filter(|wish| wish.request.route().0 != "policy");
+        let open: Vec<&Wish> = others.filter(|wish| !run.make_room(&wish.request)).collect();
         let mut faults = Vec::new();
-        for Wish { line, request } in wishes.iter().filter(|wish| !is_rule(wish)) {
+        for Wish { line, request } in open {
             if let Err(error) = run.step(request) {
                 faults.push(Fault { line: *line, error });
             }
@@ -139,6 +139,9 @@ impl<H: Host> Control<H> {
     }
 }
 
+/// A port's name, and one of its interfaces with its network's.
+type Interface = (Name, Name, PortRecord);
+
 /// A rehearsal.
 struct Run<'a> {
     books: Control<Rehearsal<'a>>,
@@ -172,82 +175,84 @@ impl Run<'_> {
         let _ = self.step(request);
     }
 
-    /// Removes what nobody wishes for.
+    /// Removes what nobody wishes for: first what hangs on something else.
     fn remove_all_but(&mut self, wishes: &[Wish]) {
-        let defaults = self.books.snapshot().policy.defaults().clone();
-        for (from, to) in defaults.into_keys() {
-            let is_wished = |wish: &Wish| {
-                matches!(&wish.request, Request::PolicyDefault(wish)
-                if wish.from.as_ref().is_some_and(|name| name.as_str() == from)
-                    && wish.to.as_ref().is_some_and(|name| name.as_str() == to))
-            };
+        self.remove_defaults_but(wishes);
+        self.remove_publications_but(wishes);
+        self.remove_interfaces_but(wishes);
+        self.remove_networks_but(wishes);
+    }
+
+    fn remove_defaults_but(&mut self, wishes: &[Wish]) {
+        for (from, to) in self.books.snapshot().policy.defaults().clone().into_keys() {
+            let action = Some(usual_default(&from, &to));
+            let pair = (from.parse().ok(), to.parse().ok());
+            let is_wished = |wish: &Wish| matches!(&wish.request, Request::PolicyDefault(wish) if wish.from == pair.0 && wish.to == pair.1);
             if !wishes.iter().any(is_wished) {
-                let anyway = if from == to { Action::Allow } else { Action::Deny };
-                let action = Some(anyway);
-                self.remove(&Request::PolicyDefault(PolicyDefault {
-                    from: from.parse().ok(),
-                    to: to.parse().ok(),
-                    action,
-                }));
-            }
-        }
-        let publications: Vec<_> = wishes
-            .iter()
-            .filter_map(|wish| match &wish.request {
-                Request::PublishAdd(add) => scoped(add).ok(),
-                _ => None,
-            })
-            .collect();
-        let unwanted: Vec<Listen> = self
-            .books
-            .publications
-            .iter()
-            .filter(|record| !publications.iter().any(|(wish, _)| wish.is_met_by(&record.spec)))
-            .map(|record| record.spec.listen.clone())
-            .collect();
-        for listen in unwanted {
-            self.remove(&unpublish(listen));
-        }
-        let unwanted: Vec<_> = self
-            .interfaces()
-            .filter(|(name, network, record)| {
-                let is_wished = |wish: &Wish| match &wish.request {
-                    Request::NetworkHostPort(wish) => {
-                        record.kind() == PortKind::Host && wish.network == *network
-                    }
-                    Request::NetworkConnect(wish) => wish.port == *name && wish.network == *network,
-                    Request::PortAdd(wish) => {
-                        record.kind() != PortKind::Host
-                            && wish.name == *name
-                            && (wish.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)
-                                == network.as_str()
-                                || self.is_first(name, record))
-                    }
-                    _ => false,
-                };
-                !wishes.iter().any(is_wished)
-            })
-            .collect();
-        unwanted.into_iter().for_each(|interface| self.unplug(interface));
-        let any = wishes.iter().any(|wish| wish.network().is_some());
-        let networks = self.books.snapshot();
-        for network in networks.networks.iter().flatten() {
-            let is_wished = wishes.iter().any(|wish| wish.network() == Some(network.name.as_str()));
-            let stays = is_wished || (!any && network.name == DEFAULT_NETWORK);
-            if !stays && let Ok(name) = network.name.parse() {
-                self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
+                let (from, to) = pair;
+                self.remove(&Request::PolicyDefault(PolicyDefault { from, to, action }));
             }
         }
     }
 
-    /// Removes what has the name of a wish and is something else.
-    fn make_room(&mut self, wish: &Request) {
-        let Err(Error { kind: Kind::Exists, .. }) = self.step(wish) else { return };
+    fn remove_publications_but(&mut self, wishes: &[Wish]) {
+        let wished: Vec<_> = wishes
+            .iter()
+            .filter_map(|wish| match &wish.request {
+                Request::PublishAdd(add) => Some(scoped(add).ok()?.0),
+                _ => None,
+            })
+            .collect();
+        let there = self.books.publications.iter().map(|record| &record.spec);
+        let unwanted = there.filter(|spec| !wished.iter().any(|wish| wish.is_met_by(spec)));
+        for listen in unwanted.map(|spec| spec.listen.clone()).collect::<Vec<_>>() {
+            self.remove(&unpublish(listen));
+        }
+    }
+
+    fn remove_interfaces_but(&mut self, wishes: &[Wish]) {
+        let is_wished = |(name, network, record): &Interface| {
+            let is_host = record.kind() == PortKind::Host;
+            wishes.iter().any(|wish| match &wish.request {
+                Request::NetworkHostPort(wish) => is_host && wish.network == *network,
+                Request::NetworkConnect(wish) => wish.port == *name && wish.network == *network,
+                // If it is not on this network now, it will be in its place.
+                Request::PortAdd(wish) => {
+                    let is_there = first_network(wish) == network.as_str() || self.is_first(name, record);
+                    !is_host && wish.name == *name && is_there
+                }
+                _ => false,
+            })
+        };
+        let unwanted: Vec<_> = self.interfaces().filter(|interface| !is_wished(interface)).collect();
+        unwanted.into_iter().for_each(|interface| self.unplug(interface));
+    }
+
+    /// A file without networks has the usual one.
+    fn remove_networks_but(&mut self, wishes: &[Wish]) {
+        let mut wished: Vec<&str> = wishes.iter().filter_map(Wish::network).collect();
+        if wished.is_empty() {
+            wished.push(DEFAULT_NETWORK);
+        }
+        let snapshot = self.books.snapshot();
+        let names = snapshot.networks.iter().flatten().map(|network| network.name.as_str());
+        for name in names.filter(|name| !wished.contains(name)).filter_map(|name| name.parse().ok()) {
+            self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
+        }
+    }
+
+    /// Fulfils a wish, or removes what has its name and is something else. Says whether it is fulfilled.
+    fn make_room(&mut self, wish: &Request) -> bool {
+        match self.step(wish) {
+            Ok(()) => return true,
+            Err(error) if error.kind != Kind::Exists => return false,
+            Err(_) => {}
+        }
         match wish {
             Request::NetworkCreate(create) => {
-                let Ok(there) = self.books.network(create.name.as_str()) else { return };
+                let Ok(there) = self.books.network(create.name.as_str()) else { return false };
                 if self.change_network(create, &there) {
-                    return;
+                    return true;
                 }
                 let on_it: Vec<_> =
                     self.interfaces().filter(|(.., record)| record.network == there.id).collect();
@@ -264,13 +269,14 @@ impl Run<'_> {
                 self.remove(&Request::PortRm(Remove { name: add.name.clone(), if_exists: true }));
             }
             Request::PublishAdd(add) => {
-                let Ok((wish, _)) = scoped(add) else { return };
+                let Ok((wish, _)) = scoped(add) else { return false };
                 let there = self.books.publications.iter().find(|record| wish.is_met_by(&record.spec));
                 let listen = there.map(|record| record.spec.listen.clone());
                 listen.into_iter().for_each(|listen| self.remove(&unpublish(listen)));
             }
             _ => {}
         }
+        false
     }
 
     /// Changes what can be changed of a network in its place, if that is all.
@@ -285,7 +291,7 @@ impl Run<'_> {
     }
 
     /// Every interface of every port, with the port's name and its network's.
-    fn interfaces(&self) -> impl Iterator<Item = (Name, Name, PortRecord)> + use<'_> {
+    fn interfaces(&self) -> impl Iterator<Item = Interface> + use<'_> {
         let snapshot = self.books.snapshot();
         self.books.ports.iter().filter_map(move |(name, record)| {
             let network = snapshot.network(record.network)?.name.parse().ok()?;
@@ -298,7 +304,7 @@ impl Run<'_> {
     }
 
     /// Removes an interface; with its first one a port goes.
-    fn unplug(&mut self, (name, network, record): (Name, Name, PortRecord)) {
+    fn unplug(&mut self, (name, network, record): Interface) {
         let request = match record.kind() {
             PortKind::Host => no_host_port(network),
             _ if self.is_first(&name, &record) => Request::PortRm(Remove { name, if_exists: true }),
@@ -327,12 +333,11 @@ impl Run<'_> {
         let is = |listed: &Listed, (rule, name): &(Rule, Option<String>)| {
             listed.rule == *rule && listed.name == *name
         };
-        let places = wanted
-            .iter()
-            .map(|(.., rule)| there.iter().position(|listed| is(listed, rule)))
-            .collect::<Vec<_>>();
+        let place = |rule| there.iter().position(|listed| is(listed, rule));
+        let places: Vec<_> = wanted.iter().map(|(.., rule)| place(rule)).collect();
         let stay = longest_rising(&places);
-        for at in (0..there.len()).rev().filter(|at| !stay.iter().any(|&kept| places[kept] == Some(*at))) {
+        let kept: BTreeSet<_> = stay.iter().filter_map(|&at| places[at]).collect();
+        for at in (0..there.len()).rev().filter(|at| !kept.contains(at)) {
             self.remove(&Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true }));
         }
         for (at, (line, add, _)) in wanted.into_iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
@@ -434,7 +439,7 @@ impl Wish {
 }
 
 /// The indices of a longest part of the list whose values rise (patience sorting).
-fn longest_rising(list: &[Option<usize>]) -> Vec<usize> {
+fn longest_rising(list: &[Option<usize>]) -> BTreeSet<usize> {
     // By length less one: the end of the rising part that ends lowest. And for each index, the one before it.
     let (mut ends, mut before): (Vec<usize>, Vec<Option<usize>>) = (Vec::new(), vec![None; list.len()]);
     for (index, value) in list.iter().enumerate().filter(|(_, value)| value.is_some()) {
@@ -445,9 +450,7 @@ fn longest_rising(list: &[Option<usize>]) -> Vec<usize> {
             None => ends.push(index),
         }
     }
-    let mut part: Vec<usize> = std::iter::successors(ends.last().copied(), |&index| before[index]).collect();
-    part.reverse();
-    part
+    std::iter::successors(ends.last().copied(), |&index| before[index]).collect()
 }
 
 fn no_host_port(network: Name) -> Request {
