@@ -24,8 +24,10 @@ use crate::table::route_table::RouteTable;
 
 mod ends;
 mod publications;
+mod vlans;
 
 pub use publications::{Publication, Publications, Scope, Target};
+pub use vlans::{Vlan, Vlans};
 
 /// What a network is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,6 +151,11 @@ pub struct Port {
     pub network: Option<NetworkId>,
     /// The address that it is known by, if there is one: what its names resolve to, and what rules that name it mean.
     pub ip: Option<Ipv4Addr>,
+    /// The VLAN that it is, if its frames travel with a tag over another port's device.
+    pub vlan: Option<Vlan>,
+    /// The VLANs that travel over its device, each a port of its own: if there are any, it is a trunk, and what has no
+    /// tag is its own. The snapshot keeps it.
+    pub vlans: Vlans,
     /// Names that it has besides its own.
     pub aliases: Arc<[String]>,
     /// Largest IP packet that it carries, in bytes.
@@ -326,9 +333,15 @@ impl Snapshot {
         self.subnets.sort_unstable_by_key(|subnet| subnet.first);
     }
 
-    /// Puts a port in its place, and into its network's list.
+    /// Puts a port in its place, into its network's list, and if it is a VLAN into its trunk's.
     pub fn set_port(&mut self, port: Port) {
         let (id, network) = (port.id, port.network);
+        if let Some(Vlan { trunk, vid }) = port.vlan
+            && let Some(Some(slot)) = self.ports.get_mut(trunk.index())
+            && slot.vlans.port(vid) != Some(id)
+        {
+            Arc::make_mut(slot).vlans.insert(vid, id);
+        }
         let address = port.ip.or_else(|| port.pins.and_then(|pins| pins.ip));
         self.by_address.retain(|_, there| *there != id);
         self.by_address.extend(address.map(|ip| (ip, id)));
@@ -341,9 +354,13 @@ impl Snapshot {
         }
     }
 
-    /// Removes a port, and from its network's list. What was learned from it is the caller's to forget.
+    /// Removes a port, and from its network's and its trunk's list. What was learned from it is the caller's to forget.
     pub fn remove_port(&mut self, id: PortId) {
         self.by_address.retain(|_, there| *there != id);
+        let vlan = self.port(id).and_then(|port| port.vlan);
+        if let Some(Some(slot)) = vlan.and_then(|vlan| self.ports.get_mut(vlan.trunk.index())) {
+            Arc::make_mut(slot).vlans.remove(id);
+        }
         set_slot(&mut self.ports, id.index(), None);
         for slot in self.networks.iter_mut().flatten() {
             if slot.ports.contains(&id) {

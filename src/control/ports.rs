@@ -22,7 +22,7 @@ use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
-use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port};
+use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port, Vlans};
 
 /// The interface's name in a namespace unless another was asked for.
 const DEFAULT_IFNAME: &str = "eth0";
@@ -279,6 +279,8 @@ impl<H: Host> Control<H> {
             name: name.to_string(),
             network: (id != PortId::UPLINK).then_some(network),
             ip: None,
+            vlan: None,
+            vlans: Vlans::default(),
             aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,

@@ -58,7 +58,7 @@ fn batches_bring_frames_in_their_order_and_take_them_in_theirs() {
     with_exchanges(|mut exchange| {
         let tap = Arc::new(Tap::create("tap").unwrap());
         configure("tap", HERE, THERE);
-        let lane = exchange.open(tap.clone());
+        let lane = exchange.open(tap.clone(), None);
         let socket = kernel_socket();
         (0..100).for_each(|n| assert_eq!(socket.send(&[n]).unwrap(), 1));
         let mut frames = udp_frames(&mut exchange, &lane, 16, 100);
@@ -87,12 +87,12 @@ fn every_frame_of_a_batch_has_a_fate_of_its_own() {
     with_exchanges(|mut exchange| {
         let tap = Arc::new(Tap::create("tap").unwrap());
         configure("tap", HERE, THERE);
-        let lane = exchange.open(tap);
-        let down = exchange.open(Arc::new(Tap::create("down").unwrap()));
+        let lane = exchange.open(tap, None);
+        let down = exchange.open(Arc::new(Tap::create("down").unwrap()), None);
         let plain = Arc::new(PlainTap::create("plain").unwrap());
-        let plain = exchange.open(plain);
+        let plain = exchange.open(plain, None);
         let memory = Arc::new(MemoryPort::new(Promises::NONE));
-        let in_memory = exchange.open(memory.clone());
+        let in_memory = exchange.open(memory.clone(), None);
         let socket = kernel_socket();
         (0..4).for_each(|n| assert_eq!(socket.send(&[n]).unwrap(), 1));
         let mut frames = udp_frames(&mut exchange, &lane, 8, 4);
@@ -129,7 +129,7 @@ fn a_device_ends_with_its_lane() {
     with_exchanges(|mut exchange| {
         for round in 0..3 {
             let tap: Arc<dyn Device> = Arc::new(Tap::create("tap").unwrap());
-            let lane = exchange.open(tap.clone());
+            let lane = exchange.open(tap.clone(), None);
             let mut received = Vec::new();
             exchange.receive(&lane, &mut frames(4), &mut received);
             assert_eq!(received, [Received::Empty; 4]);

@@ -28,14 +28,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::addr::{NetworkId, PortId};
+use crate::addr::{NetworkId, PortId, Vid};
 use crate::clock::Time;
 use crate::coalesce::Coalescer;
 use crate::frame::{Frame, Offload};
 use crate::limits::BURST_FRAMES;
 use crate::pipeline::{Outbox, Pipeline};
 use crate::port::exchange::{Exchange, Io, Lane};
-use crate::port::{Device, Promises, Received};
+use crate::port::{Device, Promises, Received, vlan};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -105,8 +105,19 @@ pub struct Outgoing {
 /// Where a worker's events go.
 pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 
+/// What a worker does with a port's device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// It writes to it, and is the one that reads it.
+    ReadAndWrite,
+    /// It writes to it.
+    Write,
+    /// It writes to it with this tag: the device is a trunk's, who reads it.
+    Vlan(Vid),
+}
+
 enum Command {
-    Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
+    Attach { port: PortId, device: Arc<dyn Device>, share: Share },
     Detach { port: PortId, done: Sender<()> },
     Settle { done: Sender<()> },
     Inject { port: PortId, bytes: Vec<u8> },
@@ -314,7 +325,7 @@ impl Worker {
         while let Ok(command) = self.commands.try_recv() {
             obeyed = true;
             match command {
-                Command::Attach { port, device, reads } => self.attach(port, device, reads, now),
+                Command::Attach { port, device, share } => self.attach(port, device, share, now),
                 Command::Detach { port, done } => {
                     self.detach(port);
                     // Who asked may have given up waiting.
@@ -335,8 +346,9 @@ impl Worker {
         obeyed
     }
 
-    fn attach(&mut self, port: PortId, device: Arc<dyn Device>, reads: bool, now: Time) {
+    fn attach(&mut self, port: PortId, device: Arc<dyn Device>, share: Share, now: Time) {
         self.detach(port);
+        let reads = share == Share::ReadAndWrite;
         let watched = device.fd().filter(|_| reads);
         if let Some(fd) = watched {
             let token = Token(port.index());
@@ -349,7 +361,8 @@ impl Worker {
         if self.attached.len() <= port.index() {
             self.attached.resize_with(port.index() + 1, || None);
         }
-        let lane = self.exchange.open(device);
+        let vid = if let Share::Vlan(vid) = share { Some(vid) } else { None };
+        let lane = self.exchange.open(device, vid);
         // What arrived before the device was watched is read now.
         let (listed, appetite) = (reads, Appetite::default());
         self.attached[port.index()] = Some(Attached { lane, watched, reads, listed, last: now, appetite });
@@ -403,12 +416,22 @@ impl Worker {
             self.exchange.receive(lane, &mut burst[1..], received);
         }
         let end = received.last().copied();
+        let vlans = self.snapshot.port(port).map(|port| &port.vlans).filter(|vlans| !vlans.is_empty());
         let mut frames = 0;
-        for (frame, received) in burst.drain(..).zip(received.drain(..)) {
+        for (mut frame, received) in burst.drain(..).zip(received.drain(..)) {
             match received {
                 Received::Frame => {
                     frames += 1;
-                    self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
+                    let ingress = vlans.map_or(Ok(port), |vlans| vlan::untag(vlans, port, &mut frame));
+                    match ingress {
+                        Ok(port) => {
+                            self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
+                        }
+                        Err(reason) => {
+                            self.pipeline.refuse(&self.snapshot, port, &frame, reason, now);
+                            self.outbox.discard(frame);
+                        }
+                    }
                 }
                 Received::Dropped(reason) => {
                     self.pipeline.refuse(&self.snapshot, port, &frame, reason, now);

@@ -13,8 +13,8 @@ use std::time::Duration;
 use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
-use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
-use crate::addr::{NetworkId, PortId};
+use super::{Command, Load, OnEvent, Outgoing, Share, Worker, WorkerLoad, WorkerOptions};
+use crate::addr::{NetworkId, PortId, Vid};
 use crate::frame::Offload;
 use crate::port::Device;
 use crate::shared::Shared;
@@ -46,7 +46,13 @@ impl WorkerHandle {
 
     /// Gives the worker a device to write to, and to read from if `reads`.
     pub fn attach(&self, port: PortId, device: Arc<dyn Device>, reads: bool) {
-        self.send(Command::Attach { port, device, reads });
+        let share = if reads { Share::ReadAndWrite } else { Share::Write };
+        self.send(Command::Attach { port, device, share });
+    }
+
+    /// Gives the worker the device of a trunk for one of its VLANs.
+    pub fn attach_vlan(&self, port: PortId, trunk: Arc<dyn Device>, vid: Vid) {
+        self.send(Command::Attach { port, device: trunk, share: Share::Vlan(vid) });
     }
 
     /// Has the worker send a finished frame out by a port.
@@ -108,6 +114,11 @@ impl WorkerPool {
             let reads = devices.len() > 1 || index == port.index() % self.handles.len();
             handle.attach(port, device.clone(), reads);
         }
+    }
+
+    /// Makes every worker write to the device of a trunk for one of its VLANs. Whoever reads the trunk reads it all.
+    pub fn attach_vlan(&self, port: PortId, trunk: &Arc<dyn Device>, vid: Vid) {
+        self.handles.iter().for_each(|handle| handle.attach_vlan(port, trunk.clone(), vid));
     }
 
     /// Makes every worker let go of a port's device. Returns when all have, or after a second.
