@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::dhcp_setting::Route;
 use super::error::Error;
 use super::request::Security;
-use crate::addr::{Endpoint, MacAddr, Protocol};
+use crate::addr::{Endpoint, MacAddr, Protocol, Vid};
 use crate::snapshot::{NetworkMode, Policing, UplinkMode};
 use crate::table::policy::Action;
 
@@ -279,6 +279,8 @@ pub enum PortKind {
     Device,
     /// A TAP in the switch's namespace with an address for the host.
     Host,
+    /// A VLAN of the port's first interface.
+    Vlan,
 }
 
 impl PortKind {
@@ -289,6 +291,7 @@ impl PortKind {
             PortKind::Tap => "tap",
             PortKind::Device => "device",
             PortKind::Host => "host",
+            PortKind::Vlan => "vlan",
         }
     }
 }
@@ -305,6 +308,8 @@ pub struct PortInfo {
     /// The namespace as the user called it.
     pub netns: Option<String>,
     pub ifname: String,
+    /// What its frames are tagged with on that interface; `null` for one without a tag.
+    pub vlan: Option<Vid>,
     /// `up` or `down`.
     pub state: String,
     pub rx_packets: u64,
