@@ -23,10 +23,19 @@ pub(super) const STAGE: Stage = Stage {
             "in the machine, with any of them: ip link add link eth0 name eth0.10 type vlan id 10",
         ],
         checks: &[
-            Check { claim: "one interface carries three networks, each with an address by DHCP", run: carried },
+            Check {
+                claim: "one interface carries three networks, each with an address by DHCP",
+                run: carried,
+            },
             Check { claim: "TCP crosses a VLAN in super-frames, both ways", run: transfer },
-            Check { claim: "the machine is on each network as itself, and leads from none to another", run: apart },
-            Check { claim: "no tag of somebody else's leads onto a VLAN, nor an unknown one anywhere", run: hopping },
+            Check {
+                claim: "the machine is on each network as itself, and leads from none to another",
+                run: apart,
+            },
+            Check {
+                claim: "no tag of somebody else's leads onto a VLAN, nor an unknown one anywhere",
+                run: hopping,
+            },
             Check { claim: "a VLAN comes and goes while the others carry on", run: again },
         ],
     }],
@@ -106,7 +115,8 @@ fn apart(lab: &Lab) -> Result<(), Failure> {
     let vlan = Tap::open_on(&vm.netns, "eth0.10")?;
     for (src, dst) in [(vm.ip, db.ip), (dmz, db.ip), (back, front.ip), (back, c1.ip)] {
         let mut packet = vec![0; 28];
-        ipv4::write(&mut packet, src, dst, 17, 64, 8);
+        ipv4::write(&mut packet, src, dst, ipv4::UDP, 64, 8);
+        packet[25] = 8; // the length of an empty datagram, without a checksum
         vlan.send(vm.mac, if dst == db.ip { db.mac } else { gateway }, ethernet::IPV4, &packet)?;
     }
     let drops: Vec<DropInfo> = lab.ctl("drops --port vm")?;
