@@ -1,10 +1,13 @@
 //! Several networks for one container, and the host on a network.
 //!
 //! A port has one name and an interface on each network that it is connected to; each interface is a port of the data
-//! plane. It has a device of its own, in the port's namespace, or it is a VLAN of the port's first interface, which
-//! then is a trunk (`crate::port::vlan`): what a VM does with one card. Who configures a VLAN's interface is who made
-//! it, behind the switch's back; the switch keeps an address for it, holds it to that, and tells it by DHCP. At most one of them has the container's default route: that of the first network that leads out. When it
+//! plane. At most one of them has the container's default route: that of the first network that leads out. When it
 //! goes, the next one gets it.
+//!
+//! An interface has a device of its own, in the port's namespace, or it is a VLAN of the port's first interface, which
+//! then is a trunk ([`crate::port::vlan`]), as of a VM with one card. At the other end somebody else makes the VLAN's
+//! interface and configures it; the switch keeps an address for it, tells it by DHCP, and holds it to that. A trunk
+//! stays as long as it carries VLANs, and when it vanishes, they go first.
 
 use std::sync::Arc;
 
@@ -30,8 +33,9 @@ impl<H: Host> Control<H> {
     /// Gives a port an interface on one more network.
     ///
     /// # Errors
-    /// `NotFound` for an unknown network or port, `Usage` for a port that is not attached to a namespace, `Exists`
-    /// if it is connected with other addresses or one of them is taken, and what the kernel refuses.
+    /// `NotFound` for an unknown network or port, `Usage` for a port that is not attached to a namespace (unless it is
+    /// to be a VLAN) or is the host, `Exists` if it is connected with other addresses or one of them is taken, or the
+    /// VLAN is, and what the kernel refuses.
     pub(super) fn network_connect(&mut self, connect: &NetworkConnect, now: Time) -> Result<PortInfo, Error> {
         let network = self.network(connect.network.as_str())?;
         let first = self.port(&connect.port)?.clone();
@@ -111,7 +115,7 @@ impl<H: Host> Control<H> {
     /// Takes a port's interface on a network away.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Exists` if it is the port's only one.
+    /// `NotFound` if there is none, `Exists` if it is the port's only one or carries VLANs.
     pub(super) fn network_disconnect(
         &mut self,
         disconnect: &NetworkDisconnect,

@@ -3,6 +3,7 @@
 //! Every field is present in every object; what does not apply is `null`. Numbers are plain numbers in
 //! the unit that the name says (bytes, seconds); names stand for networks and ports, never their numbers.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -261,6 +262,8 @@ pub struct NetworkDetail {
     #[serde(flatten)]
     pub network: NetworkInfo,
     pub port_names: Vec<String>,
+    /// Those of them that are on it by a VLAN, and its tag there.
+    pub vlans: BTreeMap<String, Vid>,
     /// Addresses given to ports, of those that the prefix has for hosts.
     pub addresses: Usage,
     pub macs: Usage,

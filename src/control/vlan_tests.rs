@@ -55,6 +55,11 @@ fn a_vlan_is_an_interface_with_an_address_and_without_a_device() {
         assert_eq!(connect(&mut control, body), made);
         assert_eq!((state(&control), control.shared().generation()), (before, generation));
     }
+    let Response::NetworkDetail(detail) = ask(&mut control, "network inspect", r#"{"name":"back"}"#).unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!(detail.vlans.into_iter().collect::<Vec<_>>(), [("vm".to_owned(), vid(10))]);
     let (back, of) = place(&control, "back");
     assert_eq!(of, Some(trunk));
     let snapshot = control.shared().snapshot_full();

@@ -134,6 +134,7 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
 
 fn network_detail(detail: &NetworkDetail) -> String {
     let network = &detail.network;
+    let vlans: Vec<_> = detail.vlans.iter().map(|(port, vid)| format!("{vid} of {port}")).collect();
     facts(&[
         ("name", network.name.clone()),
         ("subnet", network.subnet.to_string()),
@@ -141,6 +142,7 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("mode", network.mode.as_str().to_owned()),
         ("mtu", network.mtu.to_string()),
         ("ports", detail.port_names.join(", ")),
+        ("vlans", vlans.join(", ")),
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),

@@ -254,7 +254,7 @@ fn vlans_stand_with_their_port_or_by_themselves() {
     );
     for (wrong, says) in [
         ("vlan = [\"dmz=4095\"]\n", "1 to 4094"),
-        ("vlan = [\"dmz=1\"]\n[[connect]]\nnetwork = \"dmz\"\nport = \"vm\"\n", "stands in line"),
+        ("vlan = [\"dmz=1\"]\n[[connect]]\nnetwork = \"dmz\"\nport = \"vm\"\nvlan = 2\n", "stands in line"),
         ("vlan = [\"dmz=1\", \"backend=1\"]\n", "VLAN 1: is network"),
     ] {
         let faults = apply(&mut control, &with_port(wrong)).unwrap().faults;
