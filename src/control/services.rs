@@ -12,8 +12,8 @@ use super::apply::Control;
 use super::host::Host;
 use super::uplink_lease::Lessee;
 use crate::clock::Time;
-use crate::frame::Frame;
-use crate::offload;
+use crate::limits::PUNTS_PER_TURN;
+use crate::service::datagram::Datagram;
 use crate::shared::{Punt, Service};
 
 impl<H: Host> Control<H> {
@@ -35,7 +35,7 @@ impl<H: Host> Control<H> {
     }
 
     fn serve_punt(&mut self, punt: &Punt, now: Time) {
-        let Some(frame) = finished(punt) else { return };
+        let Some(datagram) = Datagram::of(punt) else { return };
         match punt.service {
             Service::Dhcp => self.serve_dhcp(punt, frame.bytes(), now),
             Service::DhcpClient => self.hear_dhcp_server(frame.bytes(), now),
@@ -43,12 +43,4 @@ impl<H: Host> Control<H> {
             Service::Stack => {}
         }
     }
-}
-
-/// The frame with its checksum in place; `None` for one that is no single packet.
-fn finished(punt: &Punt) -> Option<Frame> {
-    let mut frame = Frame::new();
-    frame.fill(&punt.bytes, punt.offload);
-    offload::finish(&mut frame).ok()?;
-    Some(frame)
 }

@@ -50,10 +50,9 @@ const fn halves(bits: u64) -> [u32; 2] {
 
 impl<H: Host> Control<H> {
     /// Takes in what a DHCP server on the uplink said.
-    pub(super) fn hear_dhcp_server(&mut self, frame: &[u8], now: Time) {
-        let lessee = self.uplink.as_mut().and_then(|uplink| uplink.lessee.as_mut());
-        if let (Some(lessee), Some(datagram)) = (lessee, Datagram::parse(frame)) {
-            lessee.client.receive(&datagram, now);
+    pub(super) fn hear_dhcp_server(&mut self, datagram: &Datagram<'_>, now: Time) {
+        if let Some(lessee) = self.uplink.as_mut().and_then(|uplink| uplink.lessee.as_mut()) {
+            lessee.client.receive(datagram, now);
         }
     }
 

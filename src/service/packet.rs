@@ -12,8 +12,8 @@ use crate::snapshot::Network;
 use crate::table::datagram_ids::DatagramIds;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
-use crate::wire::transport::{SYN, Transport};
-use crate::wire::{arp, checksum, edit, put16};
+use crate::wire::transport::{SYN, Transport, is_intact};
+use crate::wire::{arp, be16, checksum, edit, put16};
 use crate::worker::Outgoing;
 
 /// TTL of what the gateway sends (RFC 1700).
@@ -59,30 +59,31 @@ pub enum Carried<'a> {
 /// Hands what a punted frame carries to `take`, datagram by datagram, with who has sent it. What is wrong in itself
 /// is not handed on.
 pub fn unpack(punt: &Punt, mut take: impl FnMut(Peer, Carried<'_>)) {
-    let mut frame = Frame::new();
-    frame.fill(&punt.bytes, punt.offload);
-    let mut hand = |frame: &Frame| {
-        if let Some((mac, carried)) = read(frame) {
+    let mut hand = |frame: &[u8], checksum| {
+        if let Some((mac, carried)) = read(frame, checksum) {
             take(Peer { mac, port: punt.ingress }, carried);
         }
     };
-    if !matches!(frame.offload.segment, Segment::Udp { .. }) {
-        return hand(&frame);
+    if !matches!(punt.offload.segment, Segment::Udp { .. }) {
+    let mut frame = Frame::new();
+    frame.fill(&punt.bytes, punt.offload);
+        return hand(&punt.bytes, punt.offload.checksum);
     }
     let Ok(mut datagrams) = Segments::of(&frame) else { return };
     let mut datagram = Frame::new();
     while datagrams.next_into(&mut datagram) {
-        hand(&datagram);
+        hand(datagram.bytes(), datagram.offload.checksum);
     }
 }
 
-fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
-    let eth = Ethernet::parse(frame.bytes()).ok()?;
-    let packet = frame.bytes().get(ethernet::HEADER_LEN..)?;
+/// What a frame carries. A checksum that is verified or not even computed is not looked at.
+fn read(frame: &[u8], checksum: Checksum) -> Option<(MacAddr, Carried<'_>)> {
+    let eth = Ethernet::parse(frame).ok()?;
+    let packet = frame.get(ethernet::HEADER_LEN..)?;
     let ip = Ipv4::parse(packet).ok()?;
     let packet = &packet[..ip.total_len];
     let payload = &packet[ip.header_len..];
-    if frame.offload.checksum == Checksum::Complete && !is_right(&ip, payload) {
+    if checksum == Checksum::Complete && !is_intact(&ip, payload) {
         return None;
     }
     let transport = Transport::parse(ip.protocol, payload).ok()?;
@@ -90,8 +91,8 @@ fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
     let (src, dst) = (Endpoint::new(ip.src, ports.src), Endpoint::new(ip.dst, ports.dst));
     let carried = match transport {
         Transport::Udp { .. } => {
-            let len = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
-            Carried::Datagram { src, dst, payload: &payload[UDP_HEADER..len] }
+            let len = usize::from(be16(payload, 4));
+            Carried::Datagram { src, dst, payload: payload.get(UDP_HEADER..len)? }
         }
         Transport::Tcp { segment, .. } => Carried::Segment { src, dst, opens: segment.has(SYN), packet },
         Transport::Echo { .. } | Transport::IcmpError | Transport::IcmpOther | Transport::Other => {
@@ -99,14 +100,6 @@ fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
         }
     };
     Some((eth.src, carried))
-}
-
-fn is_right(ip: &Ipv4, payload: &[u8]) -> bool {
-    if ip.protocol == ipv4::UDP && payload.get(6..8) == Some(&[0, 0]) {
-        return true; // RFC 768: its sender computed none.
-    }
-    let pseudo = checksum::pseudo_header(ip.src, ip.dst, ip.protocol, payload.len());
-    checksum::fold(pseudo + checksum::sum(payload)) == 0xffff
 }
 
 /// A datagram from port `from` of a network's gateway, in fragments if it must. `None` if it is too long for UDP.
