@@ -2,8 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
-
 use crate::addr::{Endpoint, MacAddr, PortId};
 use crate::frame::{Checksum, Frame, Offload, Segment};
 use crate::offload::Segments;
@@ -144,16 +142,7 @@ pub fn datagram(
 
 /// The gateway's request for the MAC address of `ip`, sent to `at` (RFC 826).
 pub fn arp_request(network: &Network, ip: Ipv4Addr, at: Peer) -> Outgoing {
-    let mut bytes = vec![0; ethernet::HEADER_LEN + arp::LEN];
-    ethernet::write(&mut bytes, at.mac, network.gateway_mac, ethernet::ARP);
-    ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(network.gateway_mac.0),
-        source_protocol_addr: network.gateway,
-        target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: ip,
-    }
-    .emit(&mut ArpPacket::new_unchecked(&mut bytes[ethernet::HEADER_LEN..]));
+    let bytes = arp::request((network.gateway_mac, network.gateway), ip, at.mac).to_vec();
     Outgoing { port: at.port, bytes, offload: Offload::NONE }
 }
 
