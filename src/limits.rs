@@ -179,6 +179,10 @@ pub const RELAY_FLOWS: usize = 1024;
 /// Bytes of a resolv.conf that are read. What stands behind them does not count.
 pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
 
+/// Datagrams of processes of the host that wait until it is known where a container is, which they are all for. One
+/// more is dropped.
+pub const RELAY_WAITING: usize = 64;
+
 /// Addresses of a DHCP pool that are held for the clients of one port: its own, and those of guests and stages of a
 /// start that call themselves differently. The next takes the place of the port's oldest.
 pub const DHCP_LEASES_PER_PORT: usize = 16;
