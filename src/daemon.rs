@@ -224,12 +224,13 @@ async fn serve(
                     control.repair_guard();
                 }
             }
-            () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
             _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
+            // After the calls, which a flood of what is punted would hold up: each of them ends in serving, too.
+            () = until(due) => {}
             }
             ended = &mut server => {
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));

@@ -62,7 +62,7 @@ fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Ve
         bytes: Bytes::from(frame.frame().unwrap()),
         offload: Offload::NONE,
     };
-    control.shared().punts.put(punt).unwrap();
+    control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
     control.serve(now);
     let mut sent = std::mem::take(&mut control.host_mut().sent);
     assert!(sent.len() <= 1 && sent.iter().all(|(to, _)| *to == id), "one answer, and only there");
@@ -442,7 +442,7 @@ fn answer_uplink(control: &mut Switch, kind: Kind, ip: Ipv4Addr, now: Time) {
         bytes: Bytes::from(frame.frame().unwrap()),
         offload: Offload::NONE,
     };
-    control.shared().punts.put(punt).unwrap();
+    control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
     control.serve(now);
 }
 

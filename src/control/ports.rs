@@ -216,7 +216,9 @@ impl<H: Host> Control<H> {
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
         self.dhcp.leave(record.network, &name, now);
-        // Only now is no worker left that could learn or connect for it.
+        // Only now is no worker left that could punt, learn or connect for it.
+        self.shared.punts.forget(record.id);
+        self.shared.stack_punts.forget(record.id);
         if let Some(network) = snapshot.network(record.network) {
             network.fdb.remove_port(record.id);
         }

@@ -12,7 +12,7 @@ use super::packet::{Packet, View};
 use super::{Context, Verdict};
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Segment};
 use crate::limits::DHCP_MESSAGES;
 use crate::shared::{Punt, Service};
 use crate::snapshot::{Network, Uplink};
@@ -75,7 +75,12 @@ pub(super) fn punt(cx: &Context<'_>, frame: &Frame, service: Service) -> Result<
         }
         Service::Stack => &cx.shared.stack_punts,
     };
-    queue.put(Punt {
+    // Datagrams are taken one by one; a segment is taken as it is, however long.
+    let packets = match frame.offload.segment {
+        Segment::Udp { .. } => frame.packets() as usize,
+        Segment::None | Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Fragments { .. } => 1,
+    };
+    queue.put(cx.ingress.id, packets, || Punt {
         service,
         ingress: cx.ingress.id,
         network: cx.ingress.network,
