@@ -100,23 +100,28 @@ impl Gateway {
         due
     }
 
-    fn receive(self: &Rc<Self>, punt: &Punt) {
-        let Some(network) = punt.network.and_then(|id| self.network(id)) else { return };
-        packet::unpack(punt, |peer, carried| match carried {
-            Carried::Datagram { src, dst, payload } if dst.port == DNS_PORT => {
-                spawn_local(self.clone().answer(network.clone(), peer, src, payload.to_vec()));
-            }
-            Carried::Datagram { src, dst, payload } => {
-                self.relay.deliver(network.id, src, dst.port, payload);
-            }
-            Carried::Segment { src, dst, opens, packet } => {
-                let stack = self.stack(&network);
-                let listen = (opens && dst.port == DNS_PORT).then_some(DNS_PORT);
-                let opened = stack.borrow_mut().receive(packet, (src, peer), listen, now());
-                if let Some(handle) = opened {
-                    let client = Client { port: peer.port, network: network.id };
-                    let connection = Connection::accepted(&stack, handle);
-                    spawn_local(self.clone().serve(client, connection));
+    /// Takes in a frame, and says how many packets that was.
+    fn receive(self: &Rc<Self>, punt: &Punt) -> usize {
+        let Some(network) = punt.network.and_then(|id| self.network(id)) else { return 1 };
+        let mut packets = 0;
+        packet::unpack(punt, |peer, carried| {
+            packets += 1;
+            match carried {
+                Carried::Datagram { src, dst, payload } if dst.port == DNS => {
+                    self.answer(network.id, peer, src, payload);
+                }
+                Carried::Datagram { src, dst, payload } => {
+                    self.relay.deliver(network.id, src, dst.port, payload);
+                }
+                Carried::Segment { src, dst, opens, packet } => {
+                    let stack = self.stack(&network);
+                    let opens = opens && dst.port == DNS;
+                    let opened = stack.borrow_mut().receive(packet, (dst.port, src), peer, opens, now());
+                    if let Some(handle) = opened {
+                        let client = Client { port: peer.port, network: network.id };
+                        let connection = Connection::accepted(&stack, handle);
+                        spawn_local(self.clone().serve(client, connection));
+                    }
                 }
             }
         });

@@ -152,9 +152,9 @@ pub fn framed(network: &Network, peer: Peer, mut bytes: Vec<u8>, offload: Offloa
     Outgoing { port: peer.port, bytes, offload }
 }
 
-/// The destination of an IPv4 packet with TCP or UDP of our own making.
-pub fn destination(packet: &[u8]) -> Option<Endpoint> {
+/// The port and the destination of an IPv4 packet with TCP or UDP of our own making.
+pub fn flow(packet: &[u8]) -> Option<(u16, Endpoint)> {
     let ip = Ipv4::parse(packet).ok()?;
     let ports = Transport::parse(ip.protocol, &packet[ip.header_len..ip.total_len]).ok()?.ports()?;
-    Some(Endpoint::new(ip.dst, ports.dst))
+    Some((ports.src, Endpoint::new(ip.dst, ports.dst)))
 }
