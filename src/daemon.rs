@@ -28,7 +28,6 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
 use crate::addr::PortId;
-use crate::clock::Time;
 use crate::control::apply::Control;
 use crate::control::config::Document;
 use crate::control::error::Error;
@@ -42,7 +41,7 @@ use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
-use crate::service::Services;
+use crate::service::{Services, until};
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
 use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
@@ -229,22 +228,14 @@ async fn serve(
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
+            }
             // After the calls, which a flood of what is punted would hold up: each of them ends in serving, too.
             () = until(due) => {}
-            }
             ended = &mut server => {
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
         }
         control.serve(now());
-    }
-}
-
-/// Waits for a moment, or forever.
-async fn until(due: Option<Time>) {
-    match due {
-        Some(due) => tokio::time::sleep(due.since(now())).await,
-        None => std::future::pending().await,
     }
 }
 

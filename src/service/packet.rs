@@ -63,10 +63,10 @@ pub fn unpack(punt: &Punt, mut take: impl FnMut(Peer, Carried<'_>)) {
         }
     };
     if !matches!(punt.offload.segment, Segment::Udp { .. }) {
-    let mut frame = Frame::new();
-    frame.fill(&punt.bytes, punt.offload);
         return hand(&punt.bytes, punt.offload.checksum);
     }
+    let mut frame = Frame::new();
+    frame.fill(&punt.bytes, punt.offload);
     let Ok(mut datagrams) = Segments::of(&frame) else { return };
     let mut datagram = Frame::new();
     while datagrams.next_into(&mut datagram) {
