@@ -15,7 +15,7 @@ use crate::addr::{Endpoint, MacAddr, NetworkId, PortId};
 use crate::clock::Time;
 use crate::frame::Offload;
 use crate::host::state::StateDir;
-use crate::limits::DHCP_DECLINE_HOLD;
+use crate::limits::{DHCP_DECLINE_HOLD, PUNTS_PER_TURN};
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::message::{Builder, Kind, Message, code};
 use crate::shared::{Conntrack, Punt, Service, Shared};
@@ -45,8 +45,8 @@ fn add(control: &mut Switch, body: &str) {
     ask(control, "port add", body).unwrap();
 }
 
-/// Sends what a client says at a port, and returns what that port gets.
-fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Vec<u8>> {
+/// Puts what a client says at a port where control takes it from.
+fn punt(control: &Switch, port: &str, payload: &[u8]) {
     let frame = Datagram {
         src_mac: mac(0xee),
         dst_mac: MacAddr::BROADCAST,
@@ -54,15 +54,20 @@ fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Ve
         dst: Endpoint::new(Ipv4Addr::BROADCAST, DHCP_SERVER),
         payload,
     };
-    let id = control.port(&port.parse().unwrap()).unwrap().id;
     let punt = Punt {
         service: Service::Dhcp,
-        ingress: id,
+        ingress: control.port(&port.parse().unwrap()).unwrap().id,
         network: Some(NetworkId(0)),
         bytes: Bytes::from(frame.frame().unwrap()),
         offload: Offload::NONE,
     };
     control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
+}
+
+/// Sends what a client says at a port, and returns what that port gets.
+fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Vec<u8>> {
+    let id = control.port(&port.parse().unwrap()).unwrap().id;
+    punt(control, port, payload);
     control.serve(now);
     let mut sent = std::mem::take(&mut control.host_mut().sent);
     assert!(sent.len() <= 1 && sent.iter().all(|(to, _)| *to == id), "one answer, and only there");
@@ -444,6 +449,22 @@ fn answer_uplink(control: &mut Switch, kind: Kind, ip: Ipv4Addr, now: Time) {
     };
     control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
     control.serve(now);
+}
+
+#[test]
+fn a_flood_is_served_in_parts_and_ends_with_its_port() {
+    let mut control = network();
+    let discover = Builder::request(7, mac(5), Kind::Discover).finish();
+    for _ in 0..PUNTS_PER_TURN + 8 {
+        punt(&control, "vm1", &discover);
+    }
+    punt(&control, "vm2", &discover);
+    control.serve(NOW);
+    assert_eq!(control.due(), Some(Time::ZERO), "there is more");
+    ask(&mut control, "port rm", r#"{"name":"vm1"}"#).unwrap();
+    assert!(control.shared().punts.is_empty(), "another port may have its number next");
+    control.serve(NOW);
+    assert_ne!(control.due(), Some(Time::ZERO));
 }
 
 #[test]

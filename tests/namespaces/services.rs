@@ -1,6 +1,6 @@
 //! The gateway's services under a flood, with containers that do not answer, and on a disk that cannot be written.
 
-use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use nix::mount::{MsFlags, mount, umount};
 use nix::sched::{CloneFlags, unshare};
+use vswitchd::addr::Protocol;
+use vswitchd::host::bind::reserve;
 use vswitchd::host::netlink;
 use vswitchd::host::netns::Netns;
-use vswitchd::lab::rig::Rig;
-use vswitchd::lab::traffic::{PATIENCE, ping};
+use vswitchd::lab::rig::{Rig, UPLINK};
+use vswitchd::lab::traffic::{PATIENCE, SILENCE, ping};
 
 use crate::switch::{Switch, inside, state_dir, wait_until};
 use crate::{Outcome, Test, ensure};
@@ -22,6 +24,7 @@ use crate::{Outcome, Test, ensure};
 pub(crate) const TESTS: &[Test] = &[
     ("a_flood_of_queries_holds_up_nobody_else", a_flood_of_queries_holds_up_nobody_else),
     ("one_silent_target_holds_up_no_other_client", one_silent_target_holds_up_no_other_client),
+    ("a_reserved_port_hears_processes_of_its_host_alone", a_reserved_port_hears_its_host_alone),
     ("a_read_only_state_directory_is_said_and_stops_nothing", read_only_state),
 ];
 
@@ -155,6 +158,24 @@ fn one_silent_target_holds_up_no_other_client() -> Outcome {
         let asked = clients.iter().map(|client| client.send(b"again").and_then(|_| client.recv(&mut [0; 8])));
         Ok(asked.filter(Result::is_ok).count() == clients.len())
     })?;
+    Ok(())
+}
+
+fn a_reserved_port_hears_its_host_alone() -> Outcome {
+    let rig = Rig::new()?;
+    let reserved = rig.switch.run(|| [Protocol::Tcp, Protocol::Udp].map(|p| reserve(p, None, 8080)))?;
+    let [tcp, udp] = reserved;
+    let (listener, udp) = (TcpListener::from(tcp?.socket()?), UdpSocket::from(udp?.socket()?));
+    udp.set_read_timeout(Some(SILENCE))?;
+    for (netns, is_host) in [(&rig.switch, true), (&rig.internet, false)] {
+        let at = SocketAddrV4::new(UPLINK, 8080);
+        let connected = netns.run(|| TcpStream::connect_timeout(&at.into(), SILENCE))?;
+        ensure!(connected.is_ok() == is_host, "TCP from {netns}: {connected:?}");
+        netns.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?.send_to(b"hello", at))??;
+        let heard = udp.recv(&mut [0; 8]);
+        ensure!(heard.is_ok() == is_host, "UDP from {netns}: {heard:?}");
+    }
+    drop(listener);
     Ok(())
 }
 
