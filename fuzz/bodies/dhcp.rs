@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use ipnet::Ipv4Net;
 use vswitchd::addr::{Endpoint, MacAddr};
 use vswitchd::clock::Time;
 use vswitchd::limits::DHCP_LEASES_PER_PORT;
@@ -32,6 +33,7 @@ pub const ANSWER_RAW: u8 = 3;
 /// Likewise: seconds pass, as many as the square of the next byte.
 pub const TIME: u8 = 4;
 
+const LINK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 1, 0, 0), 26);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 5);
 const HEARD: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 9);
@@ -154,7 +156,7 @@ impl World {
     fn ask(&mut self, seat: u8, message: &[u8]) {
         let (port, own) = SEATS[usize::from(seat) % SEATS.len()];
         let link = Link {
-            subnet: "10.1.0.0/26".parse().expect("a prefix"),
+            subnet: LINK,
             gateway: GATEWAY,
             gateway_mac: GATEWAY_MAC,
             mtu: if seat & 0x80 == 0 { 1500 } else { 1400 },
@@ -235,6 +237,7 @@ impl World {
             other => panic!("a server says no {other:?}"),
         }
         let relay = request.giaddr();
+        assert!(relay.is_unspecified() || LINK.contains(&relay), "a relay of another network is answered");
         let to = if asked_to_inform {
             Endpoint::new(request.ciaddr(), DHCP_CLIENT)
         } else if !relay.is_unspecified() {

@@ -24,6 +24,7 @@ use crate::{Outcome, Test, ensure};
 pub(crate) const TESTS: &[Test] = &[
     ("a_flood_of_queries_holds_up_nobody_else", a_flood_of_queries_holds_up_nobody_else),
     ("one_silent_target_holds_up_no_other_client", one_silent_target_holds_up_no_other_client),
+    ("a_relayed_client_hears_its_container_alone", a_relayed_client_hears_its_container_alone),
     ("a_reserved_port_hears_processes_of_its_host_alone", a_reserved_port_hears_its_host_alone),
     ("a_read_only_state_directory_is_said_and_stops_nothing", read_only_state),
 ];
@@ -158,6 +159,30 @@ fn one_silent_target_holds_up_no_other_client() -> Outcome {
         let asked = clients.iter().map(|client| client.send(b"again").and_then(|_| client.recv(&mut [0; 8])));
         Ok(asked.filter(Result::is_ok).count() == clients.len())
     })?;
+    Ok(())
+}
+
+fn a_relayed_client_hears_its_container_alone() -> Outcome {
+    let rig = Rig::new()?;
+    let switch = Switch::start(&rig, &[])?;
+    let (web, stranger) = (switch.container(&rig, 2)?, switch.container(&rig, 3)?);
+    switch.done("publish add 5353:5300/udp --to c2")?;
+    let server = web.run(|| UdpSocket::bind((inside(2), 5300)))??;
+    server.set_read_timeout(Some(PATIENCE))?;
+    let client = rig.switch.run(|| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)))??;
+    client.connect((Ipv4Addr::LOCALHOST, 5353))?;
+    client.set_read_timeout(Some(SILENCE))?;
+    client.send(b"hello")?;
+    let (_, at) = server.recv_from(&mut [0; 8])?;
+    ensure!(at.ip() == inside(1), "it comes from {at}");
+    // The right port of another container, and another port of the right one.
+    for (netns, ip, port) in [(&stranger, inside(3), 5300), (&web, inside(2), 5301)] {
+        netns.run(|| UdpSocket::bind((ip, port))?.send_to(b"forged", at))??;
+        let heard = client.recv(&mut [0; 8]);
+        ensure!(heard.is_err(), "the client hears {ip}:{port}");
+    }
+    server.send_to(b"answer", at)?;
+    ensure!(client.recv(&mut [0; 8])? == 6, "the answer does not come");
     Ok(())
 }
 
