@@ -142,8 +142,12 @@ impl<H: Host> Control<H> {
         let same = |there: &PublicationRecord| {
             wish.is_met_by(&there.spec) && there.targets == targets && there.scope == scope
         };
-        if let Some(there) = self.publications.iter().position(same) {
-            return Ok(self.publish_ls(now).swap_remove(there));
+        if let Some(there) = self.publications.iter().find(|there| same(there)) {
+            let mut connections = 0;
+            self.shared
+                .conntrack
+                .for_each(now, |connection| connections += usize::from(there.carries(connection)));
+            return Ok(there.info(connections));
         }
         let published: usize = self.publications.iter().map(|there| there.spec.listen.ports.len()).sum();
         if published + wish.target.len() > PUBLICATIONS_MAX {
