@@ -155,24 +155,33 @@ impl<H: Host> Control<H> {
             return Err(Error::failed(&wish, why, "publish fewer, or remove some"));
         }
         let mut refused = None;
-        for spec in wish.choices() {
-            match self.reserve(&spec) {
+        for spec in wish.choices().filter(|spec| !self.is_published(&spec.listen)) {
+            match self.reserve(&spec.listen) {
                 Ok(()) => return self.publish(PublicationRecord { spec, scope, targets }, now),
                 Err(error) if error.kind == Kind::Exists => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
+        let taken = || wish.choices().find_map(|spec| self.already_published(&spec.listen));
         let none = || Error::usage(&wish, "no port to choose from", "give more host ports");
-        Err(refused.unwrap_or_else(none))
+        Err(refused.or_else(taken).unwrap_or_else(none))
     }
 
-    /// Takes ports for a publication, where no other and no process of the host has them.
-    fn reserve(&mut self, PublishSpec { listen, .. }: &PublishSpec) -> Result<(), Error> {
-        if let Some(there) = self.publications.iter().find(|there| there.spec.listen.overlaps(listen)) {
-            let why = format_args!("is published already, as {} to {}", there.spec, there.target_names());
-            let hint = "choose another port, or vswitchctl publish rm that one";
-            return Err(Error::exists(format_args!("{listen}/{}", listen.protocol), why, hint));
-        }
+    /// Whether a port is another publication's.
+    fn is_published(&self, listen: &Listen) -> bool {
+        self.shared.snapshot().publications.meets(listen.protocol, listen.ip, &listen.ports)
+    }
+
+    /// Why ports cannot be published that another publication has.
+    fn already_published(&self, listen: &Listen) -> Option<Error> {
+        let there = self.publications.iter().find(|there| there.spec.listen.overlaps(listen))?;
+        let why = format_args!("is published already, as {} to {}", there.spec, there.target_names());
+        let hint = "choose another port, or vswitchctl publish rm that one";
+        Some(Error::exists(format_args!("{listen}/{}", listen.protocol), why, hint))
+    }
+
+    /// Takes ports for a publication on the host, where no process of the host has them.
+    fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
         if self.shares_the_hosts_address() { self.host.reserve(listen) } else { Ok(()) }
     }
 

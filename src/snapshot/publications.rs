@@ -92,6 +92,17 @@ impl Publications {
         at(Some(destination.ip)).or_else(|| at(None))
     }
 
+    /// Whether some packet to these ports of `ip`, or of any address, is for one of them.
+    pub fn meets(&self, protocol: Protocol, ip: Option<Ipv4Addr>, ports: &RangeInclusive<u16>) -> bool {
+        // None overlaps another, so of those that begin early enough the last one ends last.
+        let in_ranges = |ranges: &Ranges| {
+            let last = ranges.range(..=ports.end()).next_back();
+            last.is_some_and(|(_, publication)| publication.ports.end() >= ports.start())
+        };
+        let mut at = self.by_address.iter().filter(|((of, _), _)| *of == protocol);
+        at.any(|(&(_, at), ranges)| (at.is_none() || ip.is_none() || at == ip) && in_ranges(ranges))
+    }
+
     /// The target that a new connection of `client` to one of its ports goes to. As long as a target is there,
     /// it is the same one for the same client, whichever others come and go (rendezvous hashing, Thaler and
     /// Ravishankar, 1998).
@@ -160,8 +171,23 @@ mod tests {
         assert_eq!(found(OWN, 8004), one(84));
         assert_eq!(found(OWN, 8006), Some(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), 81)));
         assert_eq!(publications.iter().count(), 2);
+        let meets = |ip, ports| publications.meets(Protocol::Tcp, ip, &ports);
+        for (ip, ports, expected) in [
+            (None, 7000..=7999, false),
+            (None, 7000..=8000, true),
+            (Some(ANY), 8010..=9000, true),
+            (Some(ANY), 8011..=9000, false),
+            (Some(OWN), 1..=u16::MAX, true),
+            (None, 8006..=8006, true),
+        ] {
+            assert_eq!(meets(ip, ports.clone()), expected, "{ip:?} {ports:?}");
+        }
+        assert!(!publications.meets(Protocol::Udp, None, &(1..=u16::MAX)));
         publications.remove(Protocol::Tcp, None, 8000);
         assert!(publications.find(Protocol::Tcp, Endpoint::new(ANY, 8001)).is_none());
+        let meets = |ip, port| publications.meets(Protocol::Tcp, ip, &(port..=port));
+        assert!(meets(None, 8005) && meets(Some(OWN), 8006), "what is at one address is at every");
+        assert!(!meets(Some(ANY), 8005), "nor at another");
     }
 
     #[test]
