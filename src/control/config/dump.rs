@@ -102,9 +102,9 @@ impl<H: Host> Control<H> {
                 name: name.map(|name| name.parse()).transpose()?,
             }));
         }
-        for ((from, to), action) in snapshot.policy.defaults() {
+        for (from, to, action) in snapshot.policy.defaults().iter() {
             let (from, to) = (Some(from.parse()?), Some(to.parse()?));
-            wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(*action) }));
+            wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(action) }));
         }
         wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
         let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();
