@@ -27,7 +27,7 @@ use super::response::{PublicationInfo, TargetInfo};
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::limits::{PUBLICATIONS_MAX, PUBLISH_TARGETS_MAX};
-use crate::snapshot::{NetworkMode, Publication, Scope, Target, UplinkMode};
+use crate::snapshot::{NetworkMode, Publication, Publications, Scope, Target, UplinkMode};
 use crate::table::conntrack::{Info, Nat};
 
 /// A container behind a publication.
@@ -55,11 +55,6 @@ impl PublicationRecord {
         matches!(connection.nat, Nat::Dnat | Nat::Hairpin)
             && self.is_at(connection.protocol, connection.outside)
             && self.targets.iter().any(is_with)
-    }
-
-    /// Whether a connection leads a container to this publication.
-    fn attracts(&self, connection: &Info) -> bool {
-        connection.nat == Nat::Hairpin && self.is_at(connection.protocol, connection.remote)
     }
 
     fn is_at(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
@@ -155,7 +150,9 @@ impl<H: Host> Control<H> {
             return Err(Error::failed(&wish, why, "publish fewer, or remove some"));
         }
         let mut refused = None;
-        for spec in wish.choices().filter(|spec| !self.is_published(&spec.listen)) {
+        let there = self.snapshot();
+        let is_free = |Listen { protocol, ip, ports }: &Listen| !there.publications.meets(*protocol, *ip, ports);
+        for spec in wish.choices().filter(|spec| is_free(&spec.listen)) {
             match self.reserve(&spec.listen) {
                 Ok(()) => return self.publish(PublicationRecord { spec, scope, targets }, now),
                 Err(error) if error.kind == Kind::Exists => refused = refused.or(Some(error)),
@@ -165,11 +162,6 @@ impl<H: Host> Control<H> {
         let taken = || wish.choices().find_map(|spec| self.already_published(&spec.listen));
         let none = || Error::usage(&wish, "no port to choose from", "give more host ports");
         Err(refused.or_else(taken).unwrap_or_else(none))
-    }
-
-    /// Whether a port is another publication's.
-    fn is_published(&self, listen: &Listen) -> bool {
-        self.shared.snapshot().publications.meets(listen.protocol, listen.ip, &listen.ports)
     }
 
     /// Why ports cannot be published that another publication has.
@@ -199,6 +191,9 @@ impl<H: Host> Control<H> {
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
         let publication = record.publication();
         self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
+        if !listen.ports.clone().any(|port| self.shared.conntrack.masquerades_with(port)) {
+            return Ok(record.info(0));
+        }
         // Nobody gets one of the ports any more; who had one before has it no longer.
         let had = |connection: &Info| record.is_at(connection.protocol, connection.outside);
         let ended = self.shared.conntrack.flush(now, |connection| {
@@ -216,52 +211,60 @@ impl<H: Host> Control<H> {
             record.spec.listen == rm.spec.listen
                 && target_first.is_none_or(|target| target == record.spec.target_first)
         };
-        let removed = self.unpublish_where(asked, now);
-        if removed == 0 && !rm.if_exists {
+        let removed: Vec<_> = self.publications.extract_if(.., |record| asked(record)).collect();
+        if removed.is_empty() && !rm.if_exists {
             return Err(Error::not_found(&rm.spec, "is not published", "see vswitchctl publish ls"));
         }
-        Ok(removed)
+        self.take_back(&removed, Vec::new(), now);
+        Ok(removed.len())
     }
 
     /// Takes a port of the switch off its publications, and those that lead nowhere then back.
     pub(super) fn unpublish_port(&mut self, id: PortId, now: Time) {
-        self.unpublish_where(|record| record.targets.iter().all(|target| target.to == id), now);
-        for record in &mut self.publications {
-            let before = record.targets.len();
-            record.targets.retain(|target| target.to != id);
-            if record.targets.len() < before {
-                let publication = record.publication();
-                self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
-            }
-        }
+        let is_this = |target: &TargetRecord| target.to == id;
+        let only_there = |record: &mut PublicationRecord| record.targets.iter().all(is_this);
+        let removed: Vec<_> = self.publications.extract_if(.., only_there).collect();
+        let others = self.publications.iter_mut().filter(|record| record.targets.iter().any(is_this));
+        let changed = others.map(|record| {
+            record.targets.retain(|target| !is_this(target));
+            record.publication()
+        });
+        let changed = changed.collect();
+        self.take_back(&removed, changed, now);
     }
 
-    /// Removes publications, and the connections through them.
-    fn unpublish_where(&mut self, mut which: impl FnMut(&PublicationRecord) -> bool, now: Time) -> usize {
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.publications).into_iter().partition(|record| which(record));
-        self.publications = kept;
-        if removed.is_empty() {
-            return 0;
+    /// Gives back what publications had that are no longer in the books, ends the connections through them, and
+    /// lets packets find others as they are now.
+    fn take_back(&mut self, removed: &[PublicationRecord], changed: Vec<Publication>, now: Time) {
+        if removed.is_empty() && changed.is_empty() {
+            return;
         }
         self.shared.publish(|snapshot| {
             let publications = Arc::make_mut(&mut snapshot.publications);
             for Listen { protocol, ip, ports } in removed.iter().map(|record| &record.spec.listen) {
                 publications.remove(*protocol, *ip, *ports.start());
             }
+            changed.into_iter().for_each(|publication| publications.insert(publication));
         });
-        self.shared
-            .conntrack
-            .flush(now, |connection| removed.iter().any(|r| r.carries(connection) || r.attracts(connection)));
+        if removed.is_empty() {
+            return;
+        }
+        // Whoever still finds them has done so when this returns.
+        self.host.settle();
+        let mut gone = Publications::default();
+        removed.iter().for_each(|record| gone.insert(record.publication()));
+        self.shared.conntrack.flush(now, |connection| went_by(&gone, connection));
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
         let on_host = self.shares_the_hosts_address();
-        for Listen { protocol, ports, .. } in removed.iter().map(|record| &record.spec.listen) {
+        for listen in removed.iter().map(|record| &record.spec.listen) {
+            let Listen { protocol, ports, .. } = listen;
             ports.clone().for_each(|port| self.shared.conntrack.release(*protocol, port, now));
+            if on_host {
+                self.host.release(listen);
+            }
         }
-        removed.iter().filter(|_| on_host).for_each(|record| self.host.release(&record.spec.listen));
-        removed.len()
     }
 
     /// The containers that a publication shall lead to.
@@ -334,6 +337,22 @@ impl<H: Host> Control<H> {
 
     fn shares_the_hosts_address(&self) -> bool {
         self.uplink.as_ref().is_some_and(|uplink| uplink.settings.mode == UplinkMode::Shared)
+    }
+}
+
+/// Whether a connection came in by one of these publications, or leads a container to one.
+fn went_by(publications: &Publications, connection: &Info) -> bool {
+    let &Info { nat, protocol, port, inside, outside, remote, .. } = connection;
+    let is_with = |target: &Target| (port, inside.ip) == (target.to, target.endpoint.ip);
+    let came_in = || {
+        let found = publications.find(protocol, outside);
+        found.is_some_and(|publication| publication.targets.iter().any(is_with))
+    };
+    let leads_there = || publications.find(protocol, remote).is_some();
+    match nat {
+        Nat::Dnat => came_in(),
+        Nat::Hairpin => came_in() || leads_there(),
+        Nat::None | Nat::Snat => false,
     }
 }
 
