@@ -12,8 +12,9 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::Host;
 use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
-use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
+use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, Request};
 use super::response::{CheckInfo, DefaultInfo, RuleInfo};
+use super::rules::{is_named, is_there, too_many};
 use crate::addr::{Endpoint, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
@@ -53,8 +54,7 @@ impl<H: Host> Control<H> {
     /// `NotFound` for a place or a rule that is not there, `Usage` for a rule that could never match, `Exists` for a
     /// name that is taken, `Failed` if there are too many.
     pub(super) fn policy_add(&mut self, add: &PolicyAdd, now: Time) -> Result<RuleInfo, Error> {
-        let rule = self.planned_rule(add)?;
-        let name = add.name.as_ref().map(|name| name.0.clone());
+        let listed = self.planned_rule(add)?;
         let policy = self.snapshot().policy.clone();
         let rules = policy.rules();
         let number = match add.before {
@@ -65,26 +65,49 @@ impl<H: Host> Control<H> {
                 return Err(Error::not_found(format_args!("rule {before}"), "no such rule", hint));
             }
         };
-        if let Some(there) = rules.iter().position(|listed| listed.rule == rule && listed.name == name) {
+        let is_same = |there: &Arc<Listed>| there.rule == listed.rule && there.name == listed.name;
+        if let Some(there) = rules.iter().position(is_same) {
             let is_in_place = add.before.is_none() || there == number || there + 1 == number;
-            if is_in_place {
-                return Ok(self.policy_ls(now).swap_remove(there));
-            }
-            let why = format_args!("is there already, as rule {}", there + 1);
-            return Err(Error::exists("the rule", why, "remove it first: vswitchctl policy rm"));
+            return if is_in_place { Ok(self.policy_ls(now).swap_remove(there)) } else { Err(is_there(there)) };
         }
-        if let Some(there) = rules.iter().position(|listed| name.is_some() && listed.name == name) {
-            let why = format_args!("is the name of rule {}", there + 1);
-            return Err(Error::exists(name.unwrap_or_default(), why, "choose another name"));
+        if let Some(name) = &listed.name
+            && let Some(there) = rules.iter().position(|there| there.name.as_ref() == Some(name))
+        {
+            return Err(is_named(name, there));
         }
         if rules.len() >= RULES_MAX {
-            let why = format_args!("there are {RULES_MAX} already");
-            return Err(Error::failed("rules", why, "use prefixes and lists of places, or remove some"));
+            return Err(too_many());
         }
-        let may_forbid = rule.action == Action::Deny;
-        let listed = Arc::new(Listed::new(rule, name));
+        let may_forbid = listed.rule.action == Action::Deny;
         self.set_policy(policy.with(number, listed.clone()), may_forbid, now);
         Ok(self.rule_info(number, &listed, 0))
+    }
+
+    /// Does several `policy add` and `policy rm` as one change, which were rehearsed: no connection meets a list that
+    /// is half of both.
+    ///
+    /// # Errors
+    /// `NotFound` for a place that is not there.
+    pub(super) fn change_rules(&mut self, changes: &[Request], now: Time) -> Result<(), Error> {
+        let policy = self.snapshot().policy.clone();
+        let (mut rules, mut may_forbid) = (policy.rules().to_vec(), false);
+        for change in changes {
+            match change {
+                Request::PolicyRm(PolicyRm { rule: WhichRule::At(n), .. }) if (1..=rules.len()).contains(n) => {
+                    may_forbid |= rules.remove(n - 1).rule.action == Action::Allow;
+                }
+                Request::PolicyAdd(add) => {
+                    let listed = self.planned_rule(add)?;
+                    may_forbid |= listed.rule.action == Action::Deny;
+                    let end = rules.len();
+                    rules.insert(add.before.map_or(end, |before| before.saturating_sub(1).min(end)), listed);
+                }
+                #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else changes rules")]
+                _ => {}
+            }
+        }
+        self.set_policy(Policy::new(rules, policy.defaults().clone()), may_forbid, now);
+        Ok(())
     }
 
     pub(super) fn policy_rm(&mut self, rm: &PolicyRm, now: Time) -> Result<usize, Error> {
@@ -216,7 +239,11 @@ impl<H: Host> Control<H> {
         }
     }
 
-    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Rule, Error> {
+    /// The rule that is asked for.
+    ///
+    /// # Errors
+    /// `NotFound` for a place that is not there, `Usage` for a rule that could never match.
+    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Arc<Listed>, Error> {
         let places = |places: &Option<Places>| -> Result<Vec<Place>, Error> {
             let places = places.iter().flat_map(|places| &places.0);
             places.map(|place| self.place(place)).collect()
@@ -237,7 +264,8 @@ impl<H: Host> Control<H> {
             ));
         }
         let ports = add.dport.as_ref().map(|ports| ports.0.clone());
-        Ok(Rule { action: add.action, from, to, protocol: add.proto, ports })
+        let rule = Rule { action: add.action, from, to, protocol: add.proto, ports };
+        Ok(Arc::new(Listed::new(rule, add.name.as_ref().map(|name| name.0.clone()))))
     }
 
     fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
