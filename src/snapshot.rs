@@ -23,8 +23,10 @@ use crate::table::rate_limit::RateLimit;
 use crate::table::route_table::RouteTable;
 
 mod ends;
+mod health;
 mod publications;
 
+pub use health::{Check, Condition, Watch};
 pub use publications::{Publication, Publications, Scope, Target};
 
 /// What a network is connected to.

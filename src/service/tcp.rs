@@ -49,10 +49,16 @@ const SILENCE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes of a receive and a send buffer of a connection to a service of the gateway.
-const SERVICE_BUFFERS: (usize, usize) = (4 * 1024, 16 * 1024);
+const SERVICE_BUFFERS: Buffers = (4 * 1024, 16 * 1024);
 
-/// Those of a connection that the gateway makes, which may carry much.
-const RELAY_BUFFERS: (usize, usize) = (64 * 1024, 64 * 1024);
+/// Bytes of a receive and a send buffer.
+pub type Buffers = (usize, usize);
+
+/// Those of a connection that the gateway makes to carry something, which may be much.
+pub const RELAY_BUFFERS: Buffers = (64 * 1024, 64 * 1024);
+
+/// Those of one that it makes only to see whether it can.
+pub const CHECK_BUFFERS: Buffers = (512, 512);
 
 /// Peers that are remembered: those of all connections, and of some that were refused.
 const PEERS: NonZeroUsize = NonZeroUsize::new(2 * (DNS_CONNECTIONS + RELAY_CONNECTIONS)).unwrap();
@@ -157,11 +163,17 @@ impl Stack {
     }
 
     /// Begins a connection from the port `number` to `target`, which is behind `peer`.
-    fn begin(&mut self, number: OpenPort, target: Endpoint, peer: Peer) -> Option<SocketHandle> {
+    fn begin(
+        &mut self,
+        number: OpenPort,
+        target: Endpoint,
+        peer: Peer,
+        buffers: Buffers,
+    ) -> Option<SocketHandle> {
         self.peers.put(target, peer);
         let local = IpEndpoint::new(IpAddress::Ipv4(self.network.gateway), number.number());
         let remote = IpEndpoint::new(IpAddress::Ipv4(target.ip), target.port);
-        let mut socket = socket(RELAY_BUFFERS);
+        let mut socket = socket(buffers);
         socket.connect(self.interface.context(), remote, local).ok()?;
         let handle = self.sockets.add(socket);
         self.connections.insert(handle, Held { _number: Some(number), ..Held::default() });
@@ -234,7 +246,7 @@ fn instant(now: Time) -> Instant {
     Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn socket((receive, send): (usize, usize)) -> Socket<'static> {
+fn socket((receive, send): Buffers) -> Socket<'static> {
     let mut socket = Socket::new(SocketBuffer::new(vec![0; receive]), SocketBuffer::new(vec![0; send]));
     socket.set_timeout(Some(SILENCE.into()));
     socket.set_keep_alive(Some(KEEP_ALIVE.into()));
@@ -266,8 +278,9 @@ impl Connection {
         number: OpenPort,
         target: Endpoint,
         peer: Peer,
+        buffers: Buffers,
     ) -> io::Result<Self> {
-        let handle = stack.borrow_mut().begin(number, target, peer);
+        let handle = stack.borrow_mut().begin(number, target, peer, buffers);
         let handle = handle.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let connection = Connection { stack: stack.clone(), handle };
         connection.stack.borrow().work.notify_one();
@@ -284,6 +297,11 @@ impl Connection {
         })
         .await?;
         Ok(connection)
+    }
+
+    /// Ends it with a reset, so that nothing of it is left to wait for.
+    pub fn reset(self) {
+        self.with(Socket::abort);
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {

@@ -88,6 +88,8 @@ impl<H: Host> Control<H> {
                 to: record.targets.iter().map(|target| target.name.clone()).collect(),
                 lan: record.scope == Scope::Lan,
                 loopback: false,
+                health: record.watch.map(|watch| watch.check),
+                health_interval: record.watch.and_then(|watch| u32::try_from(watch.interval.as_secs()).ok()),
             }));
         }
         for (number, listed) in snapshot.policy.rules().iter().enumerate() {

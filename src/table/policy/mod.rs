@@ -45,7 +45,7 @@ use index::Index;
 use list::List;
 
 /// What becomes of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// It may be made.
@@ -104,7 +104,7 @@ pub struct Question<'a> {
 }
 
 /// What a rule says of an end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     /// It is on the network with this name.
     Network(String),
@@ -121,7 +121,7 @@ pub enum Place {
 }
 
 /// A rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// What becomes of connections that match.
     pub action: Action,
