@@ -390,7 +390,9 @@ fn target(publication: &PublicationInfo) -> String {
 /// How many targets are up of those that are checked.
 fn health(publication: &PublicationInfo) -> String {
     let (targets, up) = (&publication.targets, publication.targets.iter().filter(|target| target.up).count());
-    publication.health.map_or_else(|| "-".into(), |check| format!("{} {up}/{}", check.as_str(), targets.len()))
+    publication
+        .health
+        .map_or_else(|| "-".into(), |check| format!("{} {up}/{}", check.as_str(), targets.len()))
 }
 
 fn range(first: u16, last: u16) -> String {
