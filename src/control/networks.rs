@@ -183,9 +183,7 @@ impl<H: Host> Control<H> {
         self.renew_guard()?;
         // Whoever translates as before has done so when this returns.
         self.host.settle();
-        self.shared
-            .conntrack
-            .flush(now, |connection| before.ports.binary_search(&connection.port).is_ok());
+        self.shared.conntrack.flush(now, |connection| before.ports.binary_search(&connection.port).is_ok());
         let Some(network) = self.snapshot().network(before.id).cloned() else { return Ok(()) };
         let records: Vec<_> =
             self.ports.on_network(before.id).map(|(name, r)| (name.clone(), r.clone())).collect();

@@ -68,7 +68,11 @@ impl<H: Host> Control<H> {
         let is_same = |there: &Arc<Listed>| there.rule == listed.rule && there.name == listed.name;
         if let Some(there) = rules.iter().position(is_same) {
             let is_in_place = add.before.is_none() || there == number || there + 1 == number;
-            return if is_in_place { Ok(self.policy_ls(now).swap_remove(there)) } else { Err(is_there(there)) };
+            return if is_in_place {
+                Ok(self.policy_ls(now).swap_remove(there))
+            } else {
+                Err(is_there(there))
+            };
         }
         if let Some(name) = &listed.name
             && let Some(there) = rules.iter().position(|there| there.name.as_ref() == Some(name))
@@ -93,7 +97,9 @@ impl<H: Host> Control<H> {
         let (mut rules, mut may_forbid) = (policy.rules().to_vec(), false);
         for change in changes {
             match change {
-                Request::PolicyRm(PolicyRm { rule: WhichRule::At(n), .. }) if (1..=rules.len()).contains(n) => {
+                Request::PolicyRm(PolicyRm { rule: WhichRule::At(n), .. })
+                    if (1..=rules.len()).contains(n) =>
+                {
                     may_forbid |= rules.remove(n - 1).rule.action == Action::Allow;
                 }
                 Request::PolicyAdd(add) => {

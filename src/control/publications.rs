@@ -142,7 +142,8 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         self.shared.conntrack.for_each(now, |connection| {
             let way_in = way_in(&snapshot.publications, connection);
-            if let Some(&number) = way_in.and_then(|p| numbers.get(&key(p.protocol, p.ip, *p.ports.start()))) {
+            if let Some(&number) = way_in.and_then(|p| numbers.get(&key(p.protocol, p.ip, *p.ports.start())))
+            {
                 counts[number] += 1;
             }
         });

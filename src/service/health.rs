@@ -85,7 +85,8 @@ async fn attend(gateway: Rc<Gateway>, watched: Watched, condition: Arc<Condition
         ticks.tick().await;
         // It is never closed.
         let Ok(place) = places.acquire().await else { return };
-        let passed = timeout(HEALTH_WAIT, check(&gateway, &watched)).await.is_ok_and(|passed| passed.is_some());
+        let passed =
+            timeout(HEALTH_WAIT, check(&gateway, &watched)).await.is_ok_and(|passed| passed.is_some());
         drop(place);
         if condition.note(passed) {
             tell(&gateway, &watched, passed);

@@ -343,15 +343,17 @@ fn a_dry_run_only_tells() {
 #[test]
 fn a_rule_that_is_written_twice_is_a_fault_unless_it_follows_itself() {
     let mut control = switch();
-    let rule = |to: &str, name: &str| {
-        format!("[[policy]]\naction = \"deny\"\nto = \"{to}\"\nname = \"{name}\"\n")
-    };
+    let rule =
+        |to: &str, name: &str| format!("[[policy]]\naction = \"deny\"\nto = \"{to}\"\nname = \"{name}\"\n");
     let twice = rule("10.0.0.1", "a") + &rule("10.0.0.1", "a") + &rule("10.0.0.2", "b");
     let done = changes(&mut control, &twice);
     assert_eq!(done.len(), 2, "{done:?}");
-    for (second, says) in [(rule("10.0.0.1", "a"), "as rule 1"), (rule("10.0.0.3", "b"), "the name of rule 2")] {
+    for (second, says) in
+        [(rule("10.0.0.1", "a"), "as rule 1"), (rule("10.0.0.3", "b"), "the name of rule 2")]
+    {
         let before = state(&control);
-        let faults = apply(&mut control, &(rule("10.0.0.1", "a") + &rule("10.0.0.2", "b") + &second)).unwrap().faults;
+        let faults =
+            apply(&mut control, &(rule("10.0.0.1", "a") + &rule("10.0.0.2", "b") + &second)).unwrap().faults;
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert_eq!(faults[0].line, 9);
         assert!(faults[0].error.to_string().contains(says), "{faults:?}");

@@ -125,8 +125,7 @@ impl<H: Host> Control<H> {
     fn go(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
         let is_rule = |step: &Request| matches!(step, Request::PolicyAdd(_) | Request::PolicyRm(_));
         let publishes = |step: &Request| matches!(step, Request::PublishAdd(_));
-        let are_one =
-            |a: &Request, b: &Request| is_rule(a) && is_rule(b) || publishes(a) && publishes(b);
+        let are_one = |a: &Request, b: &Request| is_rule(a) && is_rule(b) || publishes(a) && publishes(b);
         steps.chunk_by(are_one).try_for_each(|chunk| match chunk {
             [step] => self.apply(step.clone(), now).map(drop),
             [Request::PublishAdd(_), ..] => self.publish_all(chunk, now),
@@ -213,9 +212,8 @@ impl Run<'_> {
 
     /// A file without networks has the usual one.
     fn remove_networks_but(&mut self, wished: &HashSet<&str>) {
-        let is_wished = |name: &&str| {
-            wished.contains(name) || (wished.is_empty() && *name == DEFAULT_NETWORK)
-        };
+        let is_wished =
+            |name: &&str| wished.contains(name) || (wished.is_empty() && *name == DEFAULT_NETWORK);
         let snapshot = self.books.snapshot();
         let names = snapshot.networks.iter().flatten().map(|network| network.name.as_str());
         for name in names.filter(|name| !is_wished(name)).filter_map(|name| name.parse().ok()) {
