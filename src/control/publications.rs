@@ -311,6 +311,8 @@ impl<H: Host> Control<H> {
         if removed.is_empty() {
             return;
         }
+        // Before the rest, so that the relay has let go of them when that is done.
+        self.release_on_host(removed);
         // Whoever still finds them has done so when this returns.
         self.host.settle();
         let gone: Publications = removed.iter().map(PublicationRecord::publication).collect();
@@ -321,7 +323,6 @@ impl<H: Host> Control<H> {
         for Listen { protocol, ports, .. } in removed.iter().map(|record| &record.spec.listen) {
             ports.clone().for_each(|port| self.shared.conntrack.release(*protocol, port, now));
         }
-        self.release_on_host(removed);
     }
 
     /// What is asked for, as far as it can be.
