@@ -142,11 +142,14 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 /// delivered does not use up the errors that tell others the MTU of their path.
 pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
-/// Frames that wait for the control thread, which gives the gateway's services. One more is dropped.
+/// Packets that wait for a thread that gives services of the gateway. One more is dropped.
 pub const PUNT_QUEUE: usize = 1024;
 
-/// Of these, frames from one port.
+/// Of these, packets from one port.
 pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
+
+/// Packets that such a thread takes before it looks after what else it has to do. The others wait for its next turn.
+pub const PUNTS_PER_TURN: usize = 32;
 
 /// DHCP messages of one port a second, and as many at once: a machine that starts all of its guests. More are
 /// dropped, and their senders try again (RFC 2131 4.1).
@@ -175,6 +178,10 @@ pub const RELAY_CONNECTIONS: usize = 512;
 
 /// UDP flows that are relayed from processes of the host. One more ends the one that was idle longest.
 pub const RELAY_FLOWS: usize = 1024;
+
+/// Datagrams of processes of the host that wait until it is known where a container is, which they are all for. One
+/// more is dropped.
+pub const RELAY_WAITING: usize = 64;
 
 /// Bytes of a resolv.conf that are read. What stands behind them does not count.
 pub const RESOLV_CONF_MAX: u64 = 64 * 1024;

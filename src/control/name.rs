@@ -144,6 +144,26 @@ fn check_netns(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// The name of a domain (RFC 1035 2.3.1, with `_` as it is used).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(String);
+
+text_type!(Domain, check_domain);
+
+fn check_domain(text: &str) -> Result<(), Error> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(letter);
+    if text.len() > 253 || !text.split('.').all(label) {
+        return Err(Error::usage(
+            format_args!("'{}'", text.chars().take(NAME_MAX).collect::<String>()),
+            "not a domain name",
+            "write labels of letters, digits and '-', like example.com",
+        ));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,8 +30,9 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
+use crate::clock::Time;
 use crate::shared::Shared;
-use crate::worker::Outgoing;
+use crate::worker::{Outgoing, now};
 
 pub mod datagram;
 pub mod dhcp;
@@ -84,12 +85,18 @@ impl Services {
         })?;
         Ok(Services { stop, thread: Some(thread), doors: Doors(doors) })
     }
-}
 
-impl Services {
     /// By which control opens the host's ports to what is published.
     pub fn doors(&self) -> Doors {
         self.doors.clone()
+    }
+}
+
+/// Waits for a moment, or forever.
+pub(crate) async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 

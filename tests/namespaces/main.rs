@@ -26,6 +26,7 @@ mod rows_fragments;
 mod rows_icmp;
 mod rows_nat;
 mod rows_ports;
+mod services;
 mod switch;
 mod transfer;
 
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         bench::TESTS,
         rows_icmp::TESTS,
         rows_nat::TESTS,
+        services::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();
