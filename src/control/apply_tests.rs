@@ -328,7 +328,8 @@ fn a_port_is_found_by_the_address_that_it_has_now() {
     ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
     assert_eq!((at(&control, "10.1.0.2"), at(&control, "10.1.0.3").as_deref()), (None, Some("db")));
     let snapshot = control.shared().snapshot_full();
-    let ports: Vec<_> = snapshot.networks.iter().flatten().flat_map(|network| network.ports.clone()).collect();
+    let ports: Vec<_> =
+        snapshot.networks.iter().flatten().flat_map(|network| network.ports.clone()).collect();
     assert_eq!(ports, [PortId(2)]);
 }
 

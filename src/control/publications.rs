@@ -179,7 +179,6 @@ impl<H: Host> Control<H> {
         let mut taken = Publications::clone(&self.snapshot().publications);
         let mut records = Vec::new();
         for add in adds {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else publishes")]
             let Request::PublishAdd(add) = add else { continue };
             match self.planned_publication(add).and_then(|planned| self.claim(planned, &taken)) {
                 Ok(record) => {
