@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use super::error::Error;
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
@@ -44,6 +45,11 @@ pub enum Attachment {
         /// The interface's name.
         ifname: String,
     },
+    /// An interface that exists, which a network is bridged to.
+    Uplink {
+        /// The interface's name.
+        ifname: String,
+    },
 }
 
 impl Attachment {
@@ -53,7 +59,8 @@ impl Attachment {
             Attachment::Netns { ifname, .. }
             | Attachment::Tap { ifname }
             | Attachment::Device { ifname }
-            | Attachment::Host { ifname } => ifname,
+            | Attachment::Host { ifname }
+            | Attachment::Uplink { ifname } => ifname,
         }
     }
 
@@ -61,7 +68,10 @@ impl Attachment {
     pub fn netns(&self) -> Option<&str> {
         match self {
             Attachment::Netns { netns, .. } => Some(netns),
-            Attachment::Tap { .. } | Attachment::Device { .. } | Attachment::Host { .. } => None,
+            Attachment::Tap { .. }
+            | Attachment::Device { .. }
+            | Attachment::Host { .. }
+            | Attachment::Uplink { .. } => None,
         }
     }
 }
@@ -171,6 +181,12 @@ pub trait Host: std::fmt::Debug {
     /// # Errors
     /// What the kernel refuses.
     fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error>;
+
+    /// What an interface is now behind which there is a LAN; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error>;
 
     /// What the uplink is now; `None` if its interface does not exist.
     ///

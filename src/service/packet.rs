@@ -118,7 +118,7 @@ pub fn datagram(
     to: Endpoint,
     payload: &[u8],
 ) -> Option<Outgoing> {
-    let src = network.gateway;
+    let src = network.speaks_as();
     let length = UDP_HEADER + payload.len();
     let udp_length = u16::try_from(length).ok()?;
     u16::try_from(ipv4::HEADER_LEN + length).ok()?;
@@ -156,7 +156,7 @@ pub fn arp_request(network: &Network, ip: Ipv4Addr, at: Peer) -> Outgoing {
     ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(network.gateway_mac.0),
-        source_protocol_addr: network.gateway,
+        source_protocol_addr: network.speaks_as(),
         target_hardware_addr: EthernetAddress([0; 6]),
         target_protocol_addr: ip,
     }

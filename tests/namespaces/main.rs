@@ -17,6 +17,7 @@ mod dns;
 mod guard;
 mod host;
 mod lab;
+mod lan;
 mod lifecycle;
 mod networks;
 mod policy;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
+        lan::TESTS,
         policy::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,

@@ -39,10 +39,14 @@ pub(crate) struct Switch {
 impl Switch {
     /// Starts `vswitchd` on the rig's uplink with more arguments, and waits until it is ready.
     pub(crate) fn start(rig: &Rig, more: &[&str]) -> Result<Switch, Failed> {
+        Switch::launch(rig, &[&["--uplink", "eth0", "--network", NETWORK], more].concat())
+    }
+
+    /// Starts `vswitchd` with these arguments, and waits until it is ready.
+    pub(crate) fn launch(rig: &Rig, more: &[&str]) -> Result<Switch, Failed> {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
-        command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
-        command.arg(&socket).args(more);
+        command.args(["--log", "warn", "--socket"]).arg(&socket).args(more);
         if !more.contains(&"--state-dir") {
             command.arg("--state-dir").arg(state_dir(rig));
         }

@@ -24,6 +24,7 @@ mod bridge;
 mod fragments;
 mod icmp;
 mod ipv4;
+mod lan;
 mod nat;
 mod networks;
 mod policy;

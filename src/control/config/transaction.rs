@@ -133,6 +133,7 @@ impl<H: Host> Control<H> {
             publications: self.publications.clone(),
             dhcp: self.dhcp.clone(),
             uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            lans: self.lans.clone(),
             retired: self.retired,
             options: self.options.clone(),
         }
@@ -212,6 +213,10 @@ impl Run<'_> {
 
     fn remove_interfaces_but(&mut self, wishes: &[Wish]) {
         let is_wished = |(name, network, record): &Interface| {
+            // It goes with its network.
+            if record.kind() == PortKind::Uplink {
+                return true;
+            }
             let is_host = record.kind() == PortKind::Host;
             wishes.iter().any(|wish| match &wish.request {
                 Request::NetworkHostPort(wish) => is_host && wish.network == *network,
@@ -231,7 +236,8 @@ impl Run<'_> {
     /// A file without networks has the usual one.
     fn remove_networks_but(&mut self, wishes: &[Wish]) {
         let mut wished: Vec<&str> = wishes.iter().filter_map(Wish::network).collect();
-        if wished.is_empty() {
+        let bridges_default = |(name, value): &(String, String)| name == "uplink_mode" && value == "bridge";
+        if wished.is_empty() || self.books.options.iter().any(bridges_default) {
             wished.push(DEFAULT_NETWORK);
         }
         let snapshot = self.books.snapshot();
@@ -256,7 +262,8 @@ impl Run<'_> {
                 }
                 let on_it: Vec<_> =
                     self.interfaces().filter(|(.., record)| record.network == there.id).collect();
-                on_it.into_iter().for_each(|interface| self.unplug(interface));
+                let on_it = on_it.into_iter().filter(|(.., record)| record.kind() != PortKind::Uplink);
+                on_it.for_each(|interface| self.unplug(interface));
                 self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
             }
             Request::NetworkConnect(connect) => self.remove(&Request::NetworkDisconnect(NetworkDisconnect {
@@ -283,11 +290,15 @@ impl Run<'_> {
     fn change_network(&mut self, wish: &NetworkCreate, there: &Network) -> bool {
         let same_subnet = wish.subnet.is_none_or(|subnet| subnet == there.subnet);
         let first = there.subnet.hosts().next();
-        let same_gateway = wish.gateway.or(first) == Some(there.gateway);
+        let same_gateway = match there.gateway {
+            Some(gateway) => wish.gateway.or(first) == Some(gateway),
+            None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
+        };
+        let same_uplink = wish.uplink.as_ref().map(|ifname| ifname.as_str()) == self.books.bridged_to(there.id);
         let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
         let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
-        same_subnet && same_gateway && self.step(&set).is_ok()
+        same_subnet && same_gateway && same_uplink && self.step(&set).is_ok()
     }
 
     /// Every interface of every port, with the port's name and its network's.
@@ -378,7 +389,8 @@ impl Run<'_> {
             }
         }
         let snapshot = self.books.snapshot();
-        for name in snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok()) {
+        let served = snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some());
+        for name in served.filter_map(|network| network.name.parse().ok()) {
             let dhcp = NetworkDhcp { name, settings: Vec::new() };
             let is_set =
                 |wish: &Wish| matches!(&wish.request, Request::NetworkDhcp(wish) if wish.name == dhcp.name);
