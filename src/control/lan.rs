@@ -75,7 +75,8 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let there = snapshot.networks.iter().flatten().find(|there| there.name == create.name.as_str());
         let known = there.and_then(|there| self.lans.get(&there.id));
-        let Some(ifname) = create.uplink.as_ref().map(ToString::to_string).or(known.map(|lan| lan.ifname.clone()))
+        let Some(ifname) =
+            create.uplink.as_ref().map(ToString::to_string).or(known.map(|lan| lan.ifname.clone()))
         else {
             let why = "mode bridge needs the interface that the LAN is behind";
             return Err(Error::usage(&create.name, why, "name it: --uplink IFACE"));
@@ -141,7 +142,11 @@ impl<H: Host> Control<H> {
         let mtu = create.mtu.map_or(Ok(most), checked_mtu)?;
         if mtu > most && there.is_none() {
             let hint = format_args!("choose up to {most}, or set that of {ifname} first");
-            return Err(Error::usage(format_args!("mtu {mtu}"), format_args!("{ifname} carries {most}"), hint));
+            return Err(Error::usage(
+                format_args!("mtu {mtu}"),
+                format_args!("{ifname} carries {most}"),
+                hint,
+            ));
         }
         Ok(Network {
             id: NetworkId(0),
@@ -333,8 +338,10 @@ impl<H: Host> Control<H> {
 
 /// Says that the switch itself does not give out what is the LAN's to give.
 pub(super) fn no_address_of_ours(network: &Network) -> Error {
-    let why = format_args!("the addresses of network {} are the LAN's, and not the switch's to give", network.name);
-    let hint = "give one by hand that is free there, with --ip, or --no-address, and ask the LAN's DHCP server";
+    let why =
+        format_args!("the addresses of network {} are the LAN's, and not the switch's to give", network.name);
+    let hint =
+        "give one by hand that is free there, with --ip, or --no-address, and ask the LAN's DHCP server";
     Error::usage("no address", why, hint)
 }
 
@@ -344,8 +351,8 @@ pub(super) fn no_gateway(what: impl std::fmt::Display, network: &Network, hint: 
     Error::usage(what, why, hint)
 }
 
-/// The sender of the switch's ARP probes on a LAN: 02:76 and the end of the interface's own address, so that no other
+/// The sender of the switch's ARP probes on a LAN: 02:79 and the end of the interface's own address, so that no other
 /// switch there has the same.
 fn prober(MacAddr([_, _, a, b, c, d]): MacAddr) -> MacAddr {
-    MacAddr([0x02, 0x76, a, b, c, d])
+    MacAddr([0x02, 0x79, a, b, c, d])
 }

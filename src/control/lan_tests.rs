@@ -43,7 +43,10 @@ fn lan_of(control: &Switch) -> std::sync::Arc<crate::snapshot::Network> {
 fn a_lan_is_what_its_interface_says_and_no_gateway_is_there() {
     let (mut control, uplink) = bridged();
     let lan = lan_of(&control);
-    assert_eq!((lan.subnet.to_string().as_str(), lan.router, lan.mtu), ("192.168.1.0/24", Some(ROUTER), 1500));
+    assert_eq!(
+        (lan.subnet.to_string().as_str(), lan.router, lan.mtu),
+        ("192.168.1.0/24", Some(ROUTER), 1500)
+    );
     assert_eq!((lan.gateway, lan.mode, lan.dhcp), (None, NetworkMode::Bridge, false));
     assert_eq!(lan.ports, [uplink]);
     let there = |mac| lan.fdb.lookup(mac, NOW, crate::limits::MAC_AGEING);
@@ -100,7 +103,10 @@ fn only_what_has_an_interface_of_its_own_is_bridged() {
         (r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.1.0/25"}"#, Kind::Exists),
         (r#"{"name":"b","mode":"bridge","uplink":"eth1","subnet":"192.168.7.0/24"}"#, Kind::Exists),
         (r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.7.0/24","mtu":9000}"#, Kind::Usage),
-        (r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.7.0/24","gateway":"10.0.0.1"}"#, Kind::Usage),
+        (
+            r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.7.0/24","gateway":"10.0.0.1"}"#,
+            Kind::Usage,
+        ),
     ] {
         assert_eq!(refused(&mut control, "network create", body).kind, kind, "{body}");
     }
@@ -110,7 +116,10 @@ fn only_what_has_an_interface_of_its_own_is_bridged() {
     assert_eq!(refused(&mut control, "network create", body).kind, Kind::Exists);
     // A LAN may be what the host routes: it is the host's.
     control.host_mut().routed.push("192.168.7.0/24".parse().unwrap());
-    network(&mut control, r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.7.0/24","mtu":1400}"#);
+    network(
+        &mut control,
+        r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.7.0/24","mtu":1400}"#,
+    );
     let there = control.network("b").unwrap();
     assert_eq!((there.mtu, there.router), (1400, None));
 }

@@ -161,7 +161,10 @@ impl<H: Host> Control<H> {
             }
         }
         if (before.mode == NetworkMode::Bridge) != (after.mode == NetworkMode::Bridge) {
-            let why = format_args!("is of mode {}, and a LAN is no network of the switch's own", before.mode.as_str());
+            let why = format_args!(
+                "is of mode {}, and a LAN is no network of the switch's own",
+                before.mode.as_str()
+            );
             return Err(Error::exists(&set.name, why, "make another network, and connect the ports there"));
         }
         let published = |record: &&PublicationRecord| {

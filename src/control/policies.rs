@@ -415,8 +415,7 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
     if let (Some(opener), Some(lan)) = (opener, on) {
         // What comes from a LAN counts for who is called.
         let is_called = opener.ip == Some(to.ip);
-        let from =
-            if is_called { snapshot.end_on(lan, from.ip) } else { snapshot.end_at(opener, from.ip) };
+        let from = if is_called { snapshot.end_on(lan, from.ip) } else { snapshot.end_at(opener, from.ip) };
         let called = snapshot.end_on(lan, to.ip);
         return Some(Question { from, to: called, protocol: Some(protocol), port: to.port });
     }

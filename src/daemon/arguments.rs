@@ -47,7 +47,10 @@ pub struct Arguments {
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]")]
+    #[arg(
+        long,
+        value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]"
+    )]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -96,7 +99,9 @@ impl TryFrom<Arguments> for Options {
                 let why = "there is no interface to bridge";
                 return Err(Error::usage("--uplink-mode bridge", why, "give --uplink IFACE"));
             }
-            UplinkUse::Bridged if arguments.uplink_address.is_some() || arguments.uplink_gateway.is_some() => {
+            UplinkUse::Bridged
+                if arguments.uplink_address.is_some() || arguments.uplink_gateway.is_some() =>
+            {
                 let why = "the switch has no address on a LAN that it is bridged to";
                 return Err(Error::usage("--uplink-address", why, "leave it out, or use --uplink-mode own"));
             }

@@ -74,12 +74,15 @@ pub fn check(options: &Options) -> Result<(), Error> {
 fn any_lan(options: &Options) -> LanFacts {
     let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
     let mut addresses = wishes.filter_map(|wish| match &wish.request {
-        Request::PortAdd(add) if add.network.as_ref().is_none_or(|on| on.as_str() == DEFAULT_NETWORK) => add.ip,
+        Request::PortAdd(add) if add.network.as_ref().is_none_or(|on| on.as_str() == DEFAULT_NETWORK) => {
+            add.ip
+        }
         _ => None,
     });
     // Else one that no network should have (RFC 2544).
     let ip = addresses.next().unwrap_or(Ipv4Addr::new(198, 18, 0, 1));
-    let address = Ipv4Net::new(ip, 16).ok();
+    // The host itself has none of the addresses that a port could have.
+    let address = Ipv4Net::new(ip, 16).ok().map(|net| net.trunc());
     LanFacts { index: 1, mac: MacAddr::ZERO, mtu: MTU_MAX, up: true, address, router: None }
 }
 
@@ -98,7 +101,10 @@ fn given_networks(options: &Options) -> Result<Vec<NetworkSpec>, Error> {
     }
     for network in networks.iter_mut().filter(|network| is_default(network)) {
         if let Some(mode) = network.mode.filter(|&mode| mode != NetworkMode::Bridge) {
-            let why = format_args!("--uplink-mode bridge makes it part of a LAN, and it is to be of mode {}", mode.as_str());
+            let why = format_args!(
+                "--uplink-mode bridge makes it part of a LAN, and it is to be of mode {}",
+                mode.as_str()
+            );
             return Err(Error::usage(DEFAULT_NETWORK, why, "leave one of them out"));
         }
         network.mode = Some(NetworkMode::Bridge);
@@ -133,7 +139,8 @@ pub(super) fn reload(control: &mut Control<LinuxHost>, options: &Options) {
                 path.display()
             );
         }
-        let networks = given_networks(&Options { config: Some((path.clone(), document.clone())), ..options.clone() })?;
+        let networks =
+            given_networks(&Options { config: Some((path.clone(), document.clone())), ..options.clone() })?;
         let applied = control.fulfil(with_networks(document, &networks), false, now())?;
         applied.check(&path.display().to_string(), |error| log::error!("{error}"))?;
         Ok(applied)

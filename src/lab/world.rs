@@ -45,10 +45,7 @@ impl Lab {
     }
 
     /// Makes the rig and starts the switch as it is with these `words` on the command line.
-    pub(super) fn start_as(
-        words: &str,
-        change: impl FnOnce(&mut daemon::Options),
-    ) -> Result<Lab, Failure> {
+    pub(super) fn start_as(words: &str, change: impl FnOnce(&mut daemon::Options)) -> Result<Lab, Failure> {
         let rig = Rig::new()?;
         tell(format_args!("$ vswitchd {words}"));
         let switch = Switch::start(&rig, change)?;

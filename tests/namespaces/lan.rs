@@ -227,10 +227,8 @@ fn the_lans_dhcp_server_gives_addresses() -> Outcome {
     let site = Site::new()?;
     let _dnsmasq = Dnsmasq::start(&site)?;
     let switch = Switch::launch(&site.rig, BRIDGED)?;
-    let (one, two) = (
-        site.attach(&switch, "one", "--no-address")?,
-        site.attach(&switch, "two", "--no-address")?,
-    );
+    let (one, two) =
+        (site.attach(&switch, "one", "--no-address")?, site.attach(&switch, "two", "--no-address")?);
     let script = site.rig.directory().join("script");
     fs::write(&script, SCRIPT)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
@@ -294,8 +292,12 @@ fn everything_of_a_lan_passes_and_nothing_false() -> Outcome {
 
     // What a container may not say on the LAN.
     let all = Macs { src: web_mac, dst: MacAddr::BROADCAST };
-    let offer =
-        packet::udp(all, Endpoint::new(WEB, 67), Endpoint::new(Ipv4Addr::BROADCAST, 68), b"take this address");
+    let offer = packet::udp(
+        all,
+        Endpoint::new(WEB, 67),
+        Endpoint::new(Ipv4Addr::BROADCAST, 68),
+        b"take this address",
+    );
     let arp = packet::arp(all, 1, (web_mac, GATEWAY), (MacAddr::ZERO, GATEWAY));
     let ip_of_other = packet::udp(all, Endpoint::new(STATION, 1), Endpoint::new(DB, 1), b"it is me");
     let as_other = packet::frame(Macs { src: station_mac, dst: MacAddr::BROADCAST }, 0x88b5, b"it is me");
@@ -338,22 +340,20 @@ fn the_interface_is_followed() -> Outcome {
     let web = site.attach(&switch, "web", &format!("--ip {WEB}"))?;
     let db = site.attach(&switch, "db", &format!("--ip {DB}"))?;
     ensure!(ping(&web, STATION, PATIENCE)?.is_some(), "the station does not answer");
-    let is_up = || -> Result<bool, Failed> {
+    let is_said = |up: bool| -> Result<bool, Failed> {
         let (status, ports) = (switch.list("status")?, switch.list("port ls")?);
         let row = ports.as_array().into_iter().flatten().find(|row| row["kind"] == "uplink").cloned();
         let state = row.and_then(|row| row["state"].as_str().map(str::to_owned)).unwrap_or_default();
-        let up = status["uplink"]["up"].as_bool().unwrap_or_default();
-        ensure!(up == (state == "up"), "status says {up}, port ls {state}");
-        Ok(up)
+        Ok(status["uplink"]["up"] == up && (state == "up") == up)
     };
     let mtu = || Ok::<_, Failed>(web.run(|| netlink::expect_link("eth0"))??.mtu);
     let reached = || Ok(ping(&web, STATION, Duration::from_millis(200))?.is_some());
 
     rig.switch.run(|| netlink::set_down("eth0"))??;
-    wait_until(SOON, "it is down", || Ok(!is_up()?))?;
+    wait_until(SOON, "it is down", || is_said(false))?;
     ensure!(ping(&web, DB, PATIENCE)?.is_some(), "containers have lost each other");
     rig.switch.run(|| netlink::set_up("eth0"))??;
-    wait_until(SOON, "it is up again", is_up)?;
+    wait_until(SOON, "it is up again", || is_said(true))?;
     wait_until(SOON, "the LAN is back", reached)?;
 
     rig.switch.run(|| netlink::set_mtu("eth0", 1400))??;
@@ -365,16 +365,16 @@ fn the_interface_is_followed() -> Outcome {
         netlink::set_down("eth0")?;
         netlink::rename("eth0", "lan0")
     })??;
-    wait_until(SOON, "its name is gone", || Ok(!is_up()?))?;
+    wait_until(SOON, "its name is gone", || is_said(false))?;
     rig.switch.run(|| {
         netlink::rename("lan0", "eth0")?;
         netlink::set_up("eth0")
     })??;
-    wait_until(SOON, "its name is back", is_up)?;
+    wait_until(SOON, "its name is back", || is_said(true))?;
     wait_until(SOON, "the LAN is back", reached)?;
 
     rig.switch.run(|| netlink::delete_link("eth0"))??;
-    wait_until(SOON, "it is gone", || Ok(!is_up()?))?;
+    wait_until(SOON, "it is gone", || is_said(false))?;
     ensure!(ping(&web, DB, PATIENCE)?.is_some(), "containers have lost each other");
     ensure!(switch.ports()?.len() == 3, "{:?}", switch.ports()?);
     rig.switch.run(|| {
@@ -387,7 +387,7 @@ fn the_interface_is_followed() -> Outcome {
         netlink::set_bridge("eth0", "br0")?;
         netlink::set_up("eth0")
     })??;
-    wait_until(SOON, "another one has its name", is_up)?;
+    wait_until(SOON, "another one has its name", || is_said(true))?;
     wait_until(SOON, "the LAN is back", reached)?;
     traffic::tcp_transfer(between(&site.station, &web, WEB), 20_000_000)?;
     ensure!(ping(&db, STATION, PATIENCE)?.is_some(), "db does not reach the station");
@@ -399,7 +399,7 @@ fn what_a_lan_does_not_have_is_refused() -> Outcome {
     let site = Site::new()?;
     let switch = Switch::launch(&site.rig, &[BRIDGED, &["--network", "inner=10.98.0.0/24"]].concat())?;
     let web = site.attach(&switch, "web", &format!("--ip {WEB}"))?;
-    site.attach(&switch, "db", "--network inner")?;
+    let _db = site.attach(&switch, "db", "--network inner")?;
     let netns = site.rig.container("more")?;
     let path = netns.path().display().to_string();
     for (words, code, says) in [
@@ -419,7 +419,11 @@ fn what_a_lan_does_not_have_is_refused() -> Outcome {
         ("network create lan --mode bridge".to_owned(), 2, "--uplink"),
         ("network create lan --mode bridge --uplink eth7".to_owned(), 4, "no such interface"),
         ("network create lan --mode bridge --uplink lo --subnet 10.97.0.0/24".to_owned(), 2, "Ethernet"),
-        ("network create lan --mode bridge --uplink eth0 --subnet 10.97.0.0/24".to_owned(), 5, "is port eth0"),
+        (
+            "network create lan --mode bridge --uplink eth0 --subnet 10.97.0.0/24".to_owned(),
+            5,
+            "is port eth0",
+        ),
         ("network create lan --uplink eth0".to_owned(), 2, "--mode bridge"),
         ("network rm default".to_owned(), 5, "web"),
         ("publish add 8080:80 --to web".to_owned(), 2, "own address"),
@@ -453,14 +457,18 @@ fn beside_other_networks_nothing_crosses() -> Outcome {
     let (inner, db_ip) = (Ipv4Addr::new(10, 98, 0, 1), Ipv4Addr::new(10, 98, 0, 2));
     ensure!(ping(&web, STATION, PATIENCE)?.is_some(), "the station does not answer");
     ensure!(ping(&db, inner, PATIENCE)?.is_some(), "the gateway of inner does not answer");
-    let gateway_mac: MacAddr =
-        switch.list("network inspect inner")?["gateway_mac"].as_str().unwrap_or_default().parse()
-            .map_err(|_| "no MAC address of the gateway")?;
+    let gateway_mac: MacAddr = switch.list("network inspect inner")?["gateway_mac"]
+        .as_str()
+        .unwrap_or_default()
+        .parse()
+        .map_err(|_| "no MAC address of the gateway")?;
     let (web_mac, station_mac, db_mac) = (own_mac(&web)?, own_mac(&site.station)?, own_mac(&db)?);
     let (at_web, at_station, at_db) = (Tap::open(&web)?, Tap::open(&site.station)?, Tap::open(&db)?);
     let groups = [MacAddr::BROADCAST, MacAddr([0x33, 0x33, 0, 0, 0, 1])];
-    let mark = b"across?";
-    let across = |tap: &Tap<'_>| tap.sees(SILENCE, |frame| frame.windows(mark.len()).any(|part| part == mark));
+    let across = |tap: &Tap<'_>, mark: &[u8]| {
+        tap.sees(SILENCE, |frame| frame.windows(mark.len()).any(|part| part == mark))
+    };
+    let mark = b"from the LAN";
     for (tap, mac, own) in [(&at_web, web_mac, WEB), (&at_station, station_mac, STATION)] {
         for dst in [groups[0], groups[1], db_mac, gateway_mac] {
             let macs = Macs { src: mac, dst };
@@ -473,10 +481,11 @@ fn beside_other_networks_nothing_crosses() -> Outcome {
             tagged.splice(12..12, [0x81, 0, 0, 5]);
             tap.send_frame(&tagged)?;
         }
-        ensure!(!across(&at_db), "something of {own} arrives on another network");
+        ensure!(!across(&at_db, mark), "something of {own} arrives on another network");
         let asked = tap.who_has((mac, own), inner, SILENCE)?;
         ensure!(asked.is_none(), "the gateway of another network answers {own}: {asked:?}");
     }
+    let mark = b"to the LAN";
     for dst in [groups[0], groups[1], web_mac, station_mac, gateway_mac] {
         let macs = Macs { src: db_mac, dst };
         at_db.send_frame(&packet::frame(macs, 0x88b5, mark))?;
@@ -484,7 +493,7 @@ fn beside_other_networks_nothing_crosses() -> Outcome {
             at_db.send_frame(&packet::udp(macs, Endpoint::new(db_ip, 1), Endpoint::new(to, 2), mark))?;
         }
     }
-    ensure!(!across(&at_web) && !across(&at_station), "something of db arrives on the LAN");
+    ensure!(!across(&at_web, mark) && !across(&at_station, mark), "something of db arrives on the LAN");
     let status = switch.list("status")?;
     ensure!(status["imbalance"] == 0, "{status}");
     Ok(())

@@ -225,12 +225,15 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
         match wish {
             Request::PortSet(set) => {
                 let network = set.network.as_ref().map(Name::as_str);
-                let places =
-                    [("port", "name", "network"), ("connect", "port", "network"), ("network", "uplink", "name")];
+                let places = [
+                    ("port", "name", "network"),
+                    ("connect", "port", "network"),
+                    ("network", "uplink", "name"),
+                ];
                 for (section, key, on) in places {
                     let items = root.get_mut(section).and_then(Value::as_array_mut).into_iter().flatten();
-                    for item in items
-                        .filter(|item| item[key] == set.name.as_str() && item[on].as_str() == network)
+                    for item in
+                        items.filter(|item| item[key] == set.name.as_str() && item[on].as_str() == network)
                     {
                         item["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
                     }

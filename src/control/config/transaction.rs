@@ -294,7 +294,8 @@ impl Run<'_> {
             Some(gateway) => wish.gateway.or(first) == Some(gateway),
             None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
         };
-        let same_uplink = wish.uplink.as_ref().map(|ifname| ifname.as_str()) == self.books.bridged_to(there.id);
+        let same_uplink =
+            wish.uplink.as_ref().map(|ifname| ifname.as_str()) == self.books.bridged_to(there.id);
         let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
         let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });

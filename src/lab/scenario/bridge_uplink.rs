@@ -40,11 +40,12 @@ pub(super) const STAGE: Stage = Stage {
 };
 
 fn set_up() -> Result<Lab, Failure> {
-    let mut lab = Lab::start_as("--uplink eth0 --uplink-mode bridge --network inner=10.9.0.0/24", |options| {
-        options.bridged = options.uplink.take();
-        (options.uplink_address, options.uplink_gateway) = (None, None);
-        options.networks = "inner=10.9.0.0/24".parse().into_iter().collect();
-    })?;
+    let mut lab =
+        Lab::start_as("--uplink eth0 --uplink-mode bridge --network inner=10.9.0.0/24", |options| {
+            options.bridged = options.uplink.take();
+            (options.uplink_address, options.uplink_gateway) = (None, None);
+            options.networks = "inner=10.9.0.0/24".parse().into_iter().collect();
+        })?;
     lab.attach("web", "default", "--ip 192.0.2.50")?;
     lab.attach("db", "default", "--ip 192.0.2.51")?;
     lab.attach("vm", "default", "--no-address")?;
@@ -66,7 +67,11 @@ fn own_station(lab: &Lab) -> Result<(), Failure> {
     ensure(router == GATEWAY && network.subnet.contains(&web.ip), || format!("{network:?}"))?;
     reaches(web, GATEWAY)?;
     let found = Tap::open(&lab.rig.internet)?.who_has((station(lab)?, GATEWAY), web.ip, PATIENCE)?;
-    tell(format_args!("the LAN asks who has {}: {}", web.ip, found.map_or("nobody".into(), |mac| mac.to_string())));
+    tell(format_args!(
+        "the LAN asks who has {}: {}",
+        web.ip,
+        found.map_or("nobody".into(), |mac| mac.to_string())
+    ));
     ensure(found == Some(web.mac), || format!("and not {}", web.mac))
 }
 
@@ -90,8 +95,11 @@ fn lans_server(lab: &Lab) -> Result<(), Failure> {
     let (at_vm, at_lan) = (Tap::open(&vm.netns)?, Tap::open(&lab.rig.internet)?);
     let request = Client::new(vm.mac, std::process::id(), now()).poll(now()).ok_or("the client is silent")?;
     at_vm.send_frame(&request)?;
-    let is_for = |frame: &[u8], port| Datagram::parse(frame).is_some_and(|datagram| datagram.dst.port == port);
-    ensure(at_lan.sees(PATIENCE, |frame| is_for(frame, SERVER_PORT)), || "the LAN hears no DISCOVER".to_owned())?;
+    let is_for =
+        |frame: &[u8], port| Datagram::parse(frame).is_some_and(|datagram| datagram.dst.port == port);
+    ensure(at_lan.sees(PATIENCE, |frame| is_for(frame, SERVER_PORT)), || {
+        "the LAN hears no DISCOVER".to_owned()
+    })?;
     tell("the LAN's server hears its DISCOVER; the switch itself does not answer");
     at_lan.send_frame(&offer(Macs { src: station(lab)?, dst: vm.mac }, GATEWAY))?;
     ensure(at_vm.sees(PATIENCE, |frame| is_for(frame, CLIENT_PORT)), || "vm hears no OFFER".to_owned())?;
@@ -101,7 +109,8 @@ fn lans_server(lab: &Lab) -> Result<(), Failure> {
 
 /// What a DHCP server says, as far as a port of the switch is looked at.
 fn offer(macs: Macs, from: Ipv4Addr) -> Vec<u8> {
-    let (server, client) = (Endpoint::new(from, SERVER_PORT), Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
+    let (server, client) =
+        (Endpoint::new(from, SERVER_PORT), Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
     packet::udp(macs, server, client, &[2; 300])
 }
 
@@ -135,7 +144,10 @@ fn host_goes_on(lab: &Lab) -> Result<(), Failure> {
     tell("the host sends 10 MB by TCP");
     let web = lab.container("web")?;
     let met = traffic::ping(host, web.ip, SILENCE)?;
-    tell(format_args!("the host pings {}: nobody, as with macvlan; they may meet on a network of the switch", web.ip));
+    tell(format_args!(
+        "the host pings {}: nobody, as with macvlan; they may meet on a network of the switch",
+        web.ip
+    ));
     ensure(met.is_none(), || "web answers the host".to_owned())
 }
 
