@@ -188,10 +188,8 @@ fn what_is_dumped_changes_nothing() {
     assert!(text.contains("uplink = \"eth1\"") && text.contains("broadcast = 500"), "{text}");
     let apply = |control: &mut Switch, text: &str| {
         let body = serde_json::json!({ "text": text }).to_string();
-        match ask(control, "apply", &body).unwrap() {
-            Response::Applied(applied) => (applied.changes, applied.faults),
-            other => panic!("{other:?}"),
-        }
+        let Response::Applied(applied) = ask(control, "apply", &body).unwrap() else { panic!("{text}") };
+        (applied.changes, applied.faults)
     };
     assert_eq!(apply(&mut control, &text), (vec![], vec![]));
     let (changes, faults) = apply(&mut control, "");

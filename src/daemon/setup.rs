@@ -72,12 +72,15 @@ pub fn check(options: &Options) -> Result<(), Error> {
 
 /// An interface with a LAN on which the ports can be that have an address by hand.
 fn any_lan(options: &Options) -> LanFacts {
-    let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
-    let mut addresses = wishes.filter_map(|wish| match &wish.request {
-        Request::PortAdd(add) if add.network.as_ref().is_none_or(|on| on.as_str() == DEFAULT_NETWORK) => {
-            add.ip
-        }
-        _ => None,
+    let wishes =
+        || options.config.iter().flat_map(|(_, document)| &document.wishes).map(|wish| &wish.request);
+    let is_lan = |name: &str| {
+        let is_it = |request: &Request| matches!(request, Request::NetworkCreate(it) if it.name.as_str() == name && it.mode == Some(NetworkMode::Bridge));
+        (name == DEFAULT_NETWORK && options.bridged.is_some()) || wishes().any(is_it)
+    };
+    let mut addresses = wishes().filter_map(|request| {
+        let Request::PortAdd(add) = request else { return None };
+        add.ip.filter(|_| is_lan(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)))
     });
     // Else one that no network should have (RFC 2544).
     let ip = addresses.next().unwrap_or(Ipv4Addr::new(198, 18, 0, 1));
@@ -93,9 +96,9 @@ fn given_networks(options: &Options) -> Result<Vec<NetworkSpec>, Error> {
     let is_default = |network: &NetworkSpec| network.name.as_str() == DEFAULT_NETWORK;
     if !networks.iter().any(is_default) {
         let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
-        let mut in_file = wishes.filter_map(|wish| match &wish.request {
-            Request::NetworkCreate(network) if is_default(network) => Some(network.clone()),
-            _ => None,
+        let mut in_file = wishes.filter_map(|wish| {
+            let Request::NetworkCreate(network) = &wish.request else { return None };
+            is_default(network).then(|| network.clone())
         });
         networks.push(in_file.next().map_or_else(default_network, Ok)?);
     }

@@ -294,9 +294,11 @@ impl Run<'_> {
             Some(gateway) => wish.gateway.or(first) == Some(gateway),
             None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
         };
-        let same_uplink =
-            wish.uplink.as_ref().map(|ifname| ifname.as_str()) == self.books.bridged_to(there.id);
-        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
+        let there_by = self.books.bridged_to(there.id);
+        let same_uplink = wish.uplink.as_ref().is_none_or(|ifname| Some(ifname.as_str()) == there_by);
+        // A LAN is one until somebody says otherwise.
+        let usual = if there_by.is_some() { NetworkMode::Bridge } else { NetworkMode::Nat };
+        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(usual));
         let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
         same_subnet && same_gateway && same_uplink && self.step(&set).is_ok()
