@@ -887,6 +887,8 @@ mod tests {
             "lan=10.1.0.0/24,gateway=10.1.0.254,mtu=1400,mode=internal".parse().unwrap();
         assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 1, 0, 254)));
         assert_eq!((network.mtu, network.mode), (Some(1400), Some(NetworkMode::Internal)));
+        let bridged: NetworkCreate = "lan=192.168.1.0/24,mode=bridge,uplink=eth1".parse().unwrap();
+        assert_eq!((bridged.mode, bridged.uplink), (Some(NetworkMode::Bridge), "eth1".parse().ok()));
         for wrong in
             ["lan", "lan=", "=10.0.0.0/8", "lan=10.1.0.0/24,mtu=x", "lan=10.1.0.0/24,a=b", "lan=10.1.0.0/33"]
         {
