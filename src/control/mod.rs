@@ -46,6 +46,7 @@ pub mod publish_spec;
 mod records;
 pub mod request;
 pub mod response;
+mod rules;
 mod samples;
 pub mod server;
 mod services;

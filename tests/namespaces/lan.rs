@@ -88,6 +88,10 @@ impl Site {
     }
 }
 
+fn launch(rig: &Rig, arguments: &[&str]) -> Result<Switch, Failed> {
+    Switch::launch(rig, arguments, Stdio::inherit())
+}
+
 fn mac_of(switch: &Switch, name: &str) -> Result<MacAddr, Failed> {
     let text = switch.list(&format!("port inspect {name}"))?["mac"].as_str().unwrap_or_default().to_owned();
     text.parse().map_err(|_| format!("{name} has the MAC address {text:?}").into())
@@ -133,7 +137,7 @@ fn containers_are_stations_of_the_lan() -> Outcome {
     let site = Site::new()?;
     let Site { rig, station } = &site;
     let host = traffic::connect(between(&rig.switch, station, STATION))?;
-    let switch = Switch::launch(rig, BRIDGED)?;
+    let switch = launch(rig, BRIDGED)?;
     let status = switch.list("status")?["uplink"].clone();
     ensure!(status["name"] == "eth0" && status["mode"] == "bridge" && status["up"] == true, "{status}");
     let network = switch.list("network ls")?[0].clone();
@@ -226,7 +230,7 @@ fn the_lans_dhcp_server_gives_addresses() -> Outcome {
     }
     let site = Site::new()?;
     let _dnsmasq = Dnsmasq::start(&site)?;
-    let switch = Switch::launch(&site.rig, BRIDGED)?;
+    let switch = launch(&site.rig, BRIDGED)?;
     let (one, two) =
         (site.attach(&switch, "one", "--no-address")?, site.attach(&switch, "two", "--no-address")?);
     let script = site.rig.directory().join("script");
@@ -261,7 +265,7 @@ fn the_lans_dhcp_server_gives_addresses() -> Outcome {
 
 fn everything_of_a_lan_passes_and_nothing_false() -> Outcome {
     let site = Site::new()?;
-    let switch = Switch::launch(&site.rig, BRIDGED)?;
+    let switch = launch(&site.rig, BRIDGED)?;
     let web = site.attach(&switch, "web", &format!("--ip {WEB}"))?;
     let db = site.attach(&switch, "db", &format!("--ip {DB}"))?;
     let (web_mac, station_mac) = (own_mac(&web)?, own_mac(&site.station)?);
@@ -336,7 +340,7 @@ fn the_interface_is_followed() -> Outcome {
     const SOON: Duration = Duration::from_secs(3);
     let site = Site::new()?;
     let rig = &site.rig;
-    let switch = Switch::launch(rig, BRIDGED)?;
+    let switch = launch(rig, BRIDGED)?;
     let web = site.attach(&switch, "web", &format!("--ip {WEB}"))?;
     let db = site.attach(&switch, "db", &format!("--ip {DB}"))?;
     ensure!(ping(&web, STATION, PATIENCE)?.is_some(), "the station does not answer");
@@ -397,7 +401,7 @@ fn the_interface_is_followed() -> Outcome {
 
 fn what_a_lan_does_not_have_is_refused() -> Outcome {
     let site = Site::new()?;
-    let switch = Switch::launch(&site.rig, &[BRIDGED, &["--network", "inner=10.98.0.0/24"]].concat())?;
+    let switch = launch(&site.rig, &[BRIDGED, &["--network", "inner=10.98.0.0/24"]].concat())?;
     let web = site.attach(&switch, "web", &format!("--ip {WEB}"))?;
     let _db = site.attach(&switch, "db", "--network inner")?;
     let netns = site.rig.container("more")?;
@@ -447,7 +451,7 @@ fn what_a_lan_does_not_have_is_refused() -> Outcome {
 fn beside_other_networks_nothing_crosses() -> Outcome {
     let site = Site::new()?;
     let rig = &site.rig;
-    let switch = Switch::launch(rig, &["--no-uplink", "--network", "inner=10.98.0.0/24"])?;
+    let switch = launch(rig, &["--no-uplink", "--network", "inner=10.98.0.0/24"])?;
     let made = switch.done("network create lan --mode bridge --uplink eth0")?;
     ensure!(made == format!("lan: 192.0.2.0/24, gateway {GATEWAY}, bridged to eth0\n"), "{made:?}");
     // The very same again.
@@ -512,7 +516,7 @@ fn a_file_makes_it_and_is_made_of_it() -> Outcome {
     let path = file.display().to_string();
     let checked = Command::new(crate::switch::VSWITCHD).args(["check", "--config", &path]).output()?;
     ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let switch = Switch::launch(rig, &["--config", &path])?;
+    let switch = launch(rig, &["--config", &path])?;
     ensure!(ping(&web, STATION, PATIENCE)?.is_some(), "the station does not answer");
     switch.done("port set eth0 broadcast=900 security=off")?;
     let dumped = switch.done("dump")?;
@@ -529,7 +533,7 @@ fn a_file_makes_it_and_is_made_of_it() -> Outcome {
     ensure!(changes.trim() == "port set eth0 --network default broadcast=800", "{changes}");
     ensure!(switch.terminate()?.0.success(), "it does not end well");
     fs::write(&file, &dumped)?;
-    let switch = Switch::launch(rig, &["--config", &path])?;
+    let switch = launch(rig, &["--config", &path])?;
     ensure!(ping(&web, STATION, PATIENCE)?.is_some(), "the station does not answer after a restart");
     let policing = switch.list("port inspect eth0")?["policing"].clone();
     ensure!(policing["broadcast"] == 900, "{policing}");
