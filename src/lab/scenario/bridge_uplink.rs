@@ -12,8 +12,8 @@ use crate::lab::traffic::{self, PATIENCE, SILENCE, Talk};
 use crate::lab::world::{Container, Failure, Lab, ensure, reaches, tell};
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::client::Client;
-use crate::service::dhcp::server::{CLIENT_PORT, SERVER_PORT};
 use crate::sim::packet::{self, Macs};
+use crate::wire::transport::{DHCP_CLIENT, DHCP_SERVER};
 use crate::worker::now;
 
 /// The stage.
@@ -97,12 +97,12 @@ fn lans_server(lab: &Lab) -> Result<(), Failure> {
     at_vm.send_frame(&request)?;
     let is_for =
         |frame: &[u8], port| Datagram::parse(frame).is_some_and(|datagram| datagram.dst.port == port);
-    ensure(at_lan.sees(PATIENCE, |frame| is_for(frame, SERVER_PORT)), || {
+    ensure(at_lan.sees(PATIENCE, |frame| is_for(frame, DHCP_SERVER)), || {
         "the LAN hears no DISCOVER".to_owned()
     })?;
     tell("the LAN's server hears its DISCOVER; the switch itself does not answer");
     at_lan.send_frame(&offer(Macs { src: station(lab)?, dst: vm.mac }, GATEWAY))?;
-    ensure(at_vm.sees(PATIENCE, |frame| is_for(frame, CLIENT_PORT)), || "vm hears no OFFER".to_owned())?;
+    ensure(at_vm.sees(PATIENCE, |frame| is_for(frame, DHCP_CLIENT)), || "vm hears no OFFER".to_owned())?;
     tell("and vm hears its OFFER");
     Ok(())
 }
@@ -110,7 +110,7 @@ fn lans_server(lab: &Lab) -> Result<(), Failure> {
 /// What a DHCP server says, as far as a port of the switch is looked at.
 fn offer(macs: Macs, from: Ipv4Addr) -> Vec<u8> {
     let (server, client) =
-        (Endpoint::new(from, SERVER_PORT), Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
+        (Endpoint::new(from, DHCP_SERVER), Endpoint::new(Ipv4Addr::BROADCAST, DHCP_CLIENT));
     packet::udp(macs, server, client, &[2; 300])
 }
 
