@@ -234,7 +234,10 @@ impl<H: Host> Control<H> {
         };
         let is_there = found.is_some();
         let facts = found.unwrap_or_else(|| LanFacts { up: false, ..before.clone() });
-        if facts == before && is_there == is_open {
+        let link = |facts: &LanFacts| (facts.index, facts.mac, facts.mtu, facts.up);
+        if link(&facts) == link(&before) && is_there == is_open {
+            // The host's own address and route there matter to nobody but who asks for them.
+            self.lans.insert(id, Lan { port, ifname, facts, is_open });
             return;
         }
         let state = match (is_there, facts.up) {

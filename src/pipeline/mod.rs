@@ -575,6 +575,8 @@ fn emit(cx: &mut Context<'_>, frame: Frame, ports: impl IntoIterator<Item = Port
         row.dropped(DropReason::OverMtu, cx.now);
     }
     match fits + too_small {
+        // What a LAN says to all, it has heard.
+        0 if cx.ingress.lan => row.left_to_host.add(1),
         0 => row.dropped(DropReason::NoOtherPort, cx.now),
         targets => row.copies.add(targets - 1),
     }

@@ -155,6 +155,16 @@ fn what_stations_say_to_each_other_and_to_the_host_stays_there() {
 }
 
 #[test]
+fn a_lan_on_which_nobody_else_is_loses_nothing() {
+    let mut switch = Switch::new(1000);
+    let (_, station) = switch.add_lan(PREFIX.parse().unwrap());
+    switch.send(&station, &packet::frame(Macs { src: station.mac, dst: MacAddr::BROADCAST }, 0x88b5, b"x"));
+    nothing(&station);
+    assert_eq!((left_to_the_lan(&switch), switch.totals().drops), (1, 0));
+    settle(&switch);
+}
+
+#[test]
 fn the_host_is_not_reached_by_its_own_interface() {
     let (mut switch, station, c) = bridged();
     let to_host = Macs { src: c[0].mac, dst: HOST_MAC };
