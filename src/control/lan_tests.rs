@@ -9,7 +9,7 @@ use super::lan::LanFacts;
 use super::request::Request;
 use super::response::{Configuration, Response};
 use crate::addr::{MacAddr, NetworkId, PortId};
-use crate::snapshot::NetworkMode;
+use crate::snapshot::{NetworkMode, Policing};
 use crate::table::mac_table::Station;
 
 const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 254);
@@ -53,6 +53,8 @@ fn a_lan_is_what_its_interface_says_and_no_gateway_is_there() {
     assert_eq!((there(HOST_MAC), there(lan.gateway_mac)), (Station::Local, Station::Local));
     let snapshot = control.shared().snapshot_full();
     assert!(snapshot.network_of(Ipv4Addr::new(192, 168, 1, 9)).is_none(), "nothing is routed there");
+    let there = snapshot.port(uplink).unwrap();
+    assert!(there.lan && there.policing == Policing::NONE && there.pins.is_some(), "{there:?}");
     let (plan, started) = &control.host().open[&uplink];
     assert_eq!((&plan.attachment, *started), (&Attachment::Uplink { ifname: "eth1".into() }, true));
     // The same again, and something else of that name.
