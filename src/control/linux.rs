@@ -190,6 +190,10 @@ impl LinuxHost {
                 let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
                 Ok(Arc::new(packet))
             }
+            Attachment::Vlan { vlan, ifname, .. } => {
+                let device = self.ports.get(&vlan.trunk).and_then(|opened| opened.watched.upgrade());
+                device.ok_or_else(|| Error::not_found(ifname, "the interface is gone", "add the port again"))
+            }
         }
     }
 
@@ -276,9 +280,12 @@ impl Host for LinuxHost {
     }
 
     fn start_port(&mut self, id: PortId) {
-        let devices = self.ports.get_mut(&id).map(|opened| std::mem::take(&mut opened.devices));
-        if let Some(devices) = devices.filter(|devices| !devices.is_empty()) {
-            self.workers.attach(id, &devices);
+        let Some(opened) = self.ports.get_mut(&id) else { return };
+        let devices = std::mem::take(&mut opened.devices);
+        match (opened.attachment.vid(), devices.first()) {
+            (_, None) => {}
+            (Some(vid), Some(device)) => self.workers.attach_vlan(id, device, vid),
+            (None, Some(_)) => self.workers.attach(id, &devices),
         }
     }
 
@@ -302,6 +309,7 @@ impl Host for LinuxHost {
             Attachment::Device { ifname } | Attachment::Uplink { ifname } => {
                 netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
             }
+            Attachment::Vlan { vlan, .. } => self.port_is_up(vlan.trunk),
             Attachment::Netns { .. } | Attachment::Tap { .. } | Attachment::Host { .. } => {
                 opened.watched.upgrade().is_some_and(|device| tap_is_up(&*device))
             }
@@ -315,7 +323,7 @@ impl Host for LinuxHost {
             Attachment::Netns { netns, ifname } => Ok(opened.namespace(netns)?.run(|| set(ifname))??),
             Attachment::Tap { ifname } | Attachment::Host { ifname } => Ok(set(ifname)?),
             // Its owner sets it; the switch only stops sending more.
-            Attachment::Device { .. } | Attachment::Uplink { .. } => Ok(()),
+            Attachment::Device { .. } | Attachment::Uplink { .. } | Attachment::Vlan { .. } => Ok(()),
         }
     }
 

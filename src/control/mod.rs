@@ -55,3 +55,5 @@ mod subnets;
 pub mod table;
 pub mod uplink;
 mod uplink_lease;
+#[cfg(test)]
+mod vlan_tests;

@@ -49,7 +49,10 @@ impl PortRecord {
     pub(super) fn opens(&self, name: &str) -> bool {
         match &self.attachment {
             Attachment::Device { ifname } | Attachment::Uplink { ifname } => ifname == name,
-            Attachment::Netns { .. } | Attachment::Tap { .. } | Attachment::Host { .. } => false,
+            Attachment::Netns { .. }
+            | Attachment::Tap { .. }
+            | Attachment::Host { .. }
+            | Attachment::Vlan { .. } => false,
         }
     }
 
@@ -65,7 +68,13 @@ impl PortRecord {
             Attachment::Device { .. } => PortKind::Device,
             Attachment::Host { .. } => PortKind::Host,
             Attachment::Uplink { .. } => PortKind::Uplink,
+            Attachment::Vlan { .. } => PortKind::Vlan,
         }
+    }
+
+    /// Whether it is a VLAN that this port's device carries.
+    pub(super) fn is_vlan_of(&self, port: PortId) -> bool {
+        self.attachment.vlan().is_some_and(|vlan| vlan.trunk == port)
     }
 }
 
