@@ -62,7 +62,8 @@ impl<H: Host> Control<H> {
             netns: identity,
             ip: connect.ip,
             mac,
-            no_address: false,
+            // Who is on a VLAN configures it, and can ask a LAN's server.
+            no_address: connect.vlan.is_some() && connect.ip.is_none() && network.gateway.is_none(),
             may_lead_out: connect.vlan.is_none() && !has_default_route && !first.no_address,
             aliases: self.snapshot().port(first.id).map(|port| port.aliases.clone()).unwrap_or_default(),
             dns: false,
@@ -92,6 +93,10 @@ impl<H: Host> Control<H> {
         if matches!(first.attachment, Attachment::Host { .. }) {
             let why = "is the host, which is on each network by an interface of its own";
             return Err(Error::usage(port, why, "vswitchctl network host-port"));
+        }
+        if matches!(first.attachment, Attachment::Uplink { .. }) {
+            let why = "is the uplink of a bridged network, and carries no VLANs of the switch";
+            return Err(Error::usage(port, why, "bridge an interface that the host has for the VLAN"));
         }
         if let Some(there) = self.ports.all(port).iter().find(|there| there.attachment.vid() == Some(vid)) {
             let network = self.snapshot().network(there.network).map_or_else(String::new, |n| n.name.clone());
