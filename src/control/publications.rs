@@ -352,6 +352,10 @@ impl<H: Host> Control<H> {
                 let why = "the port is on an internal network, which nothing outside reaches";
                 return Err(Error::usage(name, why, "use a network of mode nat"));
             }
+            if mode == Some(NetworkMode::Bridge) {
+                let why = "the port is on a bridged network, where the LAN reaches it by its own address";
+                return Err(Error::usage(name, why, "use that, or a network of mode nat"));
+            }
             if mode == Some(NetworkMode::Routed) {
                 let why = "the port is on a routed network, where the world reaches it by its own address";
                 return Err(Error::usage(name, why, "use a network of mode nat"));
