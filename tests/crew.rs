@@ -1,5 +1,5 @@
 //! Ports that change their readers while frames flow: real threads, devices in memory.
-
+#![allow(clippy::disallowed_methods, reason = "the workers are threads, in real time")]
 #![allow(clippy::unwrap_used)] // a test that panics says so
 
 use std::sync::Arc;

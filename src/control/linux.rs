@@ -8,6 +8,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -42,6 +43,10 @@ const TAP_PATTERN: &str = "vsw%d";
 
 /// How often the neighbor table is looked at while an answer is waited for.
 const PROBE_LOOKS: u32 = 20;
+
+/// How often, and after what, it is looked whether the relay has let go of ports that were given back: 50 ms in all.
+const RELEASE_LOOKS: u32 = 250;
+const RELEASE_PAUSE: Duration = Duration::from_micros(200);
 
 impl From<HostError> for Error {
     fn from(error: HostError) -> Error {
@@ -440,6 +445,14 @@ impl Host for LinuxHost {
     fn release(&mut self, listen: &Listen) {
         doors(listen).for_each(|door| self.doors.close(door));
         self.reserved.retain(|(other, _)| other != listen);
+        // The relay closes doors in their order, on its own thread, and whoever asks next may want the last one.
+        let is_free = || reserve(listen.protocol, listen.ip, *listen.ports.end()).is_ok();
+        for _ in 0..RELEASE_LOOKS {
+            if is_free() {
+                return;
+            }
+            std::thread::sleep(RELEASE_PAUSE);
+        }
     }
 
     fn worker_options(&self) -> WorkerOptions {

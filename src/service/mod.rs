@@ -38,7 +38,7 @@ pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod gateway;
-mod health;
+pub(crate) mod health;
 pub mod packet;
 pub mod relay;
 pub mod tcp;
