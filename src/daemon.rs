@@ -201,6 +201,7 @@ async fn serve(
     }
     control.set_options(options.settings.clone());
     setup::set_up(&mut control, options)?;
+    control.serve(now());
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));

@@ -268,6 +268,24 @@ pub const PUBLISH_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 /// Containers that a publication spreads connections over. Each one more is one more lookup.
 pub const PUBLISH_TARGETS_MAX: usize = 16;
 
+/// Time between two checks of a target of a publication, in seconds, unless another is asked for.
+pub const HEALTH_INTERVAL: u32 = 2;
+
+/// What may be asked for, in seconds.
+pub const HEALTH_INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
+
+/// How long a check waits for an answer. A container's own TCP would be asked a second time after one second (RFC 6298
+/// 2.1), so this is one packet lost.
+pub const HEALTH_WAIT: Duration = Duration::from_millis(900);
+
+/// Failed checks in a row that take a target down, and passed ones that bring it back.
+pub const HEALTH_FALL: u8 = 2;
+/// As [`HEALTH_FALL`].
+pub const HEALTH_RISE: u8 = 2;
+
+/// Checks at a time; the others wait for their turn.
+pub const HEALTH_CHECKS: usize = 128;
+
 /// Rules of the policy. One more is refused.
 pub const RULES_MAX: usize = 16_384;
 

@@ -29,6 +29,7 @@ impl<H: Host> Control<H> {
         }
         self.end_leases(now);
         self.remember_leases(now);
+        self.remember_addresses();
         self.keep_uplink_lease(now);
     }
 

@@ -76,8 +76,7 @@ pub fn reserve(protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) -> Result<Re
     let address = SocketAddrV4::new(ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
     let refuse = |errno| refuse(protocol, address, errno);
     let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).map_err(refuse)?;
-    attach_filter(&socket, LOCAL_ONLY)
-        .map_err(|error| HostError::os(format!("{protocol} {address}"), error))?;
+    attach_filter(&socket, LOCAL_ONLY).map_err(refuse)?;
     if kind == SockType::Stream {
         setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(refuse)?;
     }

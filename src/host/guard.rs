@@ -74,7 +74,8 @@ impl Hidden {
 #[derive(Debug)]
 pub struct Guard {
     ifname: String,
-    hidden: Vec<Hidden>,
+    /// What is hidden, or shall be again.
+    elements: Elements,
     nft: Nft,
     /// What `nft` says of the table while all is well.
     listing: String,
@@ -86,7 +87,7 @@ impl Guard {
     /// # Errors
     /// The reason why not: no `nft`, no privilege, or a kernel without the netdev hook.
     pub fn available(ifname: &str) -> Result<(), HostError> {
-        let table = format!("add table {TABLE}; {}", ruleset(ifname, "", &[]));
+        let table = format!("add table {TABLE}; {}", ruleset(ifname, "", &Elements::new()));
         run(&["-c", "-f", "-"], &table).map(drop)
     }
 
@@ -95,30 +96,37 @@ impl Guard {
     ///
     /// # Errors
     /// As [`Guard::available`]; `Exists` if another process owns the table.
-    pub fn install(ifname: &str, hidden: Vec<Hidden>) -> Result<Guard, HostError> {
-        let nft = Nft::start(ifname, &hidden)?;
+    pub fn install(ifname: &str, hidden: &[Hidden]) -> Result<Guard, HostError> {
+        let elements = elements(hidden);
+        let nft = Nft::start(ifname, &elements)?;
         let listing = nft.listing()?;
-        Ok(Guard { ifname: ifname.to_owned(), hidden, nft, listing })
+        Ok(Guard { ifname: ifname.to_owned(), elements, nft, listing })
     }
 
     /// Hides `hidden` instead, in one transaction: no packet sees a state between.
     ///
     /// # Errors
-    /// If `nft` refuses; the guard is then what it was.
-    pub fn update(&mut self, hidden: Vec<Hidden>) -> Result<(), HostError> {
-        if hidden == self.hidden {
+    /// If `nft` refuses; the guard is then what it was, unless `nft` refuses everything.
+    pub fn update(&mut self, hidden: &[Hidden]) -> Result<(), HostError> {
+        let after = elements(hidden);
+        if after == self.elements && self.nft.is_alive() {
             return Ok(());
         }
-        let (before, after) = (elements(&self.hidden), elements(&hidden));
-        let transaction =
-            commands("delete", before.difference(&after)) + &commands("add", after.difference(&before));
-        self.hidden = hidden;
-        match self.nft.transact(&transaction) {
-            Ok(()) if self.owner().is_some() => {} // its listing has no elements
-            Ok(()) => self.listing = self.nft.listing()?,
-            Err(_) => self.reinstall()?,
+        let transaction = commands("delete", self.elements.difference(&after))
+            + &commands("add", after.difference(&self.elements));
+        let before = std::mem::replace(&mut self.elements, after);
+        let done = match self.nft.transact(&transaction) {
+            Ok(()) if self.owner().is_some() => Ok(()), // its listing has no elements
+            Ok(()) => self.nft.listing().map(|listing| self.listing = listing),
+            Err(_) => self.reinstall(),
+        };
+        if done.is_err() {
+            self.elements = before;
+            if let Err(error) = self.reinstall() {
+                log::warn!("nothing is hidden from the host until nft works again: {error}");
+            }
         }
-        Ok(())
+        done
     }
 
     /// Puts the table back if it is gone or was changed, and tells whether that was so. To be called when
@@ -138,13 +146,13 @@ impl Guard {
     pub fn owner(&self) -> Option<u32> {
         match &self.nft {
             Nft::Owner(session) => Some(session.child.id()),
-            Nft::Plain => None,
+            Nft::Plain | Nft::None => None,
         }
     }
 
     fn reinstall(&mut self) -> Result<(), HostError> {
         self.nft.end();
-        self.nft = Nft::start(&self.ifname, &self.hidden)?;
+        self.nft = Nft::start(&self.ifname, &self.elements)?;
         self.listing = self.nft.listing()?;
         Ok(())
     }
@@ -163,11 +171,13 @@ enum Nft {
     Owner(Session),
     /// By one process each; the table belongs to nobody.
     Plain,
+    /// Not at all: there is no table.
+    None,
 }
 
 impl Nft {
     /// Makes the table anew.
-    fn start(ifname: &str, hidden: &[Hidden]) -> Result<Nft, HostError> {
+    fn start(ifname: &str, elements: &Elements) -> Result<Nft, HostError> {
         let remove = format!("add table {TABLE}\ndelete table {TABLE}\n");
         run(&["-f", "-"], &remove).map_err(|error| match error.kind {
             // The netlink socket may do everything else (`list` works): somebody owns the table.
@@ -178,14 +188,14 @@ impl Nft {
             ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Permission | ErrorKind::Other => error,
         })?;
         let owned = Session::start().and_then(|mut session| {
-            session.transact(&ruleset(ifname, "flags owner;", hidden))?;
+            session.transact(&ruleset(ifname, "flags owner;", elements))?;
             Ok(session)
         });
         match owned {
             Ok(session) => Ok(Nft::Owner(session)),
             Err(error) => {
                 log::info!("nft table {TABLE} cannot be owned, so a flush removes it for a moment: {error}");
-                run(&["-f", "-"], &ruleset(ifname, "", hidden))?;
+                run(&["-f", "-"], &ruleset(ifname, "", elements))?;
                 Ok(Nft::Plain)
             }
         }
@@ -195,6 +205,7 @@ impl Nft {
         match self {
             Nft::Owner(session) => session.transact(commands),
             Nft::Plain => run(&["-f", "-"], commands).map(drop),
+            Nft::None => Err(no_table()),
         }
     }
 
@@ -203,6 +214,7 @@ impl Nft {
         match self {
             Nft::Owner(_) => run(&["list", "chain", "netdev", "vswitchd", "ingress"], ""),
             Nft::Plain => run(&["list", "table", "netdev", "vswitchd"], ""),
+            Nft::None => Err(no_table()),
         }
     }
 
@@ -210,16 +222,15 @@ impl Nft {
         match self {
             Nft::Owner(session) => matches!(session.child.try_wait(), Ok(None)),
             Nft::Plain => true,
+            Nft::None => false,
         }
     }
 
     /// Removes the table, as far as it is there.
     fn end(&mut self) {
-        // An error means that it is gone already, or goes with its owner.
+        // An error means that it is gone already, or goes with its owner, who ends when it is dropped.
         let _ = self.transact(&format!("delete table {TABLE}"));
-        if let Nft::Owner(session) = self {
-            session.end();
-        }
+        *self = Nft::None;
     }
 }
 
@@ -286,21 +297,23 @@ impl Drop for Session {
 }
 
 /// The whole table in one line. A rule names no address, so that a change of address changes elements only.
-fn ruleset(ifname: &str, flags: &str, hidden: &[Hidden]) -> String {
+fn ruleset(ifname: &str, flags: &str, elements: &Elements) -> String {
     let set = "type ipv4_addr . inet_service; flags interval;";
     format!(
         "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
          set routed {{ type ipv4_addr; flags interval; }}; \
          chain ingress {{ type filter hook ingress device \"{ifname}\" priority -500; \
          ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; ip daddr @routed drop; }}; }}; {}",
-        commands("add", &elements(hidden))
+        commands("add", elements)
     )
 }
 
 /// The elements of the sets, each with its set's name.
-fn elements(hidden: &[Hidden]) -> BTreeSet<(&'static str, String)> {
+type Elements = BTreeSet<(&'static str, String)>;
+
+fn elements(hidden: &[Hidden]) -> Elements {
     let networks = hidden.iter().filter_map(Hidden::network).map(|network| ("routed", network.to_string()));
-    let mut elements: BTreeSet<_> = networks.collect();
+    let mut elements: Elements = networks.collect();
     for (protocol, set) in [(Protocol::Tcp, "nat_tcp"), (Protocol::Udp, "nat_udp")] {
         let ranges = merged(hidden, protocol).into_iter();
         elements.extend(ranges.map(|(address, first, last)| (set, format!("{address} . {first}-{last}"))));
@@ -368,6 +381,10 @@ fn nft() -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("HOME", "/dev/null").env("LC_ALL", "C");
     command
+}
+
+fn no_table() -> HostError {
+    HostError::new(ErrorKind::Other, format!("nft table {TABLE}"), "is not there")
 }
 
 fn not_started(error: &std::io::Error) -> HostError {

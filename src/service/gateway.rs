@@ -216,6 +216,24 @@ impl Gateway {
         None
     }
 
+    /// Asks a publication's target whether it is still there, and waits until it says so. `None` if it cannot be asked.
+    pub(super) async fn hear(&self, target: Target) -> Option<()> {
+        let (port, ip) = (target.to, target.endpoint.ip);
+        let network = self.shared.snapshot().port(port)?.network.and_then(|id| self.network(id))?;
+        let heard = || network.neighbors.lock().confirmed(ip);
+        let before = heard();
+        self.ask_for(&network, ip, Peer { mac: MacAddr::BROADCAST, port });
+        while heard() == before {
+            sleep(ARP_LOOK).await;
+        }
+        Some(())
+    }
+
+    /// What workers and control share.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
     fn ask_for(&self, network: &Network, ip: Ipv4Addr, at: Peer) {
         self.outgoing.borrow_mut().push((network.id, packet::arp_request(network, ip, at)));
         self.work.notify_one();

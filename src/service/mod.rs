@@ -11,7 +11,8 @@
 //! ```text
 //! worker ── Shared::stack_punts, Event::StackPunted ──▶ gateway ─┬─▶ dns ─▶ the host's resolvers
 //!   ▲                                                            ├─▶ tcp ─▶ dns
-//!   └──────────────── WorkerPool::send_all ◀─────────────────────┴─▶ relay ─▶ processes of the host
+//!   └──────────────── WorkerPool::send_all ◀─────────────────────┼─▶ relay ─▶ processes of the host
+//!                                                                └─▶ health ─▶ conditions of targets
 //! ```
 //!
 //! It has a thread of its own: control makes devices and asks the kernel, which takes it tens of milliseconds at a
@@ -38,6 +39,7 @@ pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod gateway;
+mod health;
 pub mod packet;
 pub mod relay;
 pub mod tcp;
@@ -76,7 +78,8 @@ impl Services {
             LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
                     () = gateway.clone().run(bell) => {}
-                    () = relay::obey(gateway, orders) => {}
+                    () = relay::obey(gateway.clone(), orders) => {}
+                    () = health::watch(gateway) => {}
                     () = stopped.notified() => {}
                 }
             });

@@ -34,7 +34,7 @@ use tokio::time::sleep;
 
 use super::gateway::Gateway;
 use super::packet::Peer;
-use super::tcp::Connection;
+use super::tcp::{Connection, RELAY_BUFFERS};
 use crate::addr::{Endpoint, NetworkId, Protocol};
 use crate::clock::Time;
 use crate::limits::{PUBLISH_TARGETS_MAX, RELAY_CONNECTIONS, RELAY_FLOWS, RELAY_WAITING};
@@ -205,7 +205,7 @@ async fn connect(gateway: &Rc<Gateway>, at: Endpoint, client: SocketAddr) -> io:
     let target = gateway.target(Protocol::Tcp, at, client).ok_or(io::ErrorKind::ConnectionRefused)?;
     let (network, peer) = gateway.reach(target).await.ok_or(io::ErrorKind::HostUnreachable)?;
     let number = gateway.open_port(Protocol::Tcp).ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Connection::connect(&gateway.stack(&network), number, target.endpoint, peer).await
+    Connection::connect(&gateway.stack(&network), number, target.endpoint, peer, RELAY_BUFFERS).await
 }
 
 /// Has the connection end with a reset, as soon as it is dropped.

@@ -48,10 +48,16 @@ const SILENCE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes of a receive and a send buffer of a connection to a service of the gateway.
-const SERVICE_BUFFERS: (usize, usize) = (4 * 1024, 16 * 1024);
+const SERVICE_BUFFERS: Buffers = (4 * 1024, 16 * 1024);
 
-/// Those of a connection that the gateway makes, which may carry much.
-const RELAY_BUFFERS: (usize, usize) = (64 * 1024, 64 * 1024);
+/// Bytes of a receive and a send buffer.
+pub type Buffers = (usize, usize);
+
+/// Those of a connection that the gateway makes to carry something, which may be much.
+pub const RELAY_BUFFERS: Buffers = (64 * 1024, 64 * 1024);
+
+/// Those of one that it makes only to see whether it can.
+pub const CHECK_BUFFERS: Buffers = (512, 512);
 
 /// A connection as its packets tell it: the gateway's port, and the other end.
 pub type Flow = (u16, Endpoint);
@@ -174,11 +180,17 @@ impl Stack {
     }
 
     /// Begins a connection from the port `number` to `target`, which is behind `peer`.
-    fn begin(&mut self, number: OpenPort, target: Endpoint, peer: Peer) -> Option<SocketHandle> {
+    fn begin(
+        &mut self,
+        number: OpenPort,
+        target: Endpoint,
+        peer: Peer,
+        buffers: Buffers,
+    ) -> Option<SocketHandle> {
         let flow = (number.number(), target);
         let local = IpEndpoint::new(IpAddress::Ipv4(self.network.gateway), number.number());
         let remote = IpEndpoint::new(IpAddress::Ipv4(target.ip), target.port);
-        let mut socket = socket(RELAY_BUFFERS);
+        let mut socket = socket(buffers);
         socket.connect(self.interface.context(), remote, local).ok()?;
         let handle = self.sockets.add(socket);
         self.hold(handle, flow, peer, Some(number));
@@ -258,7 +270,7 @@ fn instant(now: Time) -> Instant {
     Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn socket((receive, send): (usize, usize)) -> Socket<'static> {
+fn socket((receive, send): Buffers) -> Socket<'static> {
     let mut socket = Socket::new(SocketBuffer::new(vec![0; receive]), SocketBuffer::new(vec![0; send]));
     socket.set_timeout(Some(SILENCE.into()));
     socket.set_keep_alive(Some(KEEP_ALIVE.into()));
@@ -290,8 +302,9 @@ impl Connection {
         number: OpenPort,
         target: Endpoint,
         peer: Peer,
+        buffers: Buffers,
     ) -> io::Result<Self> {
-        let handle = stack.borrow_mut().begin(number, target, peer);
+        let handle = stack.borrow_mut().begin(number, target, peer, buffers);
         let handle = handle.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let connection = Connection { stack: stack.clone(), handle };
         connection.stack.borrow().work.notify_one();
@@ -308,6 +321,11 @@ impl Connection {
         })
         .await?;
         Ok(connection)
+    }
+
+    /// Ends it with a reset, so that nothing of it is left to wait for.
+    pub fn reset(self) {
+        self.with(Socket::abort);
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {

@@ -15,6 +15,7 @@ mod config;
 mod dhcp;
 mod dns;
 mod guard;
+mod health;
 mod host;
 mod lab;
 mod lifecycle;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         lab::TESTS,
         refusals::TESTS,
         guard::TESTS,
+        health::TESTS,
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
