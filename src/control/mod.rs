@@ -52,3 +52,5 @@ mod subnets;
 pub mod table;
 pub mod uplink;
 mod uplink_lease;
+#[cfg(test)]
+mod vlan_tests;

@@ -221,7 +221,7 @@ mod tests {
         let mut crew = Crew::new(3, 1);
         let device: Arc<dyn Device> = Arc::new(MemoryPort::new(Promises::NONE));
         for port in 1..=6 {
-            crew.attach(PortId(port), &[device.clone()]);
+            crew.attach(PortId(port), std::slice::from_ref(&device));
         }
         crew.detach(PortId(5));
         crew.attach(PortId(0), &[device.clone(), device.clone(), device]);

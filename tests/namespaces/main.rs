@@ -29,6 +29,7 @@ mod rows_ports;
 mod services;
 mod switch;
 mod transfer;
+mod vlan;
 
 /// What a test comes to; the error is printed.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,
+        vlan::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,

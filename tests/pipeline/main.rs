@@ -32,6 +32,7 @@ mod publish;
 mod security;
 mod services;
 mod tcp;
+mod vlans;
 
 const SECOND: Duration = Duration::from_secs(1);
 
