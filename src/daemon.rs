@@ -77,6 +77,8 @@ pub struct Options {
     pub uplink_address: Option<UplinkAddress>,
     /// The next hop of mode `own`.
     pub uplink_gateway: Option<Ipv4Addr>,
+    /// The interface that the network "default" is bridged to, if it is.
+    pub bridged: Option<String>,
     /// Networks; when empty, one called "default" on a prefix that is free.
     pub networks: Vec<NetworkSpec>,
     /// External ports for masquerading.
@@ -111,6 +113,7 @@ impl Default for Options {
             uplink_mode: UplinkMode::Shared,
             uplink_address: None,
             uplink_gateway: None,
+            bridged: None,
             networks: Vec::new(),
             nat_ports: NAT_PORTS,
             workers: None,
@@ -226,6 +229,7 @@ async fn serve(
             change = watcher.changed() => {
                 if change.links {
                     control.follow_uplink(now());
+                    control.follow_lans(now());
                 }
                 if change.nft {
                     control.repair_guard();

@@ -41,6 +41,8 @@ pub enum NetworkMode {
     Routed,
     /// To nothing else.
     Internal,
+    /// To a LAN, whose stations and routers are on it.
+    Bridge,
 }
 
 impl NetworkMode {
@@ -50,11 +52,12 @@ impl NetworkMode {
             NetworkMode::Nat => "nat",
             NetworkMode::Routed => "routed",
             NetworkMode::Internal => "internal",
+            NetworkMode::Bridge => "bridge",
         }
     }
 }
 
-/// A network: one broadcast domain with a gateway.
+/// A network: one broadcast domain, with a gateway unless it is part of a LAN.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// Its number.
@@ -63,10 +66,14 @@ pub struct Network {
     pub name: String,
     /// Its prefix.
     pub subnet: Ipv4Net,
-    /// The gateway's address, within the prefix.
-    pub gateway: Ipv4Addr,
-    /// The gateway's MAC address.
+    /// The gateway's address, within the prefix. `None` on a LAN ([`NetworkMode::Bridge`]): there the switch is no
+    /// station, answers nobody and routes nothing.
+    pub gateway: Option<Ipv4Addr>,
+    /// The MAC address that the switch speaks with on it: the gateway's, or where there is none, the sender of its
+    /// ARP probes.
     pub gateway_mac: MacAddr,
+    /// Where default routes on it lead: the gateway, or the LAN's own router.
+    pub router: Option<Ipv4Addr>,
     /// Largest IP packet on it, in bytes.
     pub mtu: u16,
     /// What it is connected to.
@@ -105,6 +112,11 @@ pub struct Policing {
     pub macs: u32,
 }
 
+impl Policing {
+    /// No limit.
+    pub const NONE: Policing = Policing { broadcast: 0, multicast: 0, unknown: 0, moves: 0, macs: 0 };
+}
+
 impl Default for Policing {
     fn default() -> Self {
         Policing {
@@ -132,6 +144,12 @@ impl Network {
     /// Whether this is the network's own address or its broadcast address, which no single host has.
     pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
         is_broadcast(self.subnet, ip)
+    }
+
+    /// The IP address that the switch speaks with on it. Where it has none it may still ask for others, as whoever
+    /// looks for an address that is free (RFC 5227 2.1.1).
+    pub fn speaks_as(&self) -> Ipv4Addr {
+        self.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED)
     }
 }
 
@@ -168,6 +186,8 @@ pub struct Port {
     pub pins: Option<Pins>,
     /// The host's address and its network's prefix, if it is the host that is behind it.
     pub host: Option<Ipv4Net>,
+    /// Whether a LAN is behind it, with routers and servers of its own: it is the uplink of a bridged network.
+    pub lan: bool,
     /// What it may do to the others.
     pub policing: Policing,
     /// What it has done of it.
@@ -255,7 +275,7 @@ pub struct Snapshot {
     pub generation: u64,
     /// Networks by number. Their subnets do not overlap.
     pub networks: Vec<Option<Arc<Network>>>,
-    /// The subnets in order of their addresses.
+    /// The subnets that have a gateway, in order of their addresses.
     subnets: Vec<Subnet>,
     /// Ports by number; the uplink is number 0.
     pub ports: Vec<Option<Arc<Port>>>,
@@ -300,7 +320,7 @@ impl Snapshot {
         self.ports.get(id.index())?.as_ref()
     }
 
-    /// The network that an address belongs to.
+    /// The network that an address belongs to, of those that the switch routes to.
     pub fn network_of(&self, ip: Ipv4Addr) -> Option<&Arc<Network>> {
         let before = self.subnets.partition_point(|subnet| subnet.first <= ip);
         let subnet = self.subnets[..before].last().filter(|subnet| ip <= subnet.last)?;
@@ -331,7 +351,8 @@ impl Snapshot {
     }
 
     fn order_subnets(&mut self) {
-        self.subnets = self.networks.iter().flatten().map(|network| Subnet::of(network)).collect();
+        let routed = self.networks.iter().flatten().filter(|network| network.gateway.is_some());
+        self.subnets = routed.map(|network| Subnet::of(network)).collect();
         self.subnets.sort_unstable_by_key(|subnet| subnet.first);
     }
 
@@ -416,8 +437,9 @@ mod tests {
             id: NetworkId(id),
             name: format!("net{id}"),
             subnet,
-            gateway: subnet.network(),
+            gateway: Some(subnet.network()),
             gateway_mac: MacAddr::ZERO,
+            router: None,
             mtu: 1500,
             mode: NetworkMode::Nat,
             dhcp: false,

@@ -10,23 +10,24 @@
 //! Removal runs the other way: first the snapshot without it, then the workers let go, and last what was
 //! learned about it is forgotten, because until then a worker may still learn.
 //!
-//! The nouns have files of their own: `networks`, `ports`, `connect`, `publications`, `policies`, `uplink`, and
-//! `observe` for what
-//! only reads.
+//! The nouns have files of their own: `networks`, `lan`, `ports`, `connect`, `publications`, `policies`, `uplink`, and
+//! `observe` for what only reads.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::address_book::{self, AddressBook};
 use super::dhcp::DhcpBooks;
 use super::error::Error;
 use super::host::Host;
+use super::lan::Lan;
 use super::name::Name;
 use super::publications::PublicationRecord;
 use super::records::{PortRecord, Ports};
 use super::request::Request;
 use super::response::{Done, Response};
 use super::uplink::UplinkRecord;
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId};
 use crate::clock::Time;
 use crate::counters::Totals;
 use crate::host::state::StateDir;
@@ -48,6 +49,8 @@ pub struct Control<H> {
     pub(super) book: AddressBook,
     pub(super) publications: Vec<PublicationRecord>,
     pub(super) uplink: Option<UplinkRecord>,
+    /// The interfaces of bridged networks.
+    pub(super) lans: BTreeMap<NetworkId, Lan>,
     pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
@@ -68,6 +71,7 @@ impl<H: Host> Control<H> {
             book,
             publications: Vec::new(),
             uplink: None,
+            lans: BTreeMap::new(),
             retired: Totals::default(),
             options: Vec::new(),
         }
@@ -82,7 +86,7 @@ impl<H: Host> Control<H> {
             Request::Status(_) => Ok(Response::Status(Box::new(self.status(now)))),
             Request::NetworkLs(_) => Ok(Response::Networks(self.network_ls())),
             Request::NetworkCreate(create) => self.network_create(&create, now).map(Response::Network),
-            Request::NetworkRm(rm) => self.network_rm(&rm).map(done),
+            Request::NetworkRm(rm) => self.network_rm(&rm, now).map(done),
             Request::NetworkInspect(named) => {
                 self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
             }

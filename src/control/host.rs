@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use super::error::Error;
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol, Vid};
@@ -44,6 +45,11 @@ pub enum Attachment {
         /// The interface's name.
         ifname: String,
     },
+    /// An interface that exists, which a network is bridged to.
+    Uplink {
+        /// The interface's name.
+        ifname: String,
+    },
     /// A VLAN of another port's interface.
     Vlan {
         /// Which.
@@ -63,7 +69,8 @@ impl Attachment {
             | Attachment::Tap { ifname }
             | Attachment::Device { ifname }
             | Attachment::Host { ifname }
-            | Attachment::Vlan { ifname, .. } => ifname,
+            | Attachment::Vlan { ifname, .. }
+            | Attachment::Uplink { ifname } => ifname,
         }
     }
 
@@ -82,7 +89,10 @@ impl Attachment {
         match self {
             Attachment::Netns { netns, .. } => Some(netns),
             Attachment::Vlan { netns, .. } => netns.as_deref(),
-            Attachment::Tap { .. } | Attachment::Device { .. } | Attachment::Host { .. } => None,
+            Attachment::Tap { .. }
+            | Attachment::Device { .. }
+            | Attachment::Host { .. }
+            | Attachment::Uplink { .. } => None,
         }
     }
 }
@@ -192,6 +202,12 @@ pub trait Host: std::fmt::Debug {
     /// # Errors
     /// What the kernel refuses.
     fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error>;
+
+    /// What an interface is now behind which there is a LAN; `None` if it does not exist.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error>;
 
     /// What the uplink is now; `None` if its interface does not exist.
     ///

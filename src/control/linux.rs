@@ -13,6 +13,7 @@ use ipnet::Ipv4Net;
 
 use super::error::{Error, Kind};
 use super::host::{Attachment, Host, HostRoute, NetnsIdentity, PortPlan, UplinkFacts};
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use super::uplink::UplinkSettings;
@@ -56,9 +57,9 @@ impl From<HostError> for Error {
 /// A port's device.
 #[derive(Debug)]
 struct Opened {
-    /// Until the workers have it.
-    device: Option<Arc<dyn Device>>,
-    /// Gone when the workers have let go of it.
+    /// Until the workers have them: one, or one for each worker.
+    devices: Vec<Arc<dyn Device>>,
+    /// The first. Gone when the workers have let go of it.
     watched: Weak<dyn Device>,
     attachment: Attachment,
     netns: Option<NetnsIdentity>,
@@ -139,7 +140,7 @@ impl LinuxHost {
         }
     }
 
-    fn open_device(&self, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
+    fn open_device(&self, id: PortId, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
         match &plan.attachment {
             Attachment::Netns { netns, ifname } => {
                 let netns = Netns::open(netns)?;
@@ -175,6 +176,17 @@ impl LinuxHost {
                 netlink::set_up(ifname)?;
                 let options =
                     PacketOptions { promiscuous: true, offload: self.offload, ..PacketOptions::default() };
+                let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
+                Ok(Arc::new(packet))
+            }
+            Attachment::Uplink { ifname } => {
+                netlink::expect_link(ifname)?;
+                let options = PacketOptions {
+                    fanout: (self.worker_count > 1).then_some(fanout_group(id)),
+                    promiscuous: true,
+                    own_mac: None,
+                    offload: self.offload,
+                };
                 let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
                 Ok(Arc::new(packet))
             }
@@ -254,22 +266,26 @@ impl Host for LinuxHost {
             (Some(netns), Some(resolver)) => Some(ResolvConf::write(netns, resolver)?),
             _ => None,
         };
-        let device = self.open_device(plan)?;
-        let watched = Arc::downgrade(&device);
+        let first = self.open_device(id, plan)?;
+        let watched = Arc::downgrade(&first);
+        let mut devices = vec![first];
+        if matches!(plan.attachment, Attachment::Uplink { .. }) {
+            for _ in 1..self.worker_count {
+                devices.push(self.open_device(id, plan)?);
+            }
+        }
         let attachment = plan.attachment.clone();
-        self.ports.insert(
-            id,
-            Opened { device: Some(device), watched, attachment, netns, _resolv_conf: resolv_conf },
-        );
+        self.ports.insert(id, Opened { devices, watched, attachment, netns, _resolv_conf: resolv_conf });
         Ok(())
     }
 
     fn start_port(&mut self, id: PortId) {
         let Some(opened) = self.ports.get_mut(&id) else { return };
-        let Some(device) = opened.device.take() else { return };
-        match opened.attachment.vid() {
-            Some(vid) => self.workers.attach_vlan(id, &device, vid),
-            None => self.workers.attach(id, &[device]),
+        let devices = std::mem::take(&mut opened.devices);
+        match (opened.attachment.vid(), devices.first()) {
+            (_, None) => {}
+            (Some(vid), Some(device)) => self.workers.attach_vlan(id, device, vid),
+            (None, Some(_)) => self.workers.attach(id, &devices),
         }
     }
 
@@ -290,7 +306,7 @@ impl Host for LinuxHost {
     fn port_is_up(&self, id: PortId) -> bool {
         let Some(opened) = self.ports.get(&id) else { return false };
         match &opened.attachment {
-            Attachment::Device { ifname } => {
+            Attachment::Device { ifname } | Attachment::Uplink { ifname } => {
                 netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
             }
             Attachment::Vlan { vlan, .. } => self.port_is_up(vlan.trunk),
@@ -307,7 +323,7 @@ impl Host for LinuxHost {
             Attachment::Netns { netns, ifname } => Ok(opened.namespace(netns)?.run(|| set(ifname))??),
             Attachment::Tap { ifname } | Attachment::Host { ifname } => Ok(set(ifname)?),
             // Its owner sets it; the switch only stops sending more.
-            Attachment::Device { .. } | Attachment::Vlan { .. } => Ok(()),
+            Attachment::Device { .. } | Attachment::Uplink { .. } | Attachment::Vlan { .. } => Ok(()),
         }
     }
 
@@ -343,6 +359,20 @@ impl Host for LinuxHost {
         Ok(netlink::routed_prefixes()?)
     }
 
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        let Some(link) = netlink::link(ifname)? else { return Ok(None) };
+        let routes = netlink::routes()?.into_iter();
+        let default = routes.filter(|route| route.ifindex == link.index && route.prefix.prefix_len() == 0);
+        Ok(Some(LanFacts {
+            index: link.index,
+            mac: link.mac,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            up: link.up,
+            address: netlink::addresses(Some(link.index))?.first().copied(),
+            router: default.min_by_key(|route| route.metric).and_then(|route| route.gateway),
+        }))
+    }
+
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
         let Some(settings) = &self.uplink else { return Ok(None) };
         match settings.mode {
@@ -361,11 +391,9 @@ impl Host for LinuxHost {
     fn open_uplink(&mut self) -> Result<(), Error> {
         let Some(settings) = &self.uplink else { return Ok(()) };
         self.workers.detach(PortId::UPLINK);
-        #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
-        let group = std::process::id() as u16;
         let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
-            fanout: (self.worker_count > 1).then_some(group),
+            fanout: (self.worker_count > 1).then_some(fanout_group(PortId::UPLINK)),
             promiscuous: false,
             own_mac: own_mac(settings, link.mac),
             offload: self.offload,
@@ -428,6 +456,15 @@ impl Host for LinuxHost {
         };
         loads.map(row).collect()
     }
+}
+
+/// The fanout group of a port's sockets: a number of its own, that other processes do not use, most likely.
+fn fanout_group(id: PortId) -> u16 {
+    // Odd, so that no two ports have the same; and not small, so that they are far from the next process.
+    const STEP: u16 = 0x9e37;
+    #[allow(clippy::cast_possible_truncation)] // the lowest digits differ most
+    let process = std::process::id() as u16;
+    process.wrapping_add(id.0.wrapping_mul(STEP))
 }
 
 /// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the

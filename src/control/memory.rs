@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 
 use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use crate::addr::{MacAddr, PortId, Protocol};
@@ -29,6 +30,10 @@ pub struct MemoryHost {
     pub host_ports: BTreeSet<(Protocol, u16)>,
     /// The uplink.
     pub uplink: Option<UplinkFacts>,
+    /// Interfaces with a LAN behind them, by name.
+    pub lans: BTreeMap<String, LanFacts>,
+    /// What every other interface is, if there is any.
+    pub any_lan: Option<LanFacts>,
     /// Devices that are open, and whether workers have them.
     pub open: BTreeMap<PortId, (PortPlan, bool)>,
     /// Frames that were injected.
@@ -93,7 +98,7 @@ impl Host for MemoryHost {
             Attachment::Vlan { vlan, .. } if !self.open.contains_key(&vlan.trunk) => {
                 return Err(Error::not_found(ifname, "the interface is gone", "add the port again"));
             }
-            Attachment::Device { .. } | Attachment::Vlan { .. } => false,
+            Attachment::Device { .. } | Attachment::Vlan { .. } | Attachment::Uplink { .. } => false,
         };
         if taken {
             return Err(Error::exists(ifname, "the interface name is taken", "choose another one"));
@@ -162,6 +167,10 @@ impl Host for MemoryHost {
 
     fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error> {
         Ok(self.routed.clone())
+    }
+
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        Ok(self.lans.get(ifname).or(self.any_lan.as_ref()).cloned())
     }
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {

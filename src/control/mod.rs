@@ -26,6 +26,9 @@ pub mod dhcp_setting;
 mod dhcp_tests;
 pub mod error;
 pub mod host;
+pub mod lan;
+#[cfg(test)]
+mod lan_tests;
 pub mod linux;
 pub mod memory;
 pub mod name;

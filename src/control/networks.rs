@@ -28,7 +28,11 @@ const PREFIX_LENGTHS: std::ops::RangeInclusive<u8> = 8..=30;
 
 impl<H: Host> Control<H> {
     pub(super) fn network_ls(&self) -> Vec<NetworkInfo> {
-        self.snapshot().networks.iter().flatten().map(|network| info(network)).collect()
+        self.snapshot().networks.iter().flatten().map(|network| self.network_info(network)).collect()
+    }
+
+    pub(super) fn network_info(&self, network: &Network) -> NetworkInfo {
+        info(network, self.bridged_to(network.id))
     }
 
     pub(super) fn network_inspect(&self, name: &Name, now: Time) -> Result<NetworkDetail, Error> {
@@ -41,7 +45,7 @@ impl<H: Host> Control<H> {
         let hosts = (1u64 << (32 - network.subnet.prefix_len())) - 3; // network, broadcast, gateway
         let ageing = self.snapshot().mac_ageing;
         Ok(NetworkDetail {
-            network: info(&network),
+            network: self.network_info(&network),
             port_names,
             vlans,
             addresses: Usage { used: addresses, limit: hosts },
@@ -50,6 +54,7 @@ impl<H: Host> Control<H> {
                 limit: network.fdb.limit() as u64,
             },
             neighbors: network.neighbors.lock().len(),
+            bridged_to: self.lan_info(&network),
         })
     }
 
@@ -61,6 +66,14 @@ impl<H: Host> Control<H> {
     pub fn network_create(&mut self, create: &NetworkCreate, now: Time) -> Result<NetworkInfo, Error> {
         let snapshot = self.snapshot();
         let there = snapshot.networks.iter().flatten().find(|there| there.name == create.name.as_str());
+        let is_lan = there.is_some_and(|there| there.mode == NetworkMode::Bridge) && create.mode.is_none();
+        if is_lan || create.mode == Some(NetworkMode::Bridge) {
+            return self.lan_create(create, now);
+        }
+        if let Some(ifname) = &create.uplink {
+            let why = "only a bridged network has an uplink of its own";
+            return Err(Error::usage(ifname, why, "leave it out, or give --mode bridge"));
+        }
         let subnet = match (create.subnet, there) {
             (Some(subnet), _) => checked_subnet(subnet)?,
             (None, Some(there)) => there.subnet,
@@ -69,16 +82,13 @@ impl<H: Host> Control<H> {
         let network = self.planned(create, subnet)?;
         if let Some(there) = there {
             let same = same_settings(there, &network, create.mtu.is_some());
-            return if same { Ok(info(there)) } else { Err(differs(there)) };
+            return if same { Ok(self.network_info(there)) } else { Err(differs(there)) };
         }
         self.check_apart(subnet)?;
-        let Some(id) = snapshot.free_network() else {
-            let why = format_args!("there are {NETWORKS_MAX} networks already");
-            return Err(Error::failed(&create.name, why, "remove one: vswitchctl network rm"));
-        };
+        let id = snapshot.free_network().ok_or_else(|| no_room(&create.name))?;
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
-        let made = info(&network);
+        let made = info(&network, None);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         if made.mode == NetworkMode::Routed
             && let Err(error) = self.renew_guard()
@@ -110,12 +120,7 @@ impl<H: Host> Control<H> {
 
     /// Checks that a prefix meets no other network. One that the host has another route for is the user's choice.
     fn check_apart(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
-        let snapshot = self.snapshot();
-        if let Some(other) = snapshot.networks.iter().flatten().find(|other| overlap(&subnet, &other.subnet))
-        {
-            let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
-            return Err(Error::exists(subnet, why, "choose another prefix"));
-        }
+        self.check_apart_from_networks(subnet)?;
         let links = self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses);
         if let Some(link) = links.map(Ipv4Net::trunc).find(|link| overlap(&subnet, link)) {
             let why = format_args!("overlaps the uplink's own network {link}");
@@ -131,6 +136,18 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
+    /// Checks that a prefix meets no other network of the switch. A LAN's may well be the host's.
+    pub(super) fn check_apart_from_networks(&self, subnet: Ipv4Net) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        match snapshot.networks.iter().flatten().find(|other| overlap(&subnet, &other.subnet)) {
+            Some(other) => {
+                let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
+                Err(Error::exists(subnet, why, "choose another prefix"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Changes a network: all settings or none.
     ///
     /// # Errors
@@ -144,6 +161,13 @@ impl<H: Host> Control<H> {
                 NetworkSetting::Mode(mode) => after.mode = mode,
                 NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(mtu)?,
             }
+        }
+        if (before.mode == NetworkMode::Bridge) != (after.mode == NetworkMode::Bridge) {
+            let why = format_args!(
+                "is of mode {}, and a LAN is no network of the switch's own",
+                before.mode.as_str()
+            );
+            return Err(Error::exists(&set.name, why, "make another network, and connect the ports there"));
         }
         if after.mode != NetworkMode::Nat
             && let Some(record) = self.published_on(&before)
@@ -218,8 +242,9 @@ impl<H: Host> Control<H> {
             id: crate::addr::NetworkId(0),
             name: create.name.to_string(),
             subnet,
-            gateway,
+            gateway: Some(gateway),
             gateway_mac: MacAddr::from_ipv4(gateway),
+            router: Some(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
             dhcp: true,
@@ -229,16 +254,19 @@ impl<H: Host> Control<H> {
         })
     }
 
-    pub(super) fn network_rm(&mut self, rm: &Remove) -> Result<usize, Error> {
+    pub(super) fn network_rm(&mut self, rm: &Remove, now: Time) -> Result<usize, Error> {
         let network = match self.network(rm.name.as_str()) {
             Err(_) if rm.if_exists => return Ok(0),
             found => found?,
         };
-        if let Some(&port) = network.ports.first() {
+        let on_it: Vec<_> =
+            network.ports.iter().filter(|port| self.bridged_by(**port).is_none()).copied().collect();
+        if let Some(&port) = on_it.first() {
             let name = self.port_name(port);
-            let why = format_args!("has {} ports, {name} among them", network.ports.len());
+            let why = format_args!("has {} ports, {name} among them", on_it.len());
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
+        self.lan_close(network.id, now);
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
         self.dhcp.close(network.id);
         self.book.forget(&rm.name);
@@ -251,32 +279,40 @@ impl<H: Host> Control<H> {
     }
 }
 
-fn info(network: &Network) -> NetworkInfo {
+/// A network as it is listed, with the interface that it is bridged to.
+pub(super) fn info(network: &Network, uplink: Option<&str>) -> NetworkInfo {
     NetworkInfo {
         name: network.name.clone(),
         subnet: network.subnet,
-        gateway: network.gateway,
+        gateway: network.router,
         mode: network.mode,
         mtu: network.mtu,
         ports: network.ports.len(),
-        gateway_mac: network.gateway_mac,
+        gateway_mac: network.gateway.map(|_| network.gateway_mac),
+        uplink: uplink.map(str::to_owned),
     }
+}
+
+pub(super) fn no_room(name: &Name) -> Error {
+    let why = format_args!("there are {NETWORKS_MAX} networks already");
+    Error::failed(name, why, "remove one: vswitchctl network rm")
 }
 
 /// Whether making `wanted` would change nothing. An MTU that was not asked for is not compared: the uplink's
 /// may have changed since.
-fn same_settings(there: &Network, wanted: &Network, mtu_matters: bool) -> bool {
+pub(super) fn same_settings(there: &Network, wanted: &Network, mtu_matters: bool) -> bool {
     let mtu_agrees = !mtu_matters || there.mtu == wanted.mtu;
-    (there.subnet, there.gateway, there.mode) == (wanted.subnet, wanted.gateway, wanted.mode) && mtu_agrees
+    (there.subnet, there.router, there.mode) == (wanted.subnet, wanted.router, wanted.mode) && mtu_agrees
 }
 
-fn differs(there: &Network) -> Error {
-    let (subnet, gateway, mode) = (there.subnet, there.gateway, there.mode.as_str());
+pub(super) fn differs(there: &Network) -> Error {
+    let gateway = there.router.map_or_else(|| "none".to_owned(), |router| router.to_string());
+    let (subnet, mode) = (there.subnet, there.mode.as_str());
     let why = format_args!("exists with {subnet}, gateway {gateway}, mode {mode}, MTU {}", there.mtu);
     Error::exists(&there.name, why, "choose another name, or remove it first: vswitchctl network rm")
 }
 
-fn checked_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, Error> {
+pub(super) fn checked_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, Error> {
     if subnet.trunc() != subnet {
         let why = "has bits behind the prefix";
         return Err(Error::usage(subnet, why, format_args!("write {}", subnet.trunc())));

@@ -70,18 +70,21 @@ impl<H: Host> Control<H> {
     }
 
     fn uplink_info(&self) -> Option<UplinkInfo> {
-        let uplink = self.uplink.as_ref()?;
+        let Some(uplink) = &self.uplink else {
+            let snapshot = self.snapshot();
+            return self.lans.keys().find_map(|&network| self.lan_info(snapshot.network(network)?));
+        };
         let facts = &uplink.facts;
         let default = facts.routes.iter().filter(|route| route.by_uplink && route.prefix.prefix_len() == 0);
         Some(UplinkInfo {
             name: uplink.settings.name.clone(),
-            mode: uplink.settings.mode,
+            mode: uplink.settings.mode.as_str().to_owned(),
             address: facts.addresses.first().copied(),
             gateway: default.min_by_key(|route| route.metric).and_then(|route| route.gateway),
             mtu: facts.mtu,
             mac: facts.mac,
             up: facts.up,
-            nat_ports: [*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()],
+            nat_ports: Some([*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()]),
         })
     }
 
@@ -283,7 +286,11 @@ impl<H: Host> Control<H> {
             Some(port) => snapshot.end_at(port, src),
             None => snapshot.end(src),
         };
-        let to = snapshot.end(called.ip);
+        let on = snapshot.port(sample.port).and_then(|port| snapshot.network(port.network?));
+        let to = match on {
+            Some(network) => snapshot.end_on(network, called.ip),
+            None => snapshot.end(called.ip),
+        };
         frame.rule = self.refusing_rule(&Question { from, to, protocol, port: called.port });
         frame
     }

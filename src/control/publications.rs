@@ -11,7 +11,7 @@
 //!
 //! A publication with several containers gives each new connection to one of them. A container that goes leaves the
 //! others, whose connections stay. Where it is asked for, they are checked, and one that is down gets no new
-//! connections ([`crate::service::health`]).
+//! connections (`service::health`).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -351,6 +351,10 @@ impl<H: Host> Control<H> {
             if mode == Some(NetworkMode::Internal) {
                 let why = "the port is on an internal network, which nothing outside reaches";
                 return Err(Error::usage(name, why, "use a network of mode nat"));
+            }
+            if mode == Some(NetworkMode::Bridge) {
+                let why = "the port is on a bridged network, where the LAN reaches it by its own address";
+                return Err(Error::usage(name, why, "use that, or a network of mode nat"));
             }
             if mode == Some(NetworkMode::Routed) {
                 let why = "the port is on a routed network, where the world reaches it by its own address";

@@ -13,7 +13,7 @@ use super::dhcp_setting::Route;
 use super::error::Error;
 use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol, Vid};
-use crate::snapshot::{Check, NetworkMode, Policing, UplinkMode};
+use crate::snapshot::{Check, NetworkMode, Policing};
 use crate::table::policy::Action;
 
 /// The answer to a request.
@@ -186,7 +186,8 @@ pub struct Status {
 #[allow(missing_docs)]
 pub struct UplinkInfo {
     pub name: String,
-    pub mode: UplinkMode,
+    /// `shared` or `own`, and `bridge` where a network is bridged to it and there is no other.
+    pub mode: String,
     /// With the prefix length of the link; `null` while it has none.
     pub address: Option<Ipv4Net>,
     /// The default route's next hop.
@@ -194,7 +195,8 @@ pub struct UplinkInfo {
     pub mtu: u16,
     pub mac: MacAddr,
     pub up: bool,
-    pub nat_ports: [u16; 2],
+    /// First and last external port for masquerading; `null` where nothing is translated.
+    pub nat_ports: Option<[u16; 2]>,
 }
 
 /// The state directory.
@@ -247,12 +249,17 @@ pub struct Counts {
 pub struct NetworkInfo {
     pub name: String,
     pub subnet: Ipv4Net,
-    pub gateway: Ipv4Addr,
+    /// Where default routes lead: the switch, or on a bridged network the LAN's router; `null` if none is known.
+    pub gateway: Option<Ipv4Addr>,
     pub mode: NetworkMode,
     pub mtu: u16,
     /// How many ports are on it.
     pub ports: usize,
-    pub gateway_mac: MacAddr,
+    /// `null` on a bridged network, whose gateway is not the switch.
+    pub gateway_mac: Option<MacAddr>,
+    /// The interface that it is bridged to, if it is.
+    #[serde(default)]
+    pub uplink: Option<String>,
 }
 
 /// `network inspect`.
@@ -268,6 +275,9 @@ pub struct NetworkDetail {
     pub addresses: Usage,
     pub macs: Usage,
     pub neighbors: usize,
+    /// What it is bridged to, if it is.
+    #[serde(default)]
+    pub bridged_to: Option<UplinkInfo>,
 }
 
 /// How a port is attached.
@@ -282,6 +292,8 @@ pub enum PortKind {
     Device,
     /// A TAP in the switch's namespace with an address for the host.
     Host,
+    /// The interface that a network is bridged to.
+    Uplink,
     /// A VLAN of the port's first interface.
     Vlan,
 }
@@ -294,6 +306,7 @@ impl PortKind {
             PortKind::Tap => "tap",
             PortKind::Device => "device",
             PortKind::Host => "host",
+            PortKind::Uplink => "uplink",
             PortKind::Vlan => "vlan",
         }
     }

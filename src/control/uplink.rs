@@ -230,8 +230,8 @@ impl<H: Host> Control<H> {
     fn is_apart(&self, settings: &UplinkSettings, facts: &UplinkFacts) -> bool {
         let snapshot = self.snapshot();
         let overlap = facts.addresses.iter().find_map(|link| {
-            let mut networks = snapshot.networks.iter().flatten();
-            networks
+            let mut routed = snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some());
+            routed
                 .find(|network| overlap(&network.subnet, link))
                 .map(|network| (link.trunc(), network.clone()))
         });

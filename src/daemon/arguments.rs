@@ -36,9 +36,9 @@ pub struct Arguments {
     /// Networks only
     #[arg(long, group = "way out")]
     no_uplink: bool,
-    /// shared: the host's address; own: an address of the switch's own
-    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_mode)]
-    uplink_mode: UplinkMode,
+    /// shared: the host's address; own: an address of the switch's own; bridge: the network "default" is part of the LAN
+    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_use)]
+    uplink_mode: UplinkUse,
     /// The address of mode own, or dhcp: what the uplink's DHCP server gives
     #[arg(long, value_name = "CIDR|dhcp", value_parser = uplink_address)]
     uplink_address: Option<UplinkAddress>,
@@ -47,7 +47,10 @@ pub struct Arguments {
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
+    #[arg(
+        long,
+        value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]"
+    )]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -90,9 +93,24 @@ impl TryFrom<Arguments> for Options {
         if arguments.uplink.is_none() && !arguments.no_uplink {
             return Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink"));
         }
+        let (uplink, uplink_mode, bridged) = match arguments.uplink_mode {
+            UplinkUse::Translated(mode) => (arguments.uplink, mode, None),
+            UplinkUse::Bridged if arguments.uplink.is_none() => {
+                let why = "there is no interface to bridge";
+                return Err(Error::usage("--uplink-mode bridge", why, "give --uplink IFACE"));
+            }
+            UplinkUse::Bridged
+                if arguments.uplink_address.is_some() || arguments.uplink_gateway.is_some() =>
+            {
+                let why = "the switch has no address on a LAN that it is bridged to";
+                return Err(Error::usage("--uplink-address", why, "leave it out, or use --uplink-mode own"));
+            }
+            UplinkUse::Bridged => (None, UplinkMode::Shared, arguments.uplink),
+        };
         Ok(Options {
-            uplink: arguments.uplink,
-            uplink_mode: arguments.uplink_mode,
+            uplink,
+            uplink_mode,
+            bridged,
             uplink_address: arguments.uplink_address,
             uplink_gateway: arguments.uplink_gateway,
             networks: arguments.network,
@@ -178,11 +196,21 @@ fn settings(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, Strin
     settings
 }
 
-fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
+/// What `--uplink-mode` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UplinkUse {
+    /// Networks are translated to an address on it.
+    Translated(UplinkMode),
+    /// The default network is bridged to it.
+    Bridged,
+}
+
+fn uplink_use(text: &str) -> Result<UplinkUse, Error> {
     match text {
-        "shared" => Ok(UplinkMode::Shared),
-        "own" => Ok(UplinkMode::Own),
-        _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
+        "shared" => Ok(UplinkUse::Translated(UplinkMode::Shared)),
+        "own" => Ok(UplinkUse::Translated(UplinkMode::Own)),
+        "bridge" => Ok(UplinkUse::Bridged),
+        _ => Err(Error::usage(text, "no such uplink mode", "shared, own or bridge")),
     }
 }
 
@@ -261,6 +289,8 @@ mod tests {
         let options = parsed(line).unwrap();
         assert_eq!((options.uplink.as_deref(), options.nat_ports), (Some("eth0"), 1..=2));
         assert_eq!((options.networks.len(), options.offload), (1, false));
+        let options = parsed("vswitchd --uplink eth0 --uplink-mode bridge").unwrap();
+        assert_eq!((options.uplink, options.bridged.as_deref()), (None, Some("eth0")));
         for wrong in [
             "vswitchd",
             "vswitchd --uplink eth0 --no-uplink",
@@ -271,6 +301,8 @@ mod tests {
             "vswitchd --no-uplink --poll always",
             "vswitchd --no-uplink --io dpdk",
             "vswitchd --no-uplink --uplink-mode bridge",
+            "vswitchd --uplink eth0 --uplink-mode bridge --uplink-address dhcp",
+            "vswitchd --uplink eth0 --uplink-mode macvlan",
         ] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }

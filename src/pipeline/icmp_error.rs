@@ -47,7 +47,8 @@ pub(super) fn refuse(
 
 /// The addresses that the switch speaks with on the link that the packet came from: on the uplink, the one that the
 /// packet was for, or if that is not the switch's, its address there. What a destination itself says,
-/// that nothing there listens, comes from the destination where that is the host whose address we share.
+/// that nothing there listens, comes from the destination where that is the host whose address we share. On a LAN the
+/// switch says nothing.
 fn speaker(cx: &Context<'_>, ip: &Ipv4, error: Error) -> Option<(MacAddr, Ipv4Addr)> {
     let uplink = cx.snapshot.uplink.as_ref();
     let Some(network) = cx.ingress.network else {
@@ -59,5 +60,6 @@ fn speaker(cx: &Context<'_>, ip: &Ipv4, error: Error) -> Option<(MacAddr, Ipv4Ad
     let network = cx.snapshot.network(network)?;
     let by_destination = matches!(error, Error::PortUnreachable | Error::ProtocolUnreachable)
         && uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst));
-    Some((network.gateway_mac, if by_destination { ip.dst } else { network.gateway }))
+    let gateway = network.gateway?;
+    Some((network.gateway_mac, if by_destination { ip.dst } else { gateway }))
 }

@@ -92,7 +92,7 @@ pub(super) fn inbound_from_network<'a>(
         if other.is_broadcast(ip.dst) {
             return Err(DropReason::MartianDestination);
         }
-        if ip.dst == other.gateway {
+        if other.gateway == Some(ip.dst) {
             // Each network has a gateway of its own.
             return Err(icmp_error::refuse(cx, frame, &ip, Error::Prohibited, DropReason::Isolated));
         }
@@ -359,7 +359,7 @@ fn routed_from_uplink<'a>(
     ip: Ipv4,
 ) -> Result<FromUplink<'a>, DropReason> {
     let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
-    if ip.dst != network.gateway {
+    if network.gateway != Some(ip.dst) {
         let subject = routed_subject(cx, frame, &view)?;
         let plain = cx.snapshot.policy.has_no_rules();
         let way = if plain { Way::Along(network) } else { Way::Between(network) };
@@ -483,7 +483,7 @@ pub(super) fn direct(
 ) -> Result<Repeats, DropReason> {
     // What comes from the world counts for who is called.
     let called = || cx.snapshot.port_with(flow.dst.ip);
-    let owner = if cx.ingress.network.is_none() { called() } else { None };
+    let owner = if cx.ingress.network.is_none() || cx.ingress.lan { called() } else { None };
     let ask = ask(cx, seen(cx, view, flow.kind), owner.unwrap_or(cx.ingress), false);
     match cx.shared.conntrack.direct(flow.src, flow.dst, &ask) {
         Ok(tracked) => Ok(tracked.map_or(Repeats::Never, Repeats::Tracked)),

@@ -78,7 +78,7 @@ pub(super) fn is_for_us(cx: &Context<'_>, ip: &Ipv4) -> bool {
     let uplink = cx.snapshot.uplink.as_deref();
     let is_hosts = || uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst));
     match cx.ingress.network.and_then(|id| cx.snapshot.network(id)) {
-        Some(network) => ip.dst == network.gateway || is_hosts(),
+        Some(network) => network.gateway == Some(ip.dst) || is_hosts(),
         None => uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Own) && is_hosts(),
     }
 }

@@ -121,8 +121,9 @@ impl Switch {
             id,
             name: format!("net{}", id.0),
             subnet,
-            gateway,
+            gateway: Some(gateway),
             gateway_mac,
+            router: Some(gateway),
             mtu: 1500,
             mode,
             dhcp: false,
@@ -204,6 +205,7 @@ impl Switch {
             quota: CONNECTIONS_PER_PORT,
             pins: None,
             host: None,
+            lan: false,
             policing: Policing::default(),
             meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
@@ -211,6 +213,23 @@ impl Switch {
             missed: Arc::new(AtomicU64::new(0)),
         };
         self.shared.publish(|snapshot| snapshot.set_port(port));
+    }
+
+    /// Adds a network that is bridged to a LAN, and the interface that the LAN is behind; the host's own MAC address there
+    /// is [`UPLINK_MAC`]. The station is one on the LAN.
+    pub fn add_lan(&mut self, subnet: Ipv4Net) -> (NetworkId, Station) {
+        let id = self.add_network(subnet, NetworkMode::Bridge);
+        let network = Network::clone(self.shared.snapshot().network(id).expect("the network"));
+        network.fdb.add_local(UPLINK_MAC, self.now);
+        let network = Network { router: network.gateway, gateway: None, ..network };
+        self.shared.publish(|snapshot| snapshot.set_network(network));
+        let station = self.add_port(id);
+        self.change_port(&station, |port| {
+            (port.ip, port.lan) = (None, true);
+            port.pins = Some(Pins { mac: None, ip: None });
+            port.policing = Policing::NONE;
+        });
+        (id, station)
     }
 
     /// Turns port security on at a station's port: it keeps to the station's addresses.

@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Port, Snapshot};
+use super::{Network, Port, Snapshot};
 use crate::table::policy::{End, Zone};
 
 impl Snapshot {
@@ -13,7 +13,7 @@ impl Snapshot {
         let Some(network) = self.network_of(ip) else {
             return End { ip, zone: self.zone_outside(ip), port: None, network: None };
         };
-        if ip == network.gateway {
+        if network.gateway == Some(ip) {
             return End { ip, zone: Zone::Host, port: None, network: None };
         }
         match self.port_with(ip) {
@@ -24,10 +24,25 @@ impl Snapshot {
 
     /// The end behind a port of a network that sends from an address, whoever is known to have that.
     pub fn end_at<'a>(&'a self, port: &'a Port, ip: Ipv4Addr) -> End<'a> {
-        let network = port.network.and_then(|id| self.network(id)).map(|network| network.name.as_str());
-        // The host on a network is both.
-        let zone = if port.host.is_some() { Zone::Host } else { Zone::Inside };
-        End { ip, zone, port: Some(&port.name), network }
+        let network = port.network.and_then(|id| self.network(id));
+        let zone = match network {
+            // The host on a network is both.
+            _ if port.host.is_some() => Zone::Host,
+            Some(network) if port.lan => zone_behind(network, ip),
+            _ => Zone::Inside,
+        };
+        End { ip, zone, port: Some(&port.name), network: network.map(|network| network.name.as_str()) }
+    }
+
+    /// The end at an address that is spoken to on a network. A LAN's addresses mean nothing elsewhere.
+    pub fn end_on<'a>(&'a self, network: &'a Network, ip: Ipv4Addr) -> End<'a> {
+        if network.gateway.is_some() {
+            return self.end(ip);
+        }
+        match self.port_with(ip).filter(|port| port.network == Some(network.id)) {
+            Some(port) => self.end_at(port, ip),
+            None => End { ip, zone: zone_behind(network, ip), port: None, network: Some(&network.name) },
+        }
     }
 
     /// The port that is known to have an address.
@@ -44,6 +59,12 @@ impl Snapshot {
         let on_link = uplink.and_then(|uplink| uplink.address).is_some_and(|link| link.contains(&ip));
         if on_link || is_not_global(ip) { Zone::Lan } else { Zone::Internet }
     }
+}
+
+/// Which zone an address behind the uplink of a bridged network is in. What has none, as far as one can tell, is there.
+fn zone_behind(network: &Network, ip: Ipv4Addr) -> Zone {
+    let is_near = network.subnet.contains(&ip) || is_not_global(ip) || ip.is_unspecified();
+    if is_near { Zone::Lan } else { Zone::Internet }
 }
 
 /// Whether the internet does not route an address: it is private (RFC 1918), a provider's own (RFC 6598), or of a

@@ -18,6 +18,7 @@ mod guard;
 mod health;
 mod host;
 mod lab;
+mod lan;
 mod lifecycle;
 mod networks;
 mod policy;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
+        lan::TESTS,
         policy::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,

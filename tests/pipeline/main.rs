@@ -25,6 +25,7 @@ mod fragments;
 mod gateway;
 mod icmp;
 mod ipv4;
+mod lan;
 mod nat;
 mod networks;
 mod policy;

@@ -9,7 +9,7 @@ use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
     Applied, CheckInfo, Configuration, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done,
     DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail,
-    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, Usage,
+    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -21,7 +21,8 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
         Request::NetworkCreate(_) => {
             let network: NetworkInfo = client.call(request)?;
-            format!("{}: {}, gateway {}\n", network.name, network.subnet, network.gateway)
+            let to = network.uplink.map_or_else(String::new, |uplink| format!(", bridged to {uplink}"));
+            format!("{}: {}, gateway {}{to}\n", network.name, network.subnet, or_dash(network.gateway))
         }
         Request::NetworkInspect(_) => network_detail(&client.call(request)?),
         Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
@@ -83,15 +84,7 @@ fn facts(lines: &[(&str, String)]) -> String {
 }
 
 fn status_text(status: &Status, wide: bool) -> String {
-    let uplink = status.uplink.as_ref().map_or_else(
-        || "none".to_owned(),
-        |uplink| {
-            let state = if uplink.up { "up" } else { "down" };
-            let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
-            let (name, mode) = (&uplink.name, uplink.mode.as_str());
-            format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
-        },
-    );
+    let uplink = status.uplink.as_ref().map_or_else(|| "none".to_owned(), uplink_text);
     let connections = &status.connections;
     let workers = if wide {
         format!("{}, io {}, poll {}", status.workers, status.io, status.poll)
@@ -116,13 +109,20 @@ fn status_text(status: &Status, wide: bool) -> String {
     ])
 }
 
+fn uplink_text(uplink: &UplinkInfo) -> String {
+    let state = if uplink.up { "up" } else { "down" };
+    let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
+    let (name, mode) = (&uplink.name, &uplink.mode);
+    format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
+}
+
 fn networks(networks: &[NetworkInfo], status: &Status) -> String {
     let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS"]);
     for network in networks {
         table.row(vec![
             network.name.clone(),
             network.subnet.to_string(),
-            network.gateway.to_string(),
+            or_dash(network.gateway),
             network.mode.as_str().to_owned(),
             network.mtu.to_string(),
             network.ports.to_string(),
@@ -134,11 +134,15 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
 
 fn network_detail(detail: &NetworkDetail) -> String {
     let network = &detail.network;
+    let gateway = match network.gateway_mac {
+        Some(mac) => format!("{} ({mac})", or_dash(network.gateway)),
+        None => or_dash(network.gateway),
+    };
     let vlans: Vec<_> = detail.vlans.iter().map(|(port, vid)| format!("{vid} of {port}")).collect();
-    facts(&[
+    let mut lines = vec![
         ("name", network.name.clone()),
         ("subnet", network.subnet.to_string()),
-        ("gateway", format!("{} ({})", network.gateway, network.gateway_mac)),
+        ("gateway", gateway),
         ("mode", network.mode.as_str().to_owned()),
         ("mtu", network.mtu.to_string()),
         ("ports", detail.port_names.join(", ")),
@@ -146,7 +150,9 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),
-    ])
+    ];
+    lines.extend(detail.bridged_to.as_ref().map(|uplink| ("uplink", uplink_text(uplink))));
+    facts(&lines)
 }
 
 fn dhcp(dhcp: &DhcpInfo) -> String {

@@ -165,8 +165,10 @@ impl Reader {
 
     fn network(&mut self, line: usize, item: Item<'_>) -> Option<()> {
         let (item, dhcp) = without(item, "dhcp");
+        let (item, settings) = without(item, "set");
         let network: NetworkCreate = self.arguments("network create", item)?;
         self.once("network", network.name.to_string(), line)?;
+        self.uplink_settings(line, &network, settings);
         if let Some(dhcp) = dhcp {
             let line = self.line(&dhcp.span());
             let settings = self.pairs("dhcp", dhcp, |key, value| match key {
@@ -180,6 +182,19 @@ impl Reader {
         }
         self.wish(line, Request::NetworkCreate(network));
         Some(())
+    }
+
+    /// The settings of the interface that a network is bridged to.
+    fn uplink_settings(&mut self, line: usize, network: &NetworkCreate, settings: Option<Item<'_>>) {
+        let Some(settings) = settings else { return };
+        match network.uplink.as_ref().map(|ifname| ifname.as_str().parse()) {
+            Some(Ok(name)) => self.settings(&name, Some(network.name.clone()), Some(settings)),
+            Some(Err(error)) => self.fault(line, error),
+            None => {
+                let why = "are those of the interface that a network is bridged to";
+                self.fault(line, Error::usage("set", why, "name it: uplink = \"IFACE\""));
+            }
+        }
     }
 
     fn port(&mut self, line: usize, item: Item<'_>) -> Option<()> {

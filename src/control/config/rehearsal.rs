@@ -12,6 +12,7 @@ use ipnet::Ipv4Net;
 use crate::addr::{MacAddr, PortId, Protocol};
 use crate::control::error::Error;
 use crate::control::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
+use crate::control::lan::LanFacts;
 use crate::control::publish_spec::Listen;
 use crate::control::response::WorkerStats;
 use crate::host::guard::Hidden;
@@ -73,6 +74,10 @@ impl Host for Rehearsal<'_> {
 
     fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error> {
         self.real.routed_prefixes()
+    }
+
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        self.real.lan(ifname)
     }
 
     fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {

@@ -146,6 +146,7 @@ impl<H: Host> Control<H> {
             publications: self.publications.clone(),
             dhcp: self.dhcp.clone(),
             uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            lans: self.lans.clone(),
             retired: self.retired,
             options: self.options.clone(),
         }
@@ -212,8 +213,9 @@ impl Run<'_> {
 
     /// A file without networks has the usual one.
     fn remove_networks_but(&mut self, wished: &HashSet<&str>) {
-        let is_wished =
-            |name: &&str| wished.contains(name) || (wished.is_empty() && *name == DEFAULT_NETWORK);
+        let bridges_default = |(name, value): &(String, String)| name == "uplink_mode" && value == "bridge";
+        let has_default = wished.is_empty() || self.books.options.iter().any(bridges_default);
+        let is_wished = |name: &&str| wished.contains(name) || (has_default && *name == DEFAULT_NETWORK);
         let snapshot = self.books.snapshot();
         let names = snapshot.networks.iter().flatten().map(|network| network.name.as_str());
         for name in names.filter(|name| !is_wished(name)).filter_map(|name| name.parse().ok()) {
@@ -236,7 +238,8 @@ impl Run<'_> {
                 }
                 let on_it: Vec<_> =
                     self.interfaces().filter(|(.., record)| record.network == there.id).collect();
-                on_it.into_iter().for_each(|interface| self.unplug(interface));
+                let on_it = on_it.into_iter().filter(|(.., record)| record.kind() != PortKind::Uplink);
+                on_it.for_each(|interface| self.unplug(interface));
                 self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
             }
             Request::NetworkConnect(connect) => self.remove(&Request::NetworkDisconnect(NetworkDisconnect {
@@ -263,11 +266,18 @@ impl Run<'_> {
     fn change_network(&mut self, wish: &NetworkCreate, there: &Network) -> bool {
         let same_subnet = wish.subnet.is_none_or(|subnet| subnet == there.subnet);
         let first = there.subnet.hosts().next();
-        let same_gateway = wish.gateway.or(first) == Some(there.gateway);
-        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
+        let same_gateway = match there.gateway {
+            Some(gateway) => wish.gateway.or(first) == Some(gateway),
+            None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
+        };
+        let there_by = self.books.bridged_to(there.id);
+        let same_uplink = wish.uplink.as_ref().is_none_or(|ifname| Some(ifname.as_str()) == there_by);
+        // A LAN is one until somebody says otherwise.
+        let usual = if there_by.is_some() { NetworkMode::Bridge } else { NetworkMode::Nat };
+        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(usual));
         let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
-        same_subnet && same_gateway && self.step(&set).is_ok()
+        same_subnet && same_gateway && same_uplink && self.step(&set).is_ok()
     }
 
     /// Every interface of every port, with the port's name and its network's.
@@ -350,7 +360,8 @@ impl Run<'_> {
             }
         }
         let snapshot = self.books.snapshot();
-        let names = snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok());
+        let served = snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some());
+        let names = served.filter_map(|network| network.name.parse().ok());
         for name in names.filter(|name| !wished.dhcp.contains(name)) {
             self.remove(&Request::NetworkDhcp(NetworkDhcp { name, settings: Vec::new() }));
         }
