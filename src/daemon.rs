@@ -241,11 +241,11 @@ async fn serve(
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
             }
-            // After the calls, which a flood of what is punted would hold up: each of them ends in serving, too.
-            () = until(due) => {}
             ended = &mut server => {
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
+            // The last, or a flood of what is punted would hold up all others: each of them ends in serving, too.
+            () = until(due) => {}
         }
         control.serve(now());
     }

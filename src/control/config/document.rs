@@ -56,7 +56,8 @@ type Item<'a> = Spanned<DeValue<'a>>;
 /// Reads a file. What is wrong with it is in the document.
 pub fn read(text: &str) -> Document {
     let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at).collect();
-    let mut reader = Reader { ends, document: Document::default(), seen: BTreeMap::new() };
+    let last = text.len().saturating_sub(1);
+    let mut reader = Reader { ends, last, document: Document::default(), seen: BTreeMap::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let line = reader.line(&error.span().unwrap_or_default());
@@ -88,6 +89,8 @@ fn turn(wish: &Request) -> usize {
 struct Reader {
     /// Where the lines end.
     ends: Vec<usize>,
+    /// The last byte.
+    last: usize,
     document: Document,
     /// Where each thing was named first.
     seen: BTreeMap<(&'static str, String), usize>,
@@ -315,8 +318,10 @@ impl Reader {
         self.document.faults.push(Fault { line, error });
     }
 
+    /// The line of what begins there. What is missing at the end is missing in the last one.
     fn line(&self, span: &Range<usize>) -> usize {
-        1 + self.ends.partition_point(|&end| end < span.start)
+        let at = span.start.min(self.last);
+        1 + self.ends.partition_point(|&end| end < at)
     }
 }
 
