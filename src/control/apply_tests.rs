@@ -448,7 +448,7 @@ fn row_78_a_loopback_publication_is_reserved_and_not_at_the_uplink() {
 #[test]
 fn row_57_an_uplink_that_moves_into_a_network_carries_nothing_until_they_are_apart() {
     let mut control = switch();
-    let address = |control: &Switch| control.shared().snapshot().uplink.as_ref().unwrap().address;
+    let address = |control: &Switch| control.shared().snapshot().uplinks[0].address;
     let before = address(&control);
     assert!(before.is_some());
     let mut moved = facts();
@@ -477,7 +477,7 @@ fn a_device_that_vanishes_takes_its_port_with_it() {
 #[test]
 fn the_uplink_is_followed() {
     let mut control = switch();
-    let uplink = |control: &Switch| control.shared().snapshot_full().uplink.clone().unwrap();
+    let uplink = |control: &Switch| control.shared().snapshot_full().uplinks[0].clone();
     let generation = |control: &Switch| control.shared().generation();
     let remote = Ipv4Addr::new(203, 0, 113, 1);
     assert_eq!(uplink(&control).routes.lookup(remote), Some(Via::Gateway(Ipv4Addr::new(192, 0, 2, 1))));
@@ -524,7 +524,7 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
     };
     assert!(control.open_uplink(settings.clone(), NOW).is_err());
     let snapshot = control.shared().snapshot_full();
-    assert!(snapshot.uplink.is_none() && snapshot.port(PortId::UPLINK).is_none());
+    assert!(snapshot.uplinks.is_empty() && snapshot.port(PortId::UPLINK).is_none());
     control.host_mut().uplink = None;
     assert_eq!(control.open_uplink(settings, NOW).unwrap_err().kind, Kind::NotFound);
 }

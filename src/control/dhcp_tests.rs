@@ -462,8 +462,7 @@ fn the_uplinks_lease_is_followed_and_its_end_as_well() {
         nat_ports: 61_000..=61_999,
     };
     control.open_uplink(settings, NOW).unwrap();
-    let address =
-        |control: &Switch| control.shared().snapshot().uplink.as_ref().and_then(|uplink| uplink.address);
+    let address = |control: &Switch| control.shared().snapshot().uplinks[0].address;
     assert_eq!((address(&control), control.due()), (None, Some(NOW)));
     control.serve(NOW);
     let ip = Ipv4Addr::new(192, 0, 2, 77);

@@ -14,7 +14,7 @@ use super::publications::PublicationRecord;
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting, Remove};
 use super::response::{NetworkDetail, NetworkInfo, Usage};
 use super::subnets::{first_free, is_free, overlap};
-use crate::addr::MacAddr;
+use crate::addr::{MacAddr, UplinkId};
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, NETWORKS_MAX};
 use crate::shared::{Fdb, Neighbors};
@@ -215,6 +215,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
+            uplink: UplinkId::FIRST,
             dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),

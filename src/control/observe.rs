@@ -39,7 +39,7 @@ impl<H: Host> Control<H> {
             missed += port.missed.load(std::sync::atomic::Ordering::Relaxed);
         }
         let tables = snapshot.networks.iter().flatten().map(|network| &network.neighbors);
-        let tables = tables.chain(snapshot.uplink.iter().map(|uplink| &uplink.neighbors));
+        let tables = tables.chain(snapshot.uplinks.iter().map(|uplink| &uplink.neighbors));
         let waiting: usize = tables.map(|neighbors| neighbors.lock().waiting()).sum();
         let options = self.host.worker_options();
         Status {
@@ -158,7 +158,7 @@ impl<H: Host> Control<H> {
     pub(super) fn neigh_show(&self, now: Time) -> Vec<NeighborInfo> {
         let snapshot = self.snapshot();
         let networks = snapshot.networks.iter().flatten().map(|n| (&n.name, &n.neighbors));
-        let uplink = snapshot.uplink.iter().map(|uplink| (&uplink.name, &uplink.neighbors));
+        let uplink = snapshot.uplinks.iter().map(|uplink| (&uplink.name, &uplink.neighbors));
         networks.chain(uplink).flat_map(|(name, neighbors)| neighbors_of(name, neighbors, now)).collect()
     }
 

@@ -14,7 +14,7 @@ use super::host::Host;
 use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
 use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
 use super::response::{CheckInfo, DefaultInfo, RuleInfo};
-use crate::addr::{Endpoint, Protocol};
+use crate::addr::{Endpoint, Protocol, UplinkId};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
 use crate::snapshot::{NetworkMode, Snapshot};
@@ -277,7 +277,7 @@ impl<H: Host> Control<H> {
     /// of its prefix is not about it.
     fn end<'a>(&'a self, snapshot: &'a Snapshot, spec: &PlaceSpec) -> Result<End<'a>, Error> {
         let outside = |ip, zone| End { ip, zone, port: None, network: None };
-        let uplink = snapshot.uplink.as_deref();
+        let uplink = snapshot.uplink(UplinkId::FIRST);
         let address = uplink.and_then(|uplink| uplink.address);
         Ok(match self.place(spec)? {
             Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),

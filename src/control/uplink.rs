@@ -17,7 +17,7 @@ use super::host::{Host, UplinkFacts};
 use super::publish_spec::Listen;
 use super::subnets::overlap;
 use super::uplink_lease::Lessee;
-use crate::addr::{NetworkId, PortId, Protocol};
+use crate::addr::{NetworkId, PortId, Protocol, UplinkId};
 use crate::clock::Time;
 use crate::host::guard::Hidden;
 use crate::limits::{MTU_MAX, MTU_MIN};
@@ -88,7 +88,7 @@ impl<H: Host> Control<H> {
         if opened.is_err() {
             self.uplink = None;
             self.shared.publish(|snapshot| {
-                snapshot.uplink = None;
+                snapshot.uplinks.clear();
                 snapshot.remove_port(PortId::UPLINK);
             });
         }
@@ -261,6 +261,7 @@ impl<H: Host> Control<H> {
             routes.insert(route.prefix.network(), route.prefix.prefix_len(), via, route.metric);
         }
         let uplink = Uplink {
+            id: UplinkId::FIRST,
             name: settings.name.clone(),
             mode: settings.mode,
             mac: facts.mac,
@@ -278,7 +279,7 @@ impl<H: Host> Control<H> {
             None => self.new_port(PortId::UPLINK, &settings.name, NetworkId(0), mtu),
         };
         self.shared.publish(|snapshot| {
-            snapshot.uplink = Some(Arc::new(uplink));
+            snapshot.uplinks = vec![Arc::new(uplink)];
             snapshot.set_port(port);
         });
     }

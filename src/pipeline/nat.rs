@@ -112,7 +112,7 @@ pub(super) fn inbound_from_network<'a>(
     if network.mode == NetworkMode::Internal {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::Internal));
     }
-    let Some(uplink) = cx.snapshot.uplink.as_deref() else {
+    let Some(uplink) = cx.snapshot.uplink_of(network) else {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::NoRoute));
     };
     let Some(external) = uplink.address.filter(|_| uplink.up).map(|net| net.addr()) else {
@@ -122,12 +122,12 @@ pub(super) fn inbound_from_network<'a>(
         // Directed broadcasts are not for routers to pass on (RFC 2644).
         return Err(DropReason::MartianDestination);
     }
-    if network.mode == NetworkMode::Routed && !uplink.host_addresses.contains(&ip.dst) {
+    if network.mode == NetworkMode::Routed && !cx.snapshot.is_hosts(ip.dst) {
         let subject = routed_subject(cx, frame, &view)?;
         return Ok(Arrived { view, subject, way: Way::Out { uplink, external, masked: false } });
     }
     let subject = subject(cx, frame, &view)?;
-    if uplink.host_addresses.contains(&ip.dst) {
+    if cx.snapshot.is_hosts(ip.dst) {
         return around(cx, frame, external, view, subject);
     }
     if let Subject::Error(quoted) = subject {
@@ -141,11 +141,9 @@ pub(super) fn inbound_from_network<'a>(
 /// connection decides.
 pub(super) fn comes_from_behind(cx: &Context<'_>, frame: &Frame, ip: &Ipv4) -> bool {
     let is_ours = |address| {
-        let uplink = cx.snapshot.uplink.as_ref();
         cx.snapshot.network_of(address).is_some()
-            || uplink.is_some_and(|uplink| {
-                uplink.host_addresses.contains(&address) || uplink.is_broadcast(address)
-            })
+            || cx.snapshot.is_hosts(address)
+            || cx.snapshot.uplinks.iter().any(|uplink| uplink.is_broadcast(address))
     };
     let ingress = cx.ingress.network.and_then(|id| cx.snapshot.network(id));
     let is_translated = ingress.is_some_and(|network| network.mode == NetworkMode::Nat);

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol, UplinkId};
 use crate::clock::Time;
 use crate::counters::{PortCounters, Totals};
 use crate::drops::DropReason;
@@ -116,6 +116,7 @@ impl Switch {
             gateway_mac,
             mtu: 1500,
             mode,
+            uplink: UplinkId::FIRST,
             dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(fdb),
@@ -147,6 +148,7 @@ impl Switch {
         routes.insert(Ipv4Addr::UNSPECIFIED, 0, Via::Gateway(ROUTER), 0);
         routes.insert(Ipv4Addr::new(192, 0, 2, 0), 24, Via::Link, 0);
         let uplink = Uplink {
+            id: UplinkId::FIRST,
             name: "eth0".into(),
             mode,
             mac: UPLINK_MAC,
@@ -159,7 +161,7 @@ impl Switch {
             nat_ports: NAT_PORTS,
             neighbors: Arc::new(Neighbors::of_uplink(self.shared.epoch())),
         };
-        self.shared.publish(|snapshot| snapshot.uplink = Some(Arc::new(uplink)));
+        self.shared.publish(|snapshot| snapshot.uplinks.push(Arc::new(uplink)));
         let device = Arc::new(MemoryPort::new(Promises::ALL));
         self.plug(PortId::UPLINK, None, 1500, device.clone());
         Station { id: PortId::UPLINK, mac: ROUTER_MAC, ip: ROUTER, gateway_mac: UPLINK_MAC, device }
@@ -240,7 +242,7 @@ impl Switch {
                 network.fdb.learn(station.mac, station.id, MACS_PER_PORT, self.now, |_| true);
                 &network.neighbors
             }
-            None => &snapshot.uplink.as_ref().expect("an uplink").neighbors,
+            None => &snapshot.uplinks.get(station.id.index()).expect("an uplink").neighbors,
         };
         neighbors.lock().answered(station.ip, station.mac, self.now);
     }
@@ -303,7 +305,7 @@ impl Switch {
     pub fn waiting(&self) -> u64 {
         let snapshot = self.shared.snapshot();
         let networks = snapshot.networks.iter().flatten().map(|network| network.neighbors.lock().waiting());
-        let uplink = snapshot.uplink.iter().map(|uplink| uplink.neighbors.lock().waiting());
+        let uplink = snapshot.uplinks.iter().map(|uplink| uplink.neighbors.lock().waiting());
         (networks.chain(uplink).sum::<usize>() + self.shared.fragments.waiting()) as u64
     }
 

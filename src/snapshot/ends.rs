@@ -3,8 +3,9 @@
 //! [`Policy`]: crate::table::policy::Policy
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use super::{Port, Snapshot};
+use super::{Port, Snapshot, Uplink};
 use crate::table::policy::{End, Zone};
 
 impl Snapshot {
@@ -37,12 +38,11 @@ impl Snapshot {
 
     /// Which zone an address that is on no network is in.
     fn zone_outside(&self, ip: Ipv4Addr) -> Zone {
-        let uplink = self.uplink.as_deref();
-        if uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip)) {
+        if self.is_hosts(ip) {
             return Zone::Host;
         }
-        let on_link = uplink.and_then(|uplink| uplink.address).is_some_and(|link| link.contains(&ip));
-        if on_link || is_not_global(ip) { Zone::Lan } else { Zone::Internet }
+        let on_link = |uplink: &Arc<Uplink>| uplink.address.is_some_and(|link| link.contains(&ip));
+        if self.uplinks.iter().any(on_link) || is_not_global(ip) { Zone::Lan } else { Zone::Internet }
     }
 }
 
