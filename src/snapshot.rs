@@ -208,7 +208,10 @@ pub struct Uplink {
     pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
-    /// All addresses that are the host's own (the translated-to one included).
+    /// All addresses of the uplink itself (the translated-to one included).
+    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses for which a packet that comes by this uplink is the host's own, or ours: in mode `shared` all that the
+    /// host has, in mode `own` only ours.
     pub host_addresses: Vec<Ipv4Addr>,
     /// Largest IP packet on the link, in bytes.
     pub mtu: u16,
@@ -308,6 +311,11 @@ impl Snapshot {
     /// The uplink that a port is; `None` for one that is on a network.
     pub fn uplink_at(&self, port: &Port) -> Option<&Arc<Uplink>> {
         self.uplinks.get(port.id.index()).filter(|_| port.network.is_none())
+    }
+
+    /// The uplink that has an address.
+    pub fn uplink_with(&self, ip: Ipv4Addr) -> Option<&Arc<Uplink>> {
+        self.uplinks.iter().find(|uplink| uplink.addresses.contains(&ip))
     }
 
     /// Whether an address is the host's, or the switch's own on an uplink.

@@ -14,6 +14,7 @@
 //! `observe` for what
 //! only reads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::address_book::{self, AddressBook};
@@ -26,7 +27,7 @@ use super::records::{PortRecord, Ports};
 use super::request::Request;
 use super::response::{Done, Response};
 use super::uplink::UplinkRecord;
-use crate::addr::PortId;
+use crate::addr::{PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
 use crate::host::state::StateDir;
@@ -47,7 +48,10 @@ pub struct Control<H> {
     /// What names had, and have again when they come back.
     pub(super) book: AddressBook,
     pub(super) publications: Vec<PublicationRecord>,
-    pub(super) uplink: Option<UplinkRecord>,
+    /// By their numbers.
+    pub(super) uplinks: Vec<UplinkRecord>,
+    /// Ports of the range for masquerading that processes of the host use: they stay the host's.
+    pub(super) host_ports: BTreeSet<(Protocol, u16)>,
     pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
@@ -67,7 +71,8 @@ impl<H: Host> Control<H> {
             ports: Ports::default(),
             book,
             publications: Vec::new(),
-            uplink: None,
+            uplinks: Vec::new(),
+            host_ports: BTreeSet::new(),
             retired: Totals::default(),
             options: Vec::new(),
         }
@@ -166,10 +171,8 @@ impl<H: Host> Control<H> {
 
     /// The numbers of the port's interfaces, or of the uplink with this name; the uplink counts too where frames do.
     pub(super) fn port_or_uplink(&self, name: &Name) -> Result<Vec<PortId>, Error> {
-        match &self.uplink {
-            Some(uplink) if uplink.settings.name == name.as_str() && !self.ports.contains_key(name) => {
-                Ok(vec![PortId::UPLINK])
-            }
+        match self.uplink(name.as_str()) {
+            Ok(uplink) if !self.ports.contains_key(name) => Ok(vec![uplink.id.port()]),
             _ => self.port(name).map(|_| self.ids_of(name)),
         }
     }

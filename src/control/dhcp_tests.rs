@@ -451,7 +451,7 @@ fn the_uplinks_lease_is_followed_and_its_end_as_well() {
     let shared = Shared::new(1, Snapshot::new(), Conntrack::new(1000, 61_000..=61_999, 1));
     let mut facts = super::apply_tests::facts();
     facts.addresses.clear();
-    let host = MemoryHost { uplink: Some(facts), ..MemoryHost::default() };
+    let host = MemoryHost { uplinks: [("eth0".to_owned(), facts)].into(), ..MemoryHost::default() };
     let mut control = Control::new(Arc::new(shared), host, StateDir::none());
     let settings = UplinkSettings {
         name: "eth0".into(),

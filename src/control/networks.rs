@@ -9,16 +9,18 @@ use super::apply::Control;
 use super::connect::can_lead_out;
 use super::error::Error;
 use super::host::Host;
-use super::name::Name;
+use super::name::{IfName, Name};
 use super::publications::PublicationRecord;
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting, Remove};
 use super::response::{NetworkDetail, NetworkInfo, Usage};
 use super::subnets::{first_free, is_free, overlap};
-use crate::addr::{MacAddr, UplinkId};
+use super::uplink::UplinkRecord;
+use crate::addr::{Endpoint, MacAddr, UplinkId};
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, NETWORKS_MAX};
 use crate::shared::{Fdb, Neighbors};
 use crate::snapshot::{Network, NetworkMode, Port};
+use crate::table::conntrack::{Info, Nat};
 
 /// The MTU of Ethernet (RFC 894), for a switch without an uplink.
 const ETHERNET_MTU: u16 = 1500;
@@ -28,7 +30,20 @@ const PREFIX_LENGTHS: std::ops::RangeInclusive<u8> = 8..=30;
 
 impl<H: Host> Control<H> {
     pub(super) fn network_ls(&self) -> Vec<NetworkInfo> {
-        self.snapshot().networks.iter().flatten().map(|network| info(network)).collect()
+        self.snapshot().networks.iter().flatten().map(|network| self.network_info(network)).collect()
+    }
+
+    fn network_info(&self, network: &Network) -> NetworkInfo {
+        let uplink = self.uplinks.get(network.uplink.index());
+        let uplink = uplink.filter(|_| network.mode != NetworkMode::Internal);
+        info(network, uplink.map(|uplink| uplink.settings.name.clone()))
+    }
+
+    /// The uplink of a network, as a request names it that would make the network; `None` if it is the usual one.
+    pub(super) fn chosen_uplink(&self, network: &Network) -> Result<Option<IfName>, Error> {
+        let chosen = Some(network.uplink).filter(|&uplink| uplink != UplinkId::FIRST);
+        let uplink = chosen.and_then(|id| self.uplinks.get(id.index()));
+        uplink.map(|uplink| uplink.settings.name.parse()).transpose()
     }
 
     pub(super) fn network_inspect(&self, name: &Name, now: Time) -> Result<NetworkDetail, Error> {
@@ -39,7 +54,7 @@ impl<H: Host> Control<H> {
         let hosts = (1u64 << (32 - network.subnet.prefix_len())) - 3; // network, broadcast, gateway
         let ageing = self.snapshot().mac_ageing;
         Ok(NetworkDetail {
-            network: info(&network),
+            network: self.network_info(&network),
             port_names,
             addresses: Usage { used: addresses, limit: hosts },
             macs: Usage {
@@ -66,7 +81,7 @@ impl<H: Host> Control<H> {
         let network = self.planned(create, subnet)?;
         if let Some(there) = there {
             let same = same_settings(there, &network, create.mtu.is_some());
-            return if same { Ok(info(there)) } else { Err(differs(there)) };
+            return if same { Ok(self.network_info(there)) } else { Err(differs(&self.network_info(there))) };
         }
         self.check_apart(subnet)?;
         let Some(id) = snapshot.free_network() else {
@@ -75,7 +90,7 @@ impl<H: Host> Control<H> {
         };
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
-        let made = info(&network);
+        let made = self.network_info(&network);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         if made.mode == NetworkMode::Routed
             && let Err(error) = self.renew_guard()
@@ -97,7 +112,7 @@ impl<H: Host> Control<H> {
     fn free_subnet(&mut self, name: &Name) -> Result<Ipv4Net, Error> {
         let mut taken = self.host.routed_prefixes()?;
         taken.extend(self.snapshot().networks.iter().flatten().map(|network| network.subnet));
-        taken.extend(self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses));
+        taken.extend(self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses));
         let before = self.book.subnet(name).filter(|subnet| is_free(subnet, &taken));
         let none = || {
             let hint = "choose one: --subnet CIDR";
@@ -114,7 +129,7 @@ impl<H: Host> Control<H> {
             let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
             return Err(Error::exists(subnet, why, "choose another prefix"));
         }
-        let links = self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses);
+        let links = self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses);
         if let Some(link) = links.map(Ipv4Net::trunc).find(|link| overlap(&subnet, link)) {
             let why = format_args!("overlaps the uplink's own network {link}");
             return Err(Error::exists(subnet, why, "choose another prefix"));
@@ -138,9 +153,10 @@ impl<H: Host> Control<H> {
         let before = self.network(set.name.as_str())?;
         let mut after = Network::clone(&before);
         for setting in &set.settings {
-            match *setting {
-                NetworkSetting::Mode(mode) => after.mode = mode,
-                NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(mtu)?,
+            match setting {
+                NetworkSetting::Mode(mode) => after.mode = *mode,
+                NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(*mtu)?,
+                NetworkSetting::Uplink(ifname) => after.uplink = self.uplink(ifname.as_str())?.id,
             }
         }
         let published = |record: &&PublicationRecord| {
@@ -155,7 +171,7 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let ports = before.ports.iter().filter_map(|&id| snapshot.port(id));
         let ports: Vec<_> = ports.filter(|port| port.mtu == before.mtu && port.mtu != after.mtu).collect();
-        let (mode, mtu) = (after.mode, after.mtu);
+        let (mode, mtu, uplink) = (after.mode, after.mtu, after.uplink);
         let sizes: Vec<_> = ports.iter().map(|port| (port.id, port.mtu, mtu)).collect();
         self.resize(&sizes)?;
         self.shared.publish(|snapshot| {
@@ -173,7 +189,27 @@ impl<H: Host> Control<H> {
             });
             return Err(error);
         }
+        if uplink != before.uplink {
+            self.end_of_uplink(&before, now);
+        }
         Ok(set.settings.len())
+    }
+
+    /// Ends the connections of a network that has another uplink now, as far as they left by the one before. Those that
+    /// came in go on: they are answered by the uplink that they came in by, whichever the network has.
+    fn end_of_uplink(&mut self, before: &Network, now: Time) {
+        // Whoever decides by what was before has done so when this returns.
+        self.host.settle();
+        let snapshot = self.snapshot();
+        let is_outside = |end: Endpoint| snapshot.network_of(end.ip).is_none();
+        let leaves = |connection: &Info| match connection.nat {
+            Nat::Snat | Nat::Hairpin => true,
+            Nat::Dnat => false,
+            Nat::None => is_outside(connection.inside) || is_outside(connection.remote),
+        };
+        self.shared
+            .conntrack
+            .flush(now, |connection| before.ports.contains(&connection.port) && leaves(connection));
     }
 
     /// What follows from another mode: the guard, connections that were translated otherwise, default routes.
@@ -201,11 +237,13 @@ impl<H: Host> Control<H> {
         let first = subnet.hosts().next().unwrap_or(subnet.network());
         let gateway = create.gateway.unwrap_or(first);
         check_host_address(subnet, gateway, "gateway")?;
+        let uplink = match &create.uplink {
+            Some(ifname) => Some(self.uplink(ifname.as_str())?),
+            None => self.uplinks.first(),
+        };
         let mtu = match create.mtu {
             Some(mtu) => checked_mtu(mtu)?,
-            None => {
-                self.uplink.as_ref().map_or(ETHERNET_MTU, |uplink| uplink.facts.mtu.clamp(MTU_MIN, MTU_MAX))
-            }
+            None => uplink.map_or(ETHERNET_MTU, UplinkRecord::mtu),
         };
         Ok(Network {
             id: crate::addr::NetworkId(0),
@@ -215,7 +253,7 @@ impl<H: Host> Control<H> {
             gateway_mac: MacAddr::from_ipv4(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
-            uplink: UplinkId::FIRST,
+            uplink: uplink.map_or(UplinkId::FIRST, |uplink| uplink.id),
             dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
@@ -238,7 +276,7 @@ impl<H: Host> Control<H> {
         self.book.forget(&rm.name);
         self.store_book();
         // The uplink may have been in its way.
-        self.publish_uplink();
+        self.publish_uplinks();
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
@@ -246,7 +284,8 @@ impl<H: Host> Control<H> {
     }
 }
 
-fn info(network: &Network) -> NetworkInfo {
+/// A network as it is listed, with the uplink that leads out of it.
+fn info(network: &Network, uplink: Option<String>) -> NetworkInfo {
     NetworkInfo {
         name: network.name.clone(),
         subnet: network.subnet,
@@ -255,6 +294,7 @@ fn info(network: &Network) -> NetworkInfo {
         mtu: network.mtu,
         ports: network.ports.len(),
         gateway_mac: network.gateway_mac,
+        uplink,
     }
 }
 
@@ -262,12 +302,17 @@ fn info(network: &Network) -> NetworkInfo {
 /// may have changed since.
 fn same_settings(there: &Network, wanted: &Network, mtu_matters: bool) -> bool {
     let mtu_agrees = !mtu_matters || there.mtu == wanted.mtu;
-    (there.subnet, there.gateway, there.mode) == (wanted.subnet, wanted.gateway, wanted.mode) && mtu_agrees
+    let settings = |network: &Network| (network.subnet, network.gateway, network.mode, network.uplink);
+    settings(there) == settings(wanted) && mtu_agrees
 }
 
-fn differs(there: &Network) -> Error {
-    let (subnet, gateway, mode) = (there.subnet, there.gateway, there.mode.as_str());
-    let why = format_args!("exists with {subnet}, gateway {gateway}, mode {mode}, MTU {}", there.mtu);
+fn differs(there: &NetworkInfo) -> Error {
+    let NetworkInfo { subnet, gateway, mtu, .. } = there;
+    let uplink = there.uplink.as_ref().map_or_else(String::new, |uplink| format!(", uplink {uplink}"));
+    let why = format_args!(
+        "exists with {subnet}, gateway {gateway}, mode {}, MTU {mtu}{uplink}",
+        there.mode.as_str()
+    );
     Error::exists(&there.name, why, "choose another name, or remove it first: vswitchctl network rm")
 }
 

@@ -12,6 +12,7 @@ use super::response::{
     PortStats, StateInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use super::samples;
+use super::uplink::UplinkRecord;
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
@@ -45,7 +46,8 @@ impl<H: Host> Control<H> {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.as_secs(),
-            uplink: self.uplink_info(),
+            uplink: self.uplinks.first().map(uplink_info),
+            uplinks: self.uplinks.iter().map(uplink_info).collect(),
             workers: self.shared.workers(),
             io: options.io.as_str().to_owned(),
             poll: options.poll.as_str().to_owned(),
@@ -67,22 +69,6 @@ impl<H: Host> Control<H> {
             totals: counts(&totals, missed),
             imbalance: i64::try_from(totals.imbalance(waiting as u64)).unwrap_or(i64::MAX),
         }
-    }
-
-    fn uplink_info(&self) -> Option<UplinkInfo> {
-        let uplink = self.uplink.as_ref()?;
-        let facts = &uplink.facts;
-        let default = facts.routes.iter().filter(|route| route.by_uplink && route.prefix.prefix_len() == 0);
-        Some(UplinkInfo {
-            name: uplink.settings.name.clone(),
-            mode: uplink.settings.mode,
-            address: facts.addresses.first().copied(),
-            gateway: default.min_by_key(|route| route.metric).and_then(|route| route.gateway),
-            mtu: facts.mtu,
-            mac: facts.mac,
-            up: facts.up,
-            nat_ports: [*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()],
-        })
     }
 
     pub(super) fn fdb_show(&self, show: &FdbShow, now: Time) -> Result<Vec<FdbEntry>, Error> {
@@ -279,11 +265,16 @@ impl<H: Host> Control<H> {
         let published = protocol.and_then(|protocol| publications.find(protocol, called));
         let target = published.and_then(|p| publications.choose(p, called.port, client));
         let called = target.map_or(called, |target| target.endpoint);
+        let by = snapshot.port(sample.port).and_then(|port| match port.network {
+            Some(network) => snapshot.uplink_of(snapshot.network(network)?),
+            None => snapshot.uplink_at(port),
+        });
+        let by = by.map(|uplink| &**uplink);
         let from = match snapshot.port(sample.port).filter(|port| port.network.is_some()) {
             Some(port) => snapshot.end_at(port, src),
-            None => snapshot.end(src),
+            None => snapshot.end(src, by),
         };
-        let to = snapshot.end(called.ip);
+        let to = snapshot.end(called.ip, by);
         frame.rule = self.refusing_rule(&Question { from, to, protocol, port: called.port });
         frame
     }
@@ -333,6 +324,20 @@ impl<H: Host> Control<H> {
             bytes: connection.bytes.into(),
             nat: connection.nat.as_str().to_owned(),
         }
+    }
+}
+
+fn uplink_info(uplink: &UplinkRecord) -> UplinkInfo {
+    let facts = &uplink.facts;
+    UplinkInfo {
+        name: uplink.settings.name.clone(),
+        mode: uplink.settings.mode,
+        address: facts.addresses.first().copied(),
+        gateway: uplink.gateway(),
+        mtu: facts.mtu,
+        mac: facts.mac,
+        up: facts.up,
+        nat_ports: [*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()],
     }
 }
 

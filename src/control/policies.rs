@@ -14,10 +14,10 @@ use super::host::Host;
 use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
 use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
 use super::response::{CheckInfo, DefaultInfo, RuleInfo};
-use crate::addr::{Endpoint, Protocol, UplinkId};
+use crate::addr::{Endpoint, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
-use crate::snapshot::{NetworkMode, Snapshot};
+use crate::snapshot::{NetworkMode, Snapshot, Uplink};
 use crate::table::conntrack::{Info, Nat};
 use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
 
@@ -158,7 +158,12 @@ impl<H: Host> Control<H> {
             }
         };
         let snapshot = self.snapshot();
-        let (from, to) = (self.end(&snapshot, &check.from)?, self.end(&snapshot, &check.to)?);
+        let inside = |spec| self.end(&snapshot, spec, None).ok()?.network;
+        let network = inside(&check.from).or_else(|| inside(&check.to));
+        let network = network.and_then(|name| self.network(name).ok());
+        let by = network.and_then(|network| snapshot.uplink_of(&network)).or(snapshot.uplinks.first());
+        let by = by.map(|uplink| &**uplink);
+        let (from, to) = (self.end(&snapshot, &check.from, by)?, self.end(&snapshot, &check.to, by)?);
         let question = Question { from, to, protocol: Some(check.proto), port };
         let (action, by) = verdict(&snapshot, &question);
         let listed = match (by, snapshot.policy.judge(&question)) {
@@ -273,12 +278,16 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// An end of a connection that is asked about. A whole network has no single address: what a rule says of a part
+    /// An end of a connection that is asked about, which if it is outside is reached by this uplink. A whole network has no single address: what a rule says of a part
     /// of its prefix is not about it.
-    fn end<'a>(&'a self, snapshot: &'a Snapshot, spec: &PlaceSpec) -> Result<End<'a>, Error> {
+    fn end<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        spec: &PlaceSpec,
+        by: Option<&Uplink>,
+    ) -> Result<End<'a>, Error> {
         let outside = |ip, zone| End { ip, zone, port: None, network: None };
-        let uplink = snapshot.uplink(UplinkId::FIRST);
-        let address = uplink.and_then(|uplink| uplink.address);
+        let address = by.and_then(|uplink| uplink.address);
         Ok(match self.place(spec)? {
             Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),
             Place::Lan => {
@@ -289,7 +298,7 @@ impl<H: Host> Control<H> {
                 let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.addr());
                 outside(ip, Zone::Host)
             }
-            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr()),
+            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr(), by),
             Place::Prefix(prefix) => {
                 return Err(Error::usage(prefix, "not one end of a connection", "give an address"));
             }
@@ -378,11 +387,16 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
     // Who spoke first answers for the connection, unless that was the world.
     let opener = snapshot.port(connection.port).filter(|_| nat != Nat::Dnat);
     let network = snapshot.network_of(from.ip).map(|network| network.id);
+    let by = snapshot.uplink_with(outside.ip).or_else(|| {
+        let port = snapshot.port(connection.port)?;
+        snapshot.uplink_of(snapshot.network(port.network?)?)
+    });
+    let by = by.map(|uplink| &**uplink);
     let from = match opener {
         Some(port) if nat != Nat::Hairpin && port.network == network => snapshot.end_at(port, from.ip),
-        _ => snapshot.end(from.ip),
+        _ => snapshot.end(from.ip, by),
     };
-    Some(Question { from, to: snapshot.end(to.ip), protocol: Some(protocol), port: to.port })
+    Some(Question { from, to: snapshot.end(to.ip, by), protocol: Some(protocol), port: to.port })
 }
 
 /// What becomes of a connection, and what decides: the policy, or that there is no way anyhow.

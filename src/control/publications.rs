@@ -1,4 +1,4 @@
-//! Published ports: what outsiders reach of a container through the uplink's address.
+//! Published ports: what outsiders reach of a container through an uplink's address.
 //!
 //! A publication takes its ports on the host (in mode `shared`, where host and switch have one address),
 //! out of the range for masquerading, and off the host's stack by the guard; only then do packets find it. A
@@ -27,7 +27,7 @@ use super::response::{PublicationInfo, TargetInfo};
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::limits::{PUBLICATIONS_MAX, PUBLISH_TARGETS_MAX};
-use crate::snapshot::{NetworkMode, Publication, Scope, Target, UplinkMode};
+use crate::snapshot::{NetworkMode, Publication, Scope, Target};
 use crate::table::conntrack::{Info, Nat};
 
 /// A container behind a publication.
@@ -169,7 +169,7 @@ impl<H: Host> Control<H> {
             let hint = "choose another port, or vswitchctl publish rm that one";
             return Err(Error::exists(format_args!("{listen}/{}", listen.protocol), why, hint));
         }
-        if self.shares_the_hosts_address() { self.host.reserve(listen) } else { Ok(()) }
+        if self.is_on_host(listen) { self.host.reserve(listen) } else { Ok(()) }
     }
 
     /// Lets packets find a publication whose ports are reserved.
@@ -178,9 +178,7 @@ impl<H: Host> Control<H> {
         self.publications.push(record.clone());
         if let Err(error) = self.renew_guard() {
             self.publications.pop();
-            if self.shares_the_hosts_address() {
-                self.host.release(listen);
-            }
+            self.host.release(listen);
             return Err(error);
         }
         listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
@@ -243,11 +241,10 @@ impl<H: Host> Control<H> {
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
-        let on_host = self.shares_the_hosts_address();
         for Listen { protocol, ports, .. } in removed.iter().map(|record| &record.spec.listen) {
             ports.clone().for_each(|port| self.shared.conntrack.release(*protocol, port, now));
         }
-        removed.iter().filter(|_| on_host).for_each(|record| self.host.release(&record.spec.listen));
+        removed.iter().for_each(|record| self.host.release(&record.spec.listen));
         removed.len()
     }
 
@@ -285,18 +282,19 @@ impl<H: Host> Control<H> {
 
     /// Whether something can be published on the address.
     fn check_address(&self, wish: &PublishWish) -> Result<(), Error> {
-        let Some(uplink) = &self.uplink else {
+        if self.uplinks.is_empty() {
             let hint = "start vswitchd with --uplink";
             return Err(Error::failed(wish, "there is no uplink to publish on", hint));
-        };
-        let addresses = &uplink.facts.addresses;
+        }
         if let Some(ip) = wish.ip
             && !ip.is_loopback()
-            && !addresses.iter().any(|address| address.addr() == ip)
+            && !self.uplinks.iter().any(|uplink| uplink.has_address(ip))
         {
-            let list: Vec<_> = addresses.iter().map(|address| address.addr().to_string()).collect();
+            let addresses = self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses);
+            let list: Vec<_> = addresses.map(|address| address.addr().to_string()).collect();
             let hint = format!("leave it out, or use one of {}", list.join(", "));
-            let why = format_args!("not an address of the uplink {}", uplink.settings.name);
+            let names: Vec<_> = self.uplinks.iter().map(|uplink| uplink.settings.name.as_str()).collect();
+            let why = format_args!("not an address of the uplink {}", names.join(" or "));
             return Err(Error::not_found(ip, why, hint));
         }
         Ok(())
@@ -319,8 +317,11 @@ impl<H: Host> Control<H> {
         Ok(out.or_else(|| all.iter().find(is_translated)).unwrap_or(first))
     }
 
-    fn shares_the_hosts_address(&self) -> bool {
-        self.uplink.as_ref().is_some_and(|uplink| uplink.settings.mode == UplinkMode::Shared)
+    /// Whether the ports of a publication are the host's, too: at an address that it shares with the switch. What an uplink
+    /// has of its own is not on the host.
+    fn is_on_host(&self, listen: &Listen) -> bool {
+        let is_own = |ip| self.uplinks.iter().any(|uplink| !uplink.is_shared() && uplink.has_address(ip));
+        self.uplinks.iter().any(|uplink| uplink.is_shared()) && !listen.ip.is_some_and(is_own)
     }
 }
 

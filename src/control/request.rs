@@ -237,20 +237,25 @@ pub struct NetworkCreate {
     /// Largest IP packet in bytes [default: the uplink's]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// The uplink that leads out of it [default: the first]
+    #[arg(long, value_name = "IFACE")]
+    #[serde(default)]
+    pub uplink: Option<IfName>,
 }
 
-/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]`, as the daemon's command line has it.
+/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal][,uplink=IFACE]`, as the daemon's command line has it.
 impl FromStr for NetworkCreate {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        const GRAMMAR: &str = "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]";
+        const GRAMMAR: &str =
+            "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal][,uplink=IFACE]";
         let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
         let mut fields = text.split(',');
         let (name, subnet) =
             fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
         let (name, subnet) = (name.parse()?, Some(parse_subnet(subnet)?));
-        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None };
+        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None, uplink: None };
         for field in fields {
             match field.split_once('=') {
                 Some(("gateway", ip)) => {
@@ -261,6 +266,7 @@ impl FromStr for NetworkCreate {
                         Some(mtu.parse().map_err(|_| wrong("the MTU is not a number up to 65535"))?);
                 }
                 Some(("mode", mode)) => network.mode = Some(parse_mode(mode)?),
+                Some(("uplink", ifname)) => network.uplink = Some(ifname.parse()?),
                 _ => return Err(wrong("unknown field")),
             }
         }

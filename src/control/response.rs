@@ -162,8 +162,11 @@ pub struct Usage {
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
-    /// `null` without an uplink.
+    /// The first uplink; `null` without one.
     pub uplink: Option<UplinkInfo>,
+    /// All of them.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkInfo>,
     pub workers: usize,
     /// How they read and write: `uring` or `syscall`.
     pub io: String,
@@ -180,7 +183,7 @@ pub struct Status {
     pub imbalance: i64,
 }
 
-/// The uplink.
+/// An uplink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct UplinkInfo {
@@ -252,6 +255,9 @@ pub struct NetworkInfo {
     /// How many ports are on it.
     pub ports: usize,
     pub gateway_mac: MacAddr,
+    /// The uplink that leads out of it; `null` if none does.
+    #[serde(default)]
+    pub uplink: Option<String>,
 }
 
 /// `network inspect`.
@@ -375,7 +381,7 @@ pub struct FdbEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct NeighborInfo {
-    /// The network, or the uplink's interface.
+    /// The network, or an uplink's interface.
     pub network: String,
     pub ip: Ipv4Addr,
     /// `null` while nobody answered.
@@ -467,7 +473,7 @@ pub struct Timeout {
 #[allow(missing_docs)]
 pub struct PublicationInfo {
     pub proto: Protocol,
-    /// The uplink's address; `null` for all of them.
+    /// An uplink's address; `null` for all of them.
     pub ip: Option<Ipv4Addr>,
     pub port_first: u16,
     pub port_last: u16,
@@ -577,7 +583,7 @@ pub struct DroppedFrame {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Stats {
-    /// The uplink first, under its interface's name.
+    /// The uplinks first, under their interfaces' names.
     pub ports: Vec<PortStats>,
     pub workers: Vec<WorkerStats>,
 }
@@ -587,7 +593,7 @@ pub struct Stats {
 #[allow(missing_docs)]
 pub struct PortStats {
     pub name: String,
-    /// `null` for the uplink.
+    /// `null` for an uplink.
     pub network: Option<String>,
     #[serde(flatten)]
     pub counts: Counts,

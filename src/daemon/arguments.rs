@@ -11,11 +11,11 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, Args, FromArgMatches};
 
-use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
+use super::uplinks::parse_mode;
+use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress, UplinkSpec};
 use crate::control::cli;
 use crate::control::config::{DaemonOption, Document};
 use crate::control::error::Error;
-use crate::control::request::parse_subnet;
 use crate::control::response::{Applied, Fault};
 use crate::control::socket;
 use crate::port::exchange::Io;
@@ -30,24 +30,25 @@ pub struct Arguments {
     /// on SIGHUP
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The interface that leads out; its address is shared with the host unless --uplink-mode says otherwise
-    #[arg(long, value_name = "IFACE", group = "way out")]
-    uplink: Option<String>,
+    /// The interface that leads out; its address is shared with the host unless its mode says otherwise. Repeatable: the
+    /// first is the way out of networks that name none
+    #[arg(long, value_name = "IFACE[,mode=MODE][,address=CIDR|dhcp][,gateway=IP]", group = "way out")]
+    uplink: Vec<UplinkSpec>,
     /// Networks only
     #[arg(long, group = "way out")]
     no_uplink: bool,
-    /// shared: the host's address; own: an address of the switch's own
-    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_mode)]
+    /// Of the first uplink, unless that says it itself. shared: the host's address; own: an address of the switch's own
+    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = parse_mode)]
     uplink_mode: UplinkMode,
-    /// The address of mode own, or dhcp: what the uplink's DHCP server gives
-    #[arg(long, value_name = "CIDR|dhcp", value_parser = uplink_address)]
+    /// Of the first uplink: the address of mode own, or dhcp: what the uplink's DHCP server gives
+    #[arg(long, value_name = "CIDR|dhcp")]
     uplink_address: Option<UplinkAddress>,
-    /// The next hop of mode own, unless DHCP tells it
+    /// Of the first uplink: the next hop to everywhere, unless the host's routes or DHCP tell it
     #[arg(long, value_name = "IP")]
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
+    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal][,uplink=IFACE]")]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -87,14 +88,17 @@ impl TryFrom<Arguments> for Options {
     type Error = Error;
 
     fn try_from(arguments: Arguments) -> Result<Options, Error> {
-        if arguments.uplink.is_none() && !arguments.no_uplink {
+        if arguments.uplink.is_empty() && !arguments.no_uplink {
             return Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink"));
         }
+        let mut uplinks = arguments.uplink;
+        if let Some(first) = uplinks.first_mut() {
+            first.mode.get_or_insert(arguments.uplink_mode);
+            first.address = first.address.or(arguments.uplink_address);
+            first.gateway = first.gateway.or(arguments.uplink_gateway);
+        }
         Ok(Options {
-            uplink: arguments.uplink,
-            uplink_mode: arguments.uplink_mode,
-            uplink_address: arguments.uplink_address,
-            uplink_gateway: arguments.uplink_gateway,
+            uplinks,
             networks: arguments.network,
             nat_ports: arguments.nat_ports,
             workers: arguments.workers,
@@ -168,26 +172,15 @@ fn settings(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, Strin
     let mut settings = Vec::new();
     for name in command.get_arguments().map(|argument| argument.get_id().as_str()) {
         let Some(values) = matches.get_raw(name).filter(|_| !NOT_IN_A_FILE.contains(&name)) else { continue };
-        let value = values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
-        match value.as_str() {
-            "false" => {}
-            "true" => settings.push((name.to_owned(), String::new())),
-            _ => settings.push((name.to_owned(), value)),
+        for value in values.map(|value| value.to_string_lossy().into_owned()) {
+            match value.as_str() {
+                "false" => {}
+                "true" => settings.push((name.to_owned(), String::new())),
+                _ => settings.push((name.to_owned(), value)),
+            }
         }
     }
     settings
-}
-
-fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
-    match text {
-        "shared" => Ok(UplinkMode::Shared),
-        "own" => Ok(UplinkMode::Own),
-        _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
-    }
-}
-
-fn uplink_address(text: &str) -> Result<UplinkAddress, Error> {
-    if text == "dhcp" { Ok(UplinkAddress::Dhcp) } else { parse_subnet(text).map(UplinkAddress::Fixed) }
 }
 
 /// What `--io` says; `None` leaves the choice to the switch.
@@ -259,10 +252,14 @@ mod tests {
         let line =
             "vswitchd --uplink eth0 --network a=10.1.0.0/24,mode=internal --nat-ports 1-2 --offload off";
         let options = parsed(line).unwrap();
-        assert_eq!((options.uplink.as_deref(), options.nat_ports), (Some("eth0"), 1..=2));
+        assert_eq!((options.uplinks[0].name.as_str(), options.nat_ports), ("eth0", 1..=2));
         assert_eq!((options.networks.len(), options.offload), (1, false));
+        let line = "vswitchd --uplink eth0 --uplink eth1,mode=own,address=dhcp --uplink-gateway 192.0.2.1";
+        let uplinks: Vec<_> = parsed(line).unwrap().uplinks.iter().map(ToString::to_string).collect();
+        assert_eq!(uplinks, ["eth0,mode=shared,gateway=192.0.2.1", "eth1,mode=own,address=dhcp"]);
         for wrong in [
             "vswitchd",
+            "vswitchd --uplink eth0 --uplink eth1,mode=bridged",
             "vswitchd --uplink eth0 --no-uplink",
             "vswitchd --no-uplink --nat-ports 2-1",
             "vswitchd --no-uplink --nat-ports 0-9",

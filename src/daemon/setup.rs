@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options, uplink_settings};
+use super::{NetworkSpec, Options, uplinks};
 use crate::addr::MacAddr;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::config::{self, Document, Wish};
@@ -49,19 +49,22 @@ pub fn check(options: &Options) -> Result<(), Error> {
     let listens = wishes
         .filter_map(|wish| if let Request::PublishAdd(add) = &wish.request { add.spec.ip } else { None });
     let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
-    let uplink = UplinkFacts {
-        index: 1,
+    let facts = |index| UplinkFacts {
+        index,
         mac: MacAddr::ZERO,
         mtu: MTU_MAX,
         up: true,
         host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
-        addresses,
+        // What is published on an address is on the first one.
+        addresses: if index == 1 { addresses.clone() } else { Vec::new() },
         routes: Vec::new(),
     };
-    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), ..MemoryHost::default() };
+    let uplinks = uplinks::all(&options.uplinks, &options.nat_ports)?;
+    let interfaces = uplinks.iter().zip(1..).map(|(uplink, index)| (uplink.name.clone(), facts(index)));
+    let host = MemoryHost { is_obliging: true, uplinks: interfaces.collect(), ..MemoryHost::default() };
     let mut control = Control::new(shared, host, StateDir::none());
-    if let Some(settings) = uplink_settings(options)? {
-        control.open_uplink(settings, now())?;
+    for uplink in uplinks {
+        control.open_uplink(uplink, now())?;
     }
     set_up(&mut control, options)
 }
@@ -116,6 +119,6 @@ pub(super) fn read_config(path: &Path) -> Result<Document, Error> {
 
 fn make_default_network<H: Host>(control: &mut Control<H>) -> Result<(), Error> {
     let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
+    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None, uplink: None };
     control.network_create(&network, now()).map(drop)
 }

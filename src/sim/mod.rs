@@ -154,6 +154,7 @@ impl Switch {
             mac: UPLINK_MAC,
             dhcp: false,
             address: Ipv4Net::new(EXTERNAL, 24).ok(),
+            addresses: vec![EXTERNAL],
             host_addresses: vec![EXTERNAL],
             mtu: 1500,
             up: true,

@@ -27,6 +27,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("attach_names_conflicts", attach_names_conflicts),
     ("interfaces_and_routes_are_read", interfaces_and_routes_are_read),
     ("guard_hides_ports_from_the_stack", guard_hides_ports_from_the_stack),
+    (
+        "guard_is_there_when_a_failed_change_is_tried_again",
+        guard_is_there_when_a_failed_change_is_tried_again,
+    ),
     ("guard_survives_flush_and_kill", guard_survives_flush_and_kill),
     ("guard_has_one_owner", guard_has_one_owner),
     ("watcher_tells_links_from_rules", watcher_tells_links_from_rules),
@@ -43,18 +47,27 @@ fn net(ip: Ipv4Addr) -> Ipv4Net {
 /// The switch's side with `eth0`, and a peer on the other end of its wire.
 fn wire() -> Result<(Netns, Netns), HostError> {
     let (here, peer) = (Netns::new_anonymous("here")?, Netns::new_anonymous("peer")?);
+    here.run(|| netlink::set_up("lo"))??;
+    plug(&here, &peer)?;
+    Ok((here, peer))
+}
+
+/// Puts a wire between the two.
+fn plug(here: &Netns, peer: &Netns) -> Result<(), HostError> {
     here.run(|| {
-        netlink::set_up("lo")?;
         netlink::create_veth("eth0", "peer0")?;
-        netlink::move_link("peer0", &peer)?;
+        netlink::move_link("peer0", peer)?;
         netlink::add_address("eth0", net(UPLINK))?;
         netlink::set_up("eth0")
     })??;
     peer.run(|| {
         netlink::add_address("peer0", net(PEER))?;
         netlink::set_up("peer0")
-    })??;
-    Ok((here, peer))
+    })?
+}
+
+fn eth0() -> [String; 1] {
+    ["eth0".to_owned()]
 }
 
 fn settings(name: &str) -> LinkSettings {
@@ -205,7 +218,7 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
     ensure!(answers(&peer, 61000)? == REFUSED, "{:?}", answers(&peer, 61000)?);
     let mut guard = here.run(|| {
         Guard::available("eth0")?;
-        Guard::install("eth0", hide(UPLINK, 61000, 65535))
+        Guard::install(&eth0(), &hide(UPLINK, 61000, 65535))
     })??;
     for (port, expected) in [(61000, SILENT), (65535, SILENT), (60999, REFUSED)] {
         let seen = answers(&peer, port)?;
@@ -234,7 +247,7 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
     next.extend(hide(UPLINK, 8080, 8080));
     next.extend(hide(UPLINK, 61500, 61500));
     next.extend(hide(Ipv4Addr::new(192, 0, 2, 99), 1, 65535));
-    here.run(|| guard.update(next))??;
+    here.run(|| guard.update(&eth0(), &next))??;
     for (port, expected) in [(61000, SILENT), (8080, SILENT), (62000, REFUSED)] {
         let seen = answers(&peer, port)?;
         ensure!(seen == expected, "port {port}: {seen:?}");
@@ -245,8 +258,9 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
         address: UPLINK,
         ports: port * 2..=port * 2,
     });
-    here.run(|| guard.update(odd.collect()))??;
-    here.run(|| guard.update(hide(UPLINK, 61000, 65535)))??;
+    let odd: Vec<_> = odd.collect();
+    here.run(|| guard.update(&eth0(), &odd))??;
+    here.run(|| guard.update(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     ensure!(!here.run(|| guard.ensure())??, "an intact guard was restored");
     here.run(|| drop(guard))?;
     ensure!(answers(&peer, 61000)? == REFUSED, "the guard outlived its value");
@@ -261,7 +275,7 @@ fn tables(netns: &Netns) -> Result<String, Failed> {
 fn guard_survives_flush_and_kill() -> Outcome {
     let (here, peer) = wire()?;
     nft(&here, &["add", "table", "netdev", "vswitchd"])?;
-    let mut guard = here.run(|| Guard::install("eth0", hide(UPLINK, 61000, 65535)))??;
+    let mut guard = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     nft(&here, &["flush", "ruleset"])?;
     if guard.owner().is_some() {
         ensure!(answers(&peer, 61000)? == SILENT, "a flush removed an owned table");
@@ -279,31 +293,53 @@ fn guard_survives_flush_and_kill() -> Outcome {
         ensure!(answers(&peer, 61000)? == SILENT, "the guard did not come back after its owner died");
     }
     // The interface comes and goes.
-    here.run(|| {
-        netlink::delete_link("eth0")?;
-        netlink::create_veth("eth0", "peer0")?;
-        netlink::move_link("peer0", &peer)?;
-        netlink::add_address("eth0", net(UPLINK))?;
-        netlink::set_up("eth0")?;
-        guard.ensure()
-    })??;
-    peer.run(|| {
-        netlink::add_address("peer0", net(PEER))?;
-        netlink::set_up("peer0")
-    })??;
+    here.run(|| netlink::delete_link("eth0"))??;
+    plug(&here, &peer)?;
+    here.run(|| guard.ensure())??;
     ensure!(answers(&peer, 61000)? == SILENT, "the guard did not follow its interface");
+    Ok(())
+}
+
+fn guard_is_there_when_a_failed_change_is_tried_again() -> Outcome {
+    let (here, peer) = wire()?;
+    let mut guard = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
+    let Some(owner) = guard.owner() else { return Ok(()) };
+    // Without the interface there can be no chain, and without its owner no table.
+    Command::new("kill").args(["-9", &owner.to_string()]).status()?;
+    here.run(|| netlink::delete_link("eth0"))??;
+    for ports in [8080, 8080, 8081] {
+        let refused = here.run(|| guard.update(&eth0(), &hide(UPLINK, ports, ports)))?;
+        ensure!(refused.is_err(), "a chain without an interface");
+    }
+    plug(&here, &peer)?;
+    here.run(|| guard.update(&eth0(), &hide(UPLINK, 8080, 8080)))??;
+    for (port, expected) in [(8080, SILENT), (61000, REFUSED)] {
+        let seen = answers(&peer, port)?;
+        ensure!(seen == expected, "port {port}: {seen:?}");
+    }
+    // Also if what is asked for is what was there before.
+    let Some(owner) = guard.owner() else { return Err("nobody owns the table".into()) };
+    Command::new("kill").args(["-9", &owner.to_string()]).status()?;
+    here.run(|| netlink::delete_link("eth0"))??;
+    ensure!(
+        here.run(|| guard.update(&eth0(), &hide(UPLINK, 8081, 8081)))?.is_err(),
+        "a chain without an interface"
+    );
+    plug(&here, &peer)?;
+    here.run(|| guard.update(&eth0(), &hide(UPLINK, 8080, 8080)))??;
+    ensure!(answers(&peer, 8080)? == SILENT, "there is no guard");
     Ok(())
 }
 
 fn guard_has_one_owner() -> Outcome {
     let (here, _peer) = wire()?;
-    let first = here.run(|| Guard::install("eth0", hide(UPLINK, 61000, 65535)))??;
+    let first = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     if first.owner().is_some() {
-        let error = here.run(|| Guard::install("eth0", Vec::new()))?.expect_err("a second owner");
+        let error = here.run(|| Guard::install(&eth0(), &[]))?.expect_err("a second owner");
         ensure!(error.kind == ErrorKind::Exists && error.to_string().contains("owns"), "{error}");
     }
     drop(first);
-    here.run(|| Guard::install("eth0", Vec::new()))??;
+    here.run(|| Guard::install(&eth0(), &[]))??;
     Ok(())
 }
 

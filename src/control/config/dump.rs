@@ -33,6 +33,7 @@ impl<H: Host> Control<H> {
                 gateway: Some(network.gateway),
                 mode: Some(network.mode),
                 mtu: Some(network.mtu),
+                uplink: self.chosen_uplink(network)?,
             }));
         }
         for network in snapshot.networks.iter().flatten() {
@@ -281,6 +282,7 @@ pub(super) fn command(request: &Request) -> String {
             words.extend(set.settings.iter().map(|setting| match setting {
                 NetworkSetting::Mode(mode) => format!("mode={}", mode.as_str()),
                 NetworkSetting::Mtu(mtu) => format!("mtu={mtu}"),
+                NetworkSetting::Uplink(ifname) => format!("uplink={ifname}"),
             }));
         }
         Request::CtTimeouts(CtTimeouts { settings }) => {

@@ -11,7 +11,7 @@ use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
-use crate::control::name::Name;
+use crate::control::name::{IfName, Name};
 use crate::control::policies::usual_default;
 use crate::control::policy_spec::WhichRule;
 use crate::control::ports::{change, first_network};
@@ -132,7 +132,8 @@ impl<H: Host> Control<H> {
             book: self.book.clone(),
             publications: self.publications.clone(),
             dhcp: self.dhcp.clone(),
-            uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            uplinks: self.uplinks.iter().map(UplinkRecord::copy).collect(),
+            host_ports: self.host_ports.clone(),
             retired: self.retired,
             options: self.options.clone(),
         }
@@ -285,7 +286,11 @@ impl Run<'_> {
         let first = there.subnet.hosts().next();
         let same_gateway = wish.gateway.or(first) == Some(there.gateway);
         let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
-        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
+        let first = || self.books.uplinks.first().and_then(|uplink| uplink.settings.name.parse().ok());
+        let uplink = wish.uplink.clone().or_else(first);
+        let is_there = |name: &IfName| self.books.uplink(name.as_str()).is_ok_and(|it| it.id == there.uplink);
+        let uplink = uplink.filter(|name| !is_there(name)).map(NetworkSetting::Uplink);
+        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).chain(uplink).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
         same_subnet && same_gateway && self.step(&set).is_ok()
     }
