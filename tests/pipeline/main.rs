@@ -31,6 +31,7 @@ mod publish;
 mod security;
 mod services;
 mod tcp;
+mod uplinks;
 
 const SECOND: Duration = Duration::from_secs(1);
 
