@@ -10,10 +10,8 @@
 pub mod arguments;
 pub mod program;
 mod setup;
-mod uplinks;
 
 pub use setup::check;
-pub use uplinks::{UplinkAddress, UplinkSpec};
 
 use std::future::{Future, poll_fn};
 use std::ops::RangeInclusive;
@@ -36,6 +34,7 @@ use crate::control::request::NetworkCreate;
 use crate::control::server::{self, Call};
 use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
+use crate::control::uplink_spec::{self, UplinkSpec};
 use crate::host::memory::prefer_huge_pages;
 use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
@@ -113,7 +112,7 @@ impl Default for Options {
 /// # Errors
 /// Why it cannot start.
 pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let uplinks = uplinks::all(&options.uplinks, &options.nat_ports)?;
+    let uplinks = uplink_spec::all(&options.uplinks, &options.nat_ports)?;
     let socket = Socket::bind(&options.socket, options.group.as_deref())?;
     let usual = || state::default_path(&options.socket, &usual_path());
     let state_dir = options.state_dir.clone().unwrap_or_else(usual);

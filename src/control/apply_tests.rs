@@ -236,7 +236,7 @@ fn every_wrong_use_is_named_and_leaves_no_trace() {
         ("port add", r#"{"name":"a","netns":"red"}"#, Kind::Exists, "interface name is taken"),
         ("port add", r#"{"name":"a","tap":"veth0"}"#, Kind::Exists, "interface name is taken"),
         ("port add", r#"{"name":"a","device":"eth7"}"#, Kind::NotFound, "no such interface"),
-        ("port add", r#"{"name":"a","device":"eth0"}"#, Kind::Exists, "is the uplink"),
+        ("port add", r#"{"name":"a","device":"eth0"}"#, Kind::Exists, "is an uplink"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.9"}"#, Kind::Exists, "of port web"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.1"}"#, Kind::Exists, "the gateway"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.0"}"#, Kind::Usage, "itself"),

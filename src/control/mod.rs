@@ -51,3 +51,6 @@ mod subnets;
 pub mod table;
 pub mod uplink;
 mod uplink_lease;
+pub mod uplink_spec;
+#[cfg(test)]
+mod uplink_tests;

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, Args, FromArgMatches};
 
-use super::uplinks::parse_mode;
-use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress, UplinkSpec};
+use super::{NetworkSpec, Options, RESOLV_CONF};
 use crate::control::cli;
 use crate::control::config::{DaemonOption, Document};
 use crate::control::error::Error;
 use crate::control::response::{Applied, Fault};
 use crate::control::socket;
+use crate::control::uplink_spec::{UplinkAddress, UplinkSpec, parse_mode};
 use crate::port::exchange::Io;
 use crate::snapshot::UplinkMode;
 use crate::worker::PollMode;
@@ -173,6 +173,9 @@ fn settings(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, Strin
     for name in command.get_arguments().map(|argument| argument.get_id().as_str()) {
         let Some(values) = matches.get_raw(name).filter(|_| !NOT_IN_A_FILE.contains(&name)) else { continue };
         for value in values.map(|value| value.to_string_lossy().into_owned()) {
+            // In one form, as from a file, whatever the order of its fields.
+            let uplink = || value.parse::<UplinkSpec>().ok().filter(|_| name == "uplink");
+            let value = uplink().map_or_else(|| value.clone(), |uplink| uplink.to_string());
             match value.as_str() {
                 "false" => {}
                 "true" => settings.push((name.to_owned(), String::new())),

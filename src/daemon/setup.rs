@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options, uplinks};
+use super::{NetworkSpec, Options};
 use crate::addr::MacAddr;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::config::{self, Document, Wish};
@@ -15,6 +15,7 @@ use crate::control::linux::LinuxHost;
 use crate::control::memory::MemoryHost;
 use crate::control::name::Name;
 use crate::control::request::Request;
+use crate::control::uplink_spec;
 use crate::host::state::StateDir;
 use crate::limits::MTU_MAX;
 use crate::shared::{Conntrack, Shared};
@@ -59,7 +60,7 @@ pub fn check(options: &Options) -> Result<(), Error> {
         addresses: if index == 1 { addresses.clone() } else { Vec::new() },
         routes: Vec::new(),
     };
-    let uplinks = uplinks::all(&options.uplinks, &options.nat_ports)?;
+    let uplinks = uplink_spec::all(&options.uplinks, &options.nat_ports)?;
     let interfaces = uplinks.iter().zip(1..).map(|(uplink, index)| (uplink.name.clone(), facts(index)));
     let host = MemoryHost { is_obliging: true, uplinks: interfaces.collect(), ..MemoryHost::default() };
     let mut control = Control::new(shared, host, StateDir::none());

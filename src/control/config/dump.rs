@@ -213,7 +213,12 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
     let mut root = Map::new();
     for (name, value) in options {
         let value = if name.starts_with("no_") { Value::Bool(true) } else { scalar(value) };
-        root.insert(name.clone(), value);
+        match root.get_mut(name) {
+            None => drop(root.insert(name.clone(), value)),
+            // One that is repeated.
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
     }
     for wish in wishes {
         let arguments = arguments(wish)?;

@@ -39,9 +39,15 @@ impl<H: Host> Control<H> {
     /// `Failed` if the kernel refused a step. What was done before it is undone then.
     pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
         let mut document = read(&apply.text);
-        for DaemonOption { line, name, value } in std::mem::take(&mut document.options) {
-            let refused = self.refuse_option(&name, &value);
-            document.faults.extend(refused.map(|error| Fault { line, error }));
+        let options = std::mem::take(&mut document.options);
+        for (at, DaemonOption { line, name, .. }) in options.iter().enumerate() {
+            // One that is repeated is compared as a whole.
+            if options[..at].iter().any(|before| before.name == *name) {
+                continue;
+            }
+            let values = options.iter().filter(|option| option.name == *name);
+            let refused = self.refuse_option(name, &values.map(|option| &*option.value).collect::<Vec<_>>());
+            document.faults.extend(refused.map(|error| Fault { line: *line, error }));
         }
         self.fulfil(document, apply.dry_run, now)
     }
@@ -70,20 +76,16 @@ impl<H: Host> Control<H> {
         Ok(Configuration { text: file(&self.options, &self.wishes()?)? })
     }
 
-    /// Why an option of the daemon cannot have this value, if it cannot.
-    fn refuse_option(&self, name: &str, value: &str) -> Option<Error> {
-        match self.options.iter().find(|(known, _)| known == name) {
-            Some((_, running)) if running == value => None,
-            Some((_, running)) => {
-                let why = format_args!("is {running} while the switch runs");
-                Some(Error::failed(name, why, "restart vswitchd with the new value"))
-            }
-            None => Some(Error::usage(
-                name,
-                "is no option that this switch was started with",
-                "leave it out, or restart vswitchd with it",
-            )),
+    /// Why an option of the daemon cannot have these values, if it cannot.
+    fn refuse_option(&self, name: &str, values: &[&str]) -> Option<Error> {
+        let running = self.options.iter().filter(|(known, _)| known == name);
+        let running: Vec<_> = running.map(|(_, value)| value.as_str()).collect();
+        if running.is_empty() {
+            let why = "is no option that this switch was started with";
+            return Some(Error::usage(name, why, "leave it out, or restart vswitchd with it"));
         }
+        let why = format_args!("is {} while the switch runs", running.join(" and "));
+        (running != values).then(|| Error::failed(name, why, "restart vswitchd with the new value"))
     }
 
     /// The steps from what is to what is wished, and what stands in the way.

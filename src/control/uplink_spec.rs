@@ -9,10 +9,10 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 
-use crate::control::error::Error;
-use crate::control::name::IfName;
-use crate::control::request::parse_subnet;
-use crate::control::uplink::UplinkSettings;
+use super::error::Error;
+use super::name::IfName;
+use super::request::parse_subnet;
+use super::uplink::UplinkSettings;
 use crate::limits::UPLINKS_MAX;
 use crate::snapshot::UplinkMode;
 
@@ -98,10 +98,7 @@ impl UplinkSpec {
 ///
 /// # Errors
 /// `Usage` for what contradicts itself, for an interface that is named twice, and for too many.
-pub(super) fn all(
-    uplinks: &[UplinkSpec],
-    nat_ports: &RangeInclusive<u16>,
-) -> Result<Vec<UplinkSettings>, Error> {
+pub fn all(uplinks: &[UplinkSpec], nat_ports: &RangeInclusive<u16>) -> Result<Vec<UplinkSettings>, Error> {
     if uplinks.len() > UPLINKS_MAX {
         let why = format_args!("{} are more than {UPLINKS_MAX}", uplinks.len());
         return Err(Error::usage("--uplink", why, "leave some out"));
@@ -154,7 +151,7 @@ impl fmt::Display for UplinkSpec {
 ///
 /// # Errors
 /// `Usage` if there is none of this name.
-pub(super) fn parse_mode(text: &str) -> Result<UplinkMode, Error> {
+pub fn parse_mode(text: &str) -> Result<UplinkMode, Error> {
     match text {
         "shared" => Ok(UplinkMode::Shared),
         "own" => Ok(UplinkMode::Own),
