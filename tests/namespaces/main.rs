@@ -27,6 +27,7 @@ mod rows_nat;
 mod rows_ports;
 mod switch;
 mod transfer;
+mod uplinks;
 
 /// What a test comes to; the error is printed.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,
+        uplinks::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,
