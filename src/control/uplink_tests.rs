@@ -214,7 +214,7 @@ fn the_guard_covers_every_shared_uplink() {
             Hidden::Ports { protocol: Protocol::Tcp, address, ports } => {
                 *address == ip && ports.contains(&wanted)
             }
-            _ => false,
+            Hidden::Ports { .. } | Hidden::Network(_) => false,
         })
     };
     for (port, at) in [(61_000, [true, true]), (8080, [true, true]), (8081, [false, true]), (80, [false; 2])]

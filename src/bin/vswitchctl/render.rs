@@ -9,7 +9,7 @@ use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
     Applied, CheckInfo, Configuration, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done,
     DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail,
-    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, Usage,
+    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use vswitchd::control::table::{self, Table};
 
@@ -83,15 +83,16 @@ fn facts(lines: &[(&str, String)]) -> String {
 }
 
 fn status_text(status: &Status, wide: bool) -> String {
-    let uplink = status.uplink.as_ref().map_or_else(
-        || "none".to_owned(),
-        |uplink| {
-            let state = if uplink.up { "up" } else { "down" };
-            let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
-            let (name, mode) = (&uplink.name, uplink.mode.as_str());
-            format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
-        },
-    );
+    let uplink = |uplink: &UplinkInfo| {
+        let state = if uplink.up { "up" } else { "down" };
+        let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
+        let (name, mode) = (&uplink.name, uplink.mode.as_str());
+        format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
+    };
+    let mut uplinks: Vec<_> = status.uplinks.iter().map(|it| ("uplink", uplink(it))).collect();
+    if uplinks.is_empty() {
+        uplinks.push(("uplink", "none".to_owned()));
+    }
     let connections = &status.connections;
     let workers = if wide {
         format!("{}, io {}, poll {}", status.workers, status.io, status.poll)
@@ -101,10 +102,9 @@ fn status_text(status: &Status, wide: bool) -> String {
     let directory = status.state.directory.as_deref().unwrap_or("none");
     // The problem names the file.
     let state = status.state.problem.as_deref().unwrap_or(directory);
-    facts(&[
+    let mut lines = vec![
         ("version", status.version.clone()),
         ("uptime", time(status.uptime_seconds, wide)),
-        ("uplink", uplink),
         ("workers", workers),
         ("networks", format!("{}/{}", status.networks, status.limits.networks)),
         ("ports", format!("{}/{}", status.ports, status.limits.ports)),
@@ -113,11 +113,13 @@ fn status_text(status: &Status, wide: bool) -> String {
         ("received", traffic(status.totals.rx_packets, status.totals.rx_bytes, wide)),
         ("sent", traffic(status.totals.tx_packets, status.totals.tx_bytes, wide)),
         ("dropped", format!("{} frames", status.totals.drops)),
-    ])
+    ];
+    lines.splice(2..2, uplinks);
+    facts(&lines)
 }
 
 fn networks(networks: &[NetworkInfo], status: &Status) -> String {
-    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS"]);
+    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS", "UPLINK"]);
     for network in networks {
         table.row(vec![
             network.name.clone(),
@@ -126,6 +128,7 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
             network.mode.as_str().to_owned(),
             network.mtu.to_string(),
             network.ports.to_string(),
+            or_dash(network.uplink.as_ref()),
         ]);
     }
     table.footer(format!("{}/{} networks", networks.len(), status.limits.networks));
@@ -140,6 +143,7 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("gateway", format!("{} ({})", network.gateway, network.gateway_mac)),
         ("mode", network.mode.as_str().to_owned()),
         ("mtu", network.mtu.to_string()),
+        ("uplink", or_dash(network.uplink.as_ref())),
         ("ports", detail.port_names.join(", ")),
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
