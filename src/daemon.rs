@@ -13,6 +13,7 @@ mod setup;
 
 pub use setup::check;
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -35,6 +36,7 @@ use crate::control::server::{self, Call};
 use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
 use crate::control::uplink_spec::{self, UplinkSpec};
+use crate::host::cores;
 use crate::host::memory::prefer_huge_pages;
 use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
@@ -43,7 +45,7 @@ use crate::port::exchange::Io;
 use crate::service::Services;
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
-use crate::worker::{Event, PollMode, WorkerOptions, WorkerPool, now};
+use crate::worker::{CREW_INTERVAL, Event, PollMode, WorkerOptions, WorkerPool, now};
 
 /// External ports for masquerading unless others are said: above the host's own ephemeral ports.
 pub const NAT_PORTS: RangeInclusive<u16> = 61_000..=65_535;
@@ -63,7 +65,7 @@ pub struct Options {
     pub networks: Vec<NetworkSpec>,
     /// External ports for masquerading.
     pub nat_ports: RangeInclusive<u16>,
-    /// Number of workers; `None` for one per core.
+    /// Number of workers, all of which read; `None` for one per core, of which as many read as there is work for.
     pub workers: Option<usize>,
     /// How workers read and write; `None` for io_uring where it works.
     pub io: Option<Io>,
@@ -118,7 +120,9 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
     let state_dir = options.state_dir.clone().unwrap_or_else(usual);
     raise_descriptor_limit();
     let io = LinuxHost::probe(options.offload, options.io)?;
-    let how = WorkerOptions { io, poll: options.poll };
+    // Who says how many means it. Workers that never sleep have their cores in any case.
+    let all_read = options.workers.is_some() || options.poll == PollMode::Busy;
+    let how = WorkerOptions { io, poll: options.poll, all_read };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::failed("event loop", error, "see ulimit -n"))?;
     runtime.block_on(async {
@@ -127,7 +131,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         if poll_fn(|context| Poll::Ready(stop.as_mut().poll(context).is_ready())).await {
             return Ok(());
         }
-        let count = options.workers.unwrap_or_else(cores).clamp(1, WORKERS_MAX);
+        let count = options.workers.unwrap_or_else(cores::count).clamp(1, WORKERS_MAX);
         let conntrack = Conntrack::new(CONNECTIONS_MAX, options.nat_ports.clone(), count);
         conntrack.memory().into_iter().for_each(prefer_huge_pages);
         let shared = Arc::new(Shared::new(count, Snapshot::new(), conntrack));
@@ -150,7 +154,10 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
         let services = services.map_err(|error| Error::failed("services", error, "see ulimit -u"))?;
         let host = LinuxHost::new(workers.clone(), count, options.offload, services.doors());
         let control = Control::new(shared, host, StateDir::open(&state_dir));
-        let outcome = serve(control, &options, uplinks, &socket, events, on_ready, stop).await;
+        let outcome = tokio::select! {
+            outcome = serve(control, &options, uplinks, &socket, events, on_ready, stop) => outcome,
+            never = staff(&workers) => match never {},
+        };
         drop(services);
         workers.stop();
         outcome
@@ -220,6 +227,16 @@ async fn serve(
     }
 }
 
+/// Has as many workers read as there is work for.
+async fn staff(workers: &WorkerPool) -> Infallible {
+    let mut interval = tokio::time::interval(CREW_INTERVAL);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        workers.staff(now(), cores::idle_time);
+    }
+}
+
 /// Waits for a moment, or forever.
 async fn until(due: Option<Time>) {
     match due {
@@ -250,8 +267,4 @@ fn raise_descriptor_limit() {
     if let Err(errno) = raised {
         log::warn!("cannot raise the limit of open files: {errno}");
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -192,7 +192,7 @@ impl Host for MemoryHost {
     }
 
     fn worker_options(&self) -> WorkerOptions {
-        WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep }
+        WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep, all_read: true }
     }
 
     fn worker_stats(&self) -> Vec<WorkerStats> {

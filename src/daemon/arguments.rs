@@ -53,7 +53,7 @@ pub struct Arguments {
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
     nat_ports: RangeInclusive<u16>,
-    /// Number of worker threads [default: one per core]
+    /// Number of worker threads [default: one per core, of which as many read as there is work for]
     #[arg(long, value_name = "N", value_parser = workers)]
     workers: Option<usize>,
     /// uring: io_uring, many frames a call; syscall: a call a frame; auto: io_uring where it works

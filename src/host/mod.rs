@@ -6,6 +6,7 @@
 
 pub mod attach;
 pub mod bind;
+pub mod cores;
 mod error;
 pub mod guard;
 pub mod memory;

@@ -480,6 +480,15 @@ fn a_fanout_group_gets_every_frame_once_and_a_flow_stays_together() {
             sockets.iter().for_each(|socket| assert_eq!(socket.send(&[n]).unwrap(), 1));
         }
         let [a, b] = &group;
+        assert_eq!(
+            (udp_sources(a).len(), udp_sources(b).len()),
+            (4 * sockets.len(), 0),
+            "nobody said to deal"
+        );
+        b.deal(2);
+        for n in 0..4_u8 {
+            sockets.iter().for_each(|socket| assert_eq!(socket.send(&[n]).unwrap(), 1));
+        }
         let (to_a, to_b) = (udp_sources(a), udp_sources(b));
         assert_eq!(to_a.len() + to_b.len(), 4 * sockets.len());
         assert!(to_a.iter().all(|flow| !to_b.contains(flow)));
@@ -493,6 +502,10 @@ fn a_fanout_group_gets_every_frame_once_and_a_flow_stays_together() {
             device.transmit(&mut frame).unwrap();
         }
         assert_eq!((udp_sources(a), udp_sources(b)), (vec![], vec![]), "our own frames came back");
+
+        b.deal(1);
+        sockets.iter().for_each(|socket| assert_eq!(socket.send(&[0]).unwrap(), 1));
+        assert_eq!((udp_sources(a).len(), udp_sources(b).len()), (sockets.len(), 0));
     });
 }
 

@@ -12,6 +12,7 @@
 
 pub mod carrier;
 pub mod exchange;
+mod fanout;
 pub mod framing;
 pub mod memory;
 pub mod packet;
@@ -189,6 +190,10 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     fn missed(&self) -> u64 {
         0
     }
+
+    /// Deals what arrives over the first `readers` of the devices that share the interface with this one, from now
+    /// on. What was dealt before is where it is.
+    fn deal(&self, _readers: usize) {}
 
     /// Whether the device has gone without a sign on its descriptor. To be asked about once a second, as
     /// [`Device::missed`]; what does show on the descriptor is [`Received::Gone`] and does not wait for this.

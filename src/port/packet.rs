@@ -15,7 +15,7 @@
 //!    uplink, this one before it;
 //! 4. the fanout group, the interface's memberships, and away with the filter.
 //!
-//! **Fanout** deals frames over the sockets of a group by a hash of their flow, so that one worker reads all
+//! **Fanout** ([`fanout`]) deals frames over the sockets of a group by their flow, so that one worker reads all
 //! frames of a flow and direction. **VLAN tags** that the network card took out of a frame come beside it,
 //! and are put back. **Link down** is reported once as ENETDOWN and is not the end: the kernel hooks the
 //! socket up again when the interface comes back. **Deletion** of the interface shows as the same ENETDOWN,
@@ -37,6 +37,7 @@ use crate::addr::MacAddr;
 use crate::drops::DropReason;
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES;
+use crate::port::fanout;
 use crate::port::framing::Framing;
 use crate::port::virtio_net::HEADER_LEN;
 use crate::port::{Device, NotSent, Promises, Received, check_interface_name};
@@ -98,7 +99,7 @@ impl Packet {
         bind(&socket, index)?;
         check_ethernet(&socket, ifname)?;
         if let Some(group) = options.fanout {
-            join_fanout(&socket, group)?;
+            fanout::join(&socket, group)?;
         }
         if options.promiscuous {
             add_membership(&socket, index, libc::PACKET_MR_PROMISC, None)?;
@@ -168,6 +169,12 @@ impl Device for Packet {
         // Reading them sets them to zero.
         let statistics: Result<libc::tpacket_stats, _> = read_packet(&self.socket, libc::PACKET_STATISTICS);
         statistics.map_or(0, |statistics| statistics.tp_drops.into())
+    }
+
+    fn deal(&self, readers: usize) {
+        if let Err(why) = fanout::deal(&self.socket, readers) {
+            log::debug!("the kernel deals as it likes: {why}");
+        }
     }
 
     fn is_gone(&self) -> bool {
@@ -334,17 +341,6 @@ fn check_ethernet(socket: &OwnedFd, ifname: &str) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{ifname} is not an Ethernet interface")))
 }
 
-/// Joins a fanout group that deals by flow. "Ignore outgoing" is a property of the group where the kernel
-/// knows it there; [`Packet::accepts`] catches our own frames where it does not.
-fn join_fanout(socket: &OwnedFd, group: u16) -> io::Result<()> {
-    let join = |mode: c_uint| set_packet(socket, libc::PACKET_FANOUT, &(c_uint::from(group) | mode << 16));
-    let mode = libc::PACKET_FANOUT_HASH;
-    join(mode | libc::PACKET_FANOUT_FLAG_IGNORE_OUTGOING).or_else(|why| match why.raw_os_error() {
-        Some(libc::EINVAL) => join(mode),
-        _ => Err(why),
-    })
-}
-
 fn add_membership(socket: &OwnedFd, index: c_int, kind: c_int, mac: Option<MacAddr>) -> io::Result<()> {
     // SAFETY: plain data, for which zeros are valid.
     let mut request: libc::packet_mreq = unsafe { zeroed() };
@@ -366,11 +362,11 @@ fn unless_unknown(result: io::Result<()>) -> io::Result<bool> {
     }
 }
 
-fn set_packet<T>(socket: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {
+pub(super) fn set_packet<T>(socket: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {
     set(socket, libc::SOL_PACKET, option, value)
 }
 
-fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
     let value: *const T = value;
     // SAFETY: the kernel reads no more than the length given, which is that of the live value.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.cast(), socklen::<T>()) };

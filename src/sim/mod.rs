@@ -82,9 +82,17 @@ impl Switch {
     /// # Panics
     /// If the kernel gives no epoll instance.
     pub fn new(connections: usize) -> Self {
-        let conntrack = Conntrack::new(connections, NAT_PORTS, 1);
-        let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
-        let options = WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep };
+        Switch::for_workers(1, connections)
+    }
+
+    /// The same with tables for so many workers, of which the switch has the first one.
+    ///
+    /// # Panics
+    /// If the kernel gives no epoll instance.
+    pub fn for_workers(workers: usize, connections: usize) -> Self {
+        let conntrack = Conntrack::new(connections, NAT_PORTS, workers);
+        let shared = Arc::new(Shared::new(workers, Snapshot::new(), conntrack));
+        let options = WorkerOptions { io: Io::Syscall, poll: PollMode::Sleep, all_read: true };
         let (worker, handle) = Worker::new(shared.clone(), 0, options, Arc::new(|_| ()))
             .expect("an epoll instance for the worker");
         Switch { shared, now: Time::from_secs(1), worker, handle }

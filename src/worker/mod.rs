@@ -14,6 +14,8 @@
 //! [`LINGERING_MAX`] do, so that looking at idle ports is never what a turn spends its time on. A device that
 //! is gone for good (its namespace died) is dropped at once and reported, so that it cannot spin.
 //!
+//! **Who reads.** As few workers as there is work for ([`crew`]).
+//!
 //! **Bursts** are bounded by frames and by bytes, and no frame waits for another one beyond its burst. How much
 //! is asked for at once is what the port had last time ([`burst`]).
 
@@ -40,10 +42,12 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 mod burst;
+mod crew;
 mod patience;
 mod pool;
 
 use burst::Appetite;
+pub use crew::CREW_INTERVAL;
 pub use patience::PollMode;
 use patience::{Idle, Patience};
 pub use pool::{WorkerHandle, WorkerPool};
@@ -78,6 +82,8 @@ pub struct WorkerOptions {
     pub io: Io,
     /// What they do while they have nothing to do.
     pub poll: PollMode,
+    /// Whether all of them read all the time, instead of as many as there is work for.
+    pub all_read: bool,
 }
 
 /// What workers tell the control thread.
@@ -106,12 +112,37 @@ pub struct Outgoing {
 pub type OnEvent = Arc<dyn Fn(Event) + Send + Sync>;
 
 enum Command {
-    Attach { port: PortId, device: Arc<dyn Device>, reads: bool },
-    Detach { port: PortId, done: Sender<()> },
-    Settle { done: Sender<()> },
-    Inject { port: PortId, bytes: Vec<u8> },
-    Send { frames: Vec<Outgoing> },
-    Probe { network: NetworkId, ip: Ipv4Addr },
+    Attach {
+        port: PortId,
+        device: Arc<dyn Device>,
+        reads: bool,
+    },
+    Detach {
+        port: PortId,
+        done: Sender<()>,
+    },
+    /// Read a port no longer, and have another worker read it.
+    HandOver {
+        port: PortId,
+        to: WorkerHandle,
+    },
+    Read {
+        port: PortId,
+    },
+    Settle {
+        done: Sender<()>,
+    },
+    Inject {
+        port: PortId,
+        bytes: Vec<u8>,
+    },
+    Send {
+        frames: Vec<Outgoing>,
+    },
+    Probe {
+        network: NetworkId,
+        ip: Ipv4Addr,
+    },
     Stop,
 }
 
@@ -320,6 +351,8 @@ impl Worker {
                     // Who asked may have given up waiting.
                     let _ = done.send(());
                 }
+                Command::HandOver { port, to } => self.hand_over(port, &to),
+                Command::Read { port } => self.read(port, now),
                 // The snapshot is looked at next.
                 Command::Settle { done } => done.send(()).unwrap_or_default(),
                 Command::Inject { port, bytes } => self.inject(port, &bytes, now),
@@ -337,8 +370,29 @@ impl Worker {
 
     fn attach(&mut self, port: PortId, device: Arc<dyn Device>, reads: bool, now: Time) {
         self.detach(port);
-        let watched = device.fd().filter(|_| reads);
-        if let Some(fd) = watched {
+        if self.attached.len() <= port.index() {
+            self.attached.resize_with(port.index() + 1, || None);
+        }
+        let (lane, appetite) = (self.exchange.open(device), Appetite::default());
+        self.attached[port.index()] =
+            Some(Attached { lane, watched: None, reads: false, listed: false, last: now, appetite });
+        if reads {
+            self.read(port, now);
+        }
+    }
+
+    fn detach(&mut self, port: PortId) {
+        self.stop_reading(port);
+        if let Some(attached) = self.attached.get_mut(port.index()) {
+            *attached = None;
+        }
+    }
+
+    /// Begins to read a port, if it is still there.
+    fn read(&mut self, port: PortId, now: Time) {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        let fd = attached.lane.device().fd();
+        if let Some(fd) = fd {
             let token = Token(port.index());
             if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
                 log::error!("cannot watch the device of port {}: {error}", port.0);
@@ -346,25 +400,31 @@ impl Worker {
                 return;
             }
         }
-        if self.attached.len() <= port.index() {
-            self.attached.resize_with(port.index() + 1, || None);
-        }
-        let lane = self.exchange.open(device);
         // What arrived before the device was watched is read now.
-        let (listed, appetite) = (reads, Appetite::default());
-        self.attached[port.index()] = Some(Attached { lane, watched, reads, listed, last: now, appetite });
-        if reads {
-            self.list.push(port);
-        }
+        (attached.watched, attached.reads, attached.listed, attached.last) = (fd, true, true, now);
+        self.list.push(port);
     }
 
-    fn detach(&mut self, port: PortId) {
-        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::take) else { return };
-        self.list.retain(|&listed| listed != port);
-        if let Some(fd) = attached.watched
+    /// Ends to read a port. What has arrived waits in the device for the next reader.
+    fn stop_reading(&mut self, port: PortId) {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        (attached.reads, attached.listed) = (false, false);
+        if let Some(fd) = attached.watched.take()
             && let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd))
         {
             log::debug!("the device of port {} is no longer watched: {error}", port.0);
+        }
+        self.list.retain(|&listed| listed != port);
+    }
+
+    /// Leaves the reading of a port to another worker. This is between two bursts: all that this one has read is
+    /// written before the other one reads.
+    fn hand_over(&mut self, port: PortId, to: &WorkerHandle) {
+        let reads = self.attached.get(port.index()).and_then(Option::as_ref).is_some_and(|there| there.reads);
+        // A port that has gone meanwhile is nobody's to read.
+        if reads {
+            self.stop_reading(port);
+            to.read(port);
         }
     }
 

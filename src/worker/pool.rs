@@ -6,15 +6,17 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use mio::Waker;
 
+use super::crew::Crew;
 use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
 use crate::addr::{NetworkId, PortId};
+use crate::clock::Time;
 use crate::frame::Offload;
 use crate::port::Device;
 use crate::shared::Shared;
@@ -49,6 +51,11 @@ impl WorkerHandle {
         self.send(Command::Attach { port, device, reads });
     }
 
+    /// Has the worker read a port that it writes to.
+    pub(super) fn read(&self, port: PortId) {
+        self.send(Command::Read { port });
+    }
+
     /// Has the worker send a finished frame out by a port.
     pub fn send_frame(&self, port: PortId, bytes: Vec<u8>) {
         self.send_frames(vec![Outgoing { port, bytes, offload: Offload::NONE }]);
@@ -76,11 +83,13 @@ impl std::fmt::Debug for WorkerHandle {
 pub struct WorkerPool {
     options: WorkerOptions,
     handles: Arc<[WorkerHandle]>,
+    crew: Arc<Mutex<Crew>>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl WorkerPool {
-    /// Starts a thread for each of the switch's workers.
+    /// Starts a thread for each of the switch's workers. Those that read are all of them if the options say so,
+    /// and else one, until [`WorkerPool::staff`] finds that more are needed.
     ///
     /// # Errors
     /// If a thread or its epoll instance cannot be made.
@@ -92,7 +101,9 @@ impl WorkerPool {
             let name = format!("worker-{index}");
             threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
         }
-        Ok(WorkerPool { options, handles: handles.into(), threads: Arc::new(Mutex::new(threads)) })
+        let readers = if options.all_read { handles.len() } else { 1 };
+        let crew = Arc::new(Mutex::new(Crew::new(handles.len(), readers)));
+        Ok(WorkerPool { options, handles: handles.into(), crew, threads: Arc::new(Mutex::new(threads)) })
     }
 
     /// How the workers go about their work.
@@ -103,15 +114,18 @@ impl WorkerPool {
     /// Makes every worker write to a port's device, and one of them read it. Of several devices, as many as
     /// workers, each worker reads and writes its own.
     pub fn attach(&self, port: PortId, devices: &[Arc<dyn Device>]) {
+        let mut crew = self.crew();
+        crew.attach(port, devices);
         for (index, handle) in self.handles.iter().enumerate() {
             let Some(device) = devices.get(index % devices.len().max(1)) else { return };
-            let reads = devices.len() > 1 || index == port.index() % self.handles.len();
+            let reads = devices.len() > 1 || index == crew.reader(port);
             handle.attach(port, device.clone(), reads);
         }
     }
 
     /// Makes every worker let go of a port's device. Returns when all have, or after a second.
     pub fn detach(&self, port: PortId) {
+        self.crew().detach(port);
         if !self.wait_for(|done| Command::Detach { port, done }) {
             log::warn!("a worker is slow to let go of port {}", port.0);
         }
@@ -134,26 +148,20 @@ impl WorkerPool {
 
     /// Lets a frame that the switch made go its way as if the port had sent it.
     pub fn inject(&self, port: PortId, bytes: Vec<u8>) {
-        if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
-            handle.send(Command::Inject { port, bytes });
-        }
+        self.reader(port).send(Command::Inject { port, bytes });
     }
 
     /// Sends a frame that the switch made out by a port. Those to one port keep their order.
     pub fn send(&self, port: PortId, bytes: Vec<u8>) {
-        if let Some(handle) = self.handles.get(port.index() % self.handles.len().max(1)) {
-            handle.send_frame(port, bytes);
-        }
+        self.reader(port).send_frame(port, bytes);
     }
 
     /// Sends frames that the switch made, as [`WorkerPool::send`] each, and those by one worker together.
     pub fn send_all(&self, frames: Vec<Outgoing>) {
         let mut shares: Vec<Vec<Outgoing>> = self.handles.iter().map(|_| Vec::new()).collect();
-        let count = shares.len().max(1);
+        let crew = self.crew();
         for frame in frames {
-            if let Some(share) = shares.get_mut(frame.port.index() % count) {
-                share.push(frame);
-            }
+            shares[crew.reader(frame.port)].push(frame);
         }
         for (handle, share) in self.handles.iter().zip(shares) {
             if !share.is_empty() {
@@ -167,6 +175,41 @@ impl WorkerPool {
         if let Some(handle) = self.handles.first() {
             handle.probe(network, ip);
         }
+    }
+
+    /// Decides how many workers read, which is worth asking every [`super::CREW_INTERVAL`]. `idle` says for how
+    /// long the machine's cores have been idle, all together.
+    pub fn staff(&self, now: Time, idle: impl FnOnce() -> Option<Duration>) {
+        if self.options.all_read || self.handles.len() == 1 {
+            return;
+        }
+        let busy = self.loads().iter().map(|load| Duration::from_micros(load.busy_micros)).collect();
+        let mut crew = self.crew();
+        let readers = crew.decide(now, busy, idle);
+        if readers != crew.readers() {
+            self.hand_over(&mut crew, readers);
+        }
+    }
+
+    /// Has so many workers read from now on, but at least one and at most all.
+    pub fn set_readers(&self, readers: usize) {
+        self.hand_over(&mut self.crew(), readers);
+    }
+
+    fn hand_over(&self, crew: &mut Crew, readers: usize) {
+        log::debug!("{readers} of {} workers read", self.handles.len());
+        crew.set_readers(readers, |port, from, to| {
+            self.handles[from].send(Command::HandOver { port, to: self.handles[to].clone() });
+        });
+    }
+
+    /// The worker that reads a port of one device.
+    fn reader(&self, port: PortId) -> &WorkerHandle {
+        &self.handles[self.crew().reader(port)]
+    }
+
+    fn crew(&self) -> MutexGuard<'_, Crew> {
+        self.crew.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What every worker has done.
