@@ -85,6 +85,8 @@ impl<H: Host> Control<H> {
     pub fn apply(&mut self, request: Request, now: Time) -> Result<Response, Error> {
         match request {
             Request::Status(_) => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::UplinkLs(_) => Ok(Response::Uplinks(self.uplink_ls())),
+            Request::UplinkSet(set) => self.uplink_set(&set, now).map(done),
             Request::NetworkLs(_) => Ok(Response::Networks(self.network_ls())),
             Request::NetworkCreate(create) => self.network_create(&create, now).map(Response::Network),
             Request::NetworkRm(rm) => self.network_rm(&rm).map(done),

@@ -47,7 +47,7 @@ impl<H: Host> Control<H> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.as_secs(),
             uplink: self.uplinks.first().map(uplink_info),
-            uplinks: self.uplinks.iter().map(uplink_info).collect(),
+            uplinks: self.uplink_ls(),
             workers: self.shared.workers(),
             io: options.io.as_str().to_owned(),
             poll: options.poll.as_str().to_owned(),
@@ -69,6 +69,10 @@ impl<H: Host> Control<H> {
             totals: counts(&totals, missed),
             imbalance: i64::try_from(totals.imbalance(waiting as u64)).unwrap_or(i64::MAX),
         }
+    }
+
+    pub(super) fn uplink_ls(&self) -> Vec<UplinkInfo> {
+        self.uplinks.iter().map(uplink_info).collect()
     }
 
     pub(super) fn fdb_show(&self, show: &FdbShow, now: Time) -> Result<Vec<FdbEntry>, Error> {

@@ -27,8 +27,10 @@ use crate::snapshot::NetworkMode;
 use crate::table::policy::Action;
 
 mod networks;
+mod uplinks;
 
 pub use networks::{NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting};
+pub use uplinks::{UplinkSet, UplinkSetting};
 
 macro_rules! requests {
     ($($(#[doc = $doc:literal])+ $variant:ident($arguments:ty) = $noun:literal $verb:literal $access:ident,)+) => {
@@ -95,6 +97,10 @@ macro_rules! requests {
 requests! {
     /// The switch as a whole.
     Status(NoArguments) = "status" "" reads,
+    /// All uplinks.
+    UplinkLs(NoArguments) = "uplink" "ls" reads,
+    /// Change an uplink.
+    UplinkSet(UplinkSet) = "uplink" "set" changes,
     /// All networks.
     NetworkLs(NoArguments) = "network" "ls" reads,
     /// Make a network.

@@ -22,6 +22,7 @@ use crate::table::policy::Action;
 pub enum Response {
     Status(Box<Status>),
     Networks(Vec<NetworkInfo>),
+    Uplinks(Vec<UplinkInfo>),
     Network(NetworkInfo),
     NetworkDetail(Box<NetworkDetail>),
     Dhcp(DhcpInfo),

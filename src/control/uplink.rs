@@ -19,8 +19,10 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::{Host, UplinkFacts};
 use super::publish_spec::Listen;
+use super::request::{UplinkSet, UplinkSetting};
 use super::subnets::overlap;
 use super::uplink_lease::Lessee;
+use super::uplink_spec::UplinkSpec;
 use crate::addr::{NetworkId, PortId, Protocol, UplinkId};
 use crate::clock::Time;
 use crate::host::guard::Hidden;
@@ -173,6 +175,48 @@ impl<H: Host> Control<H> {
             self.shared.publish(|snapshot| snapshot.remove_port(id.port()));
         }
         opened
+    }
+
+    /// Changes an uplink: its next hop, at once and for all connections.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such uplink, `Usage` if the next hop is not on its link, `Failed` if DHCP tells it.
+    pub(super) fn uplink_set(&mut self, set: &UplinkSet, now: Time) -> Result<usize, Error> {
+        let UplinkRecord { id, settings, facts, .. } = self.uplink(set.name.as_str())?;
+        let (id, mut after) = (*id, settings.clone());
+        for &UplinkSetting::Gateway(gateway) in &set.settings {
+            if settings.dhcp {
+                let hint = "leave it to the server, or start vswitchd with a fixed address";
+                return Err(Error::failed(&set.name, "the DHCP server names the next hop", hint));
+            }
+            let links = &facts.addresses;
+            if let Some(gateway) = gateway.filter(|gateway| !links.iter().any(|link| link.contains(gateway)))
+            {
+                let why = format_args!("is on no link of uplink {}", set.name);
+                return Err(Error::usage(gateway, why, "give a next hop that it reaches without another"));
+            }
+            after.gateway = gateway;
+        }
+        let gateway = after.gateway;
+        self.uplinks[id.index()].settings = after;
+        self.renew_uplinks(now);
+        self.note_gateway(set.name.as_str(), gateway);
+        Ok(set.settings.len())
+    }
+
+    /// Brings the options that the daemon was started with in line: a dump is to say what is.
+    fn note_gateway(&mut self, name: &str, gateway: Option<Ipv4Addr>) {
+        for (_, value) in self.options.iter_mut().filter(|(option, _)| option == "uplink") {
+            if let Ok(mut uplink) = value.parse::<UplinkSpec>()
+                && uplink.name.as_str() == name
+            {
+                uplink.gateway = gateway;
+                *value = uplink.to_string();
+            }
+        }
+        if self.uplinks.first().is_some_and(|first| first.settings.name == name) {
+            self.options.retain(|(option, _)| option != "uplink_gateway");
+        }
     }
 
     /// The uplink that an interface is.

@@ -352,3 +352,38 @@ fn a_file_names_several_uplinks() {
     let moved = networks.replace("uplink = \"eth1\"\n", "");
     assert_eq!(apply(&mut control, &moved).changes, ["network set office mode=nat mtu=1400 uplink=eth0"]);
 }
+
+#[test]
+fn a_next_hop_is_changed_at_once_and_a_dump_says_so() {
+    let mut control = with([UplinkSettings { gateway: Some(ROUTERS[0]), ..own("eth0", "192.0.2.77/24") }]);
+    ask(&mut control, "network create", r#"{"name":"default","subnet":"10.1.0.0/24"}"#).unwrap();
+    let options = [("uplink", "eth0"), ("uplink_gateway", "192.0.2.1"), ("uplink_mode", "own")];
+    control.set_options(options.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
+    assert_eq!(uplink(&control, 0).routes.lookup(WORLD), Some(Via::Gateway(ROUTERS[0])));
+    let other = Ipv4Addr::new(192, 0, 2, 254);
+    ask(&mut control, "uplink set", r#"{"name":"eth0","settings":[{"gateway":"192.0.2.254"}]}"#).unwrap();
+    assert_eq!(uplink(&control, 0).routes.lookup(WORLD), Some(Via::Gateway(other)));
+    assert_eq!(status(&mut control).uplink.and_then(|uplink| uplink.gateway), Some(other));
+    let Response::Configuration(Configuration { text }) = ask(&mut control, "dump", "").unwrap() else {
+        panic!()
+    };
+    assert!(
+        text.contains(r#"uplink = "eth0,gateway=192.0.2.254""#) && !text.contains("uplink_gateway"),
+        "{text}"
+    );
+    for (body, kind) in [
+        (r#"{"name":"eth0","settings":[{"gateway":"198.51.100.1"}]}"#, Kind::Usage),
+        (r#"{"name":"eth1","settings":[{"gateway":null}]}"#, Kind::NotFound),
+    ] {
+        assert_eq!(refused(&mut control, "uplink set", body).kind, kind);
+    }
+    ask(&mut control, "uplink set", r#"{"name":"eth0","settings":[{"gateway":null}]}"#).unwrap();
+    assert_eq!(uplink(&control, 0).routes.lookup(WORLD), None);
+    let Response::Uplinks(all) = ask(&mut control, "uplink ls", "").unwrap() else { panic!() };
+    assert_eq!(all.iter().map(|uplink| uplink.gateway).collect::<Vec<_>>(), [None]);
+
+    let dhcp = UplinkSettings { mode: UplinkMode::Own, dhcp: true, ..settings("eth1") };
+    let mut control = with([dhcp]);
+    let error = refused(&mut control, "uplink set", r#"{"name":"eth1","settings":[{"gateway":null}]}"#);
+    assert_eq!(error.why, "the DHCP server names the next hop");
+}

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
         an_uplink_that_goes_leaves_the_other_ones_flows_alone,
     ),
     ("a_network_moves_to_another_uplink", a_network_moves_to_another_uplink),
+    ("an_uplinks_next_hop_is_changed_live", an_uplinks_next_hop_is_changed_live),
     ("wrong_uplinks_are_refused_at_the_start", wrong_uplinks_are_refused_at_the_start),
 ];
 
@@ -224,6 +225,33 @@ fn a_network_moves_to_another_uplink() -> Outcome {
     std::fs::write(&file, text)?;
     let said = switch.done(&format!("apply --dry-run {}", file.display()))?;
     ensure!(!said.contains("network"), "{said}");
+    Ok(())
+}
+
+fn an_uplinks_next_hop_is_changed_live() -> Outcome {
+    let rig = Rig::new()?;
+    let internet = second_internet(&rig)?;
+    let second = format!("eth1,mode=own,address={SECOND_OWN}/24,gateway={SECOND_GATEWAY}");
+    let switch = Switch::start(&rig, &["--uplink", &second, "--network", OFFICE])?;
+    let desk = office(&switch, &rig, "desk", 11)?;
+    let mut theirs = connect(out(&desk, &internet))?;
+    // The router has another address now, and what it had is nobody's.
+    let other = Ipv4Addr::new(203, 0, 113, 253);
+    internet.run(|| {
+        netlink::del_address("eth0", on_uplink(SECOND_GATEWAY))?;
+        netlink::add_address("eth0", on_uplink(other))
+    })??;
+    switch.done(&format!("uplink set eth1 gateway={other}"))?;
+    ensure!(ping(&desk, INTERNET, PATIENCE)?.is_some(), "no way out by {other}");
+    theirs.client.write_all(b"hello?")?;
+    theirs.server.read_exact(&mut [0; 6])?;
+    let neighbors = switch.done("neigh show")?;
+    ensure!(neighbors.contains(&other.to_string()), "{neighbors}");
+    let listed = switch.list("uplink ls")?;
+    ensure!(listed[1]["name"] == "eth1" && listed[1]["gateway"] == other.to_string(), "{listed}");
+    let refused = switch.ctl("uplink set eth1 gateway=192.0.2.254")?;
+    let said = String::from_utf8(refused.stderr)?;
+    ensure!(refused.status.code() == Some(2) && said.contains("is on no link of uplink eth1"), "{said}");
     Ok(())
 }
 

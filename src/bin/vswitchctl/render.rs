@@ -12,12 +12,14 @@ use vswitchd::control::response::{
     PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use vswitchd::control::table::{self, Table};
+use vswitchd::limits::UPLINKS_MAX;
 
 /// Asks, and lays the answer out. `wide` has more columns and exact numbers.
 pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<String, Error> {
     let status = || client.call::<Status>(&Request::Status(NoArguments {}));
     Ok(match request {
         Request::Status(_) => status_text(&status()?, wide),
+        Request::UplinkLs(_) => uplinks(&client.call::<Vec<UplinkInfo>>(request)?),
         Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
         Request::NetworkCreate(_) => {
             let network: NetworkInfo = client.call(request)?;
@@ -61,6 +63,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         }
         Request::NetworkRm(_)
         | Request::NetworkSet(_)
+        | Request::UplinkSet(_)
         | Request::NetworkDisconnect(_)
         | Request::PortRm(_)
         | Request::PortSet(_)
@@ -116,6 +119,23 @@ fn status_text(status: &Status, wide: bool) -> String {
     ];
     lines.splice(2..2, uplinks);
     facts(&lines)
+}
+
+fn uplinks(uplinks: &[UplinkInfo]) -> String {
+    let mut table = Table::new(&["NAME", "MODE", "ADDRESS", "GATEWAY", ">MTU", "MAC", "STATE"]);
+    for uplink in uplinks {
+        table.row(vec![
+            uplink.name.clone(),
+            uplink.mode.as_str().to_owned(),
+            or_dash(uplink.address),
+            or_dash(uplink.gateway),
+            uplink.mtu.to_string(),
+            uplink.mac.to_string(),
+            if uplink.up { "up" } else { "down" }.to_owned(),
+        ]);
+    }
+    table.footer(format!("{}/{UPLINKS_MAX} uplinks", uplinks.len()));
+    table.to_string()
 }
 
 fn networks(networks: &[NetworkInfo], status: &Status) -> String {
