@@ -97,10 +97,6 @@ macro_rules! requests {
 requests! {
     /// The switch as a whole.
     Status(NoArguments) = "status" "" reads,
-    /// All uplinks.
-    UplinkLs(NoArguments) = "uplink" "ls" reads,
-    /// Change an uplink.
-    UplinkSet(UplinkSet) = "uplink" "set" changes,
     /// All networks.
     NetworkLs(NoArguments) = "network" "ls" reads,
     /// Make a network.
@@ -119,6 +115,10 @@ requests! {
     NetworkInspect(Named) = "network" "inspect" reads,
     /// Show a network's DHCP server, after changing settings of it.
     NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
+    /// All uplinks.
+    UplinkLs(NoArguments) = "uplink" "ls" reads,
+    /// Change an uplink.
+    UplinkSet(UplinkSet) = "uplink" "set" changes,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -867,7 +867,7 @@ mod tests {
     #[test]
     fn wrong_requests_are_refused_with_something_to_do() {
         for (noun, verb, body, says) in [
-            ("frob", "ls", "", "no such noun (one of status, network, port"),
+            ("frob", "ls", "", "no such noun (one of status, network, uplink, port"),
             ("port", "frob", "", "no such verb of port (one of ls, add, rm"),
             ("status", "ls", "", "it takes no verb"),
             ("port", "add", "{}", "missing field `name`"),
