@@ -13,6 +13,8 @@ use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
 use vswitchd::wire::{checksum, ethernet, ipv4};
 
 use crate::bodies::coalesce::RAW;
+use crate::bodies::config::NEXT;
+use crate::bodies::dhcp::{ANSWER, ANSWER_RAW, ASK, ASK_RAW, TIME as SECONDS};
 use crate::bodies::speech::{Say, say};
 use crate::bodies::switch::{REPAIR, TIME, World};
 
@@ -27,6 +29,9 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
         ("conntrack", conntrack()),
         ("control", control()),
         ("coalesce", coalesce()),
+        ("config", config()),
+        ("dhcp", dhcp()),
+        ("dns", dns()),
     ]
 }
 
@@ -477,5 +482,261 @@ fn coalesce() -> Vec<Seed> {
         ("many-datagrams", many(0, 0)),
         ("many-segments", many(3, 0)),
         ("raw-frames-between", raw.concat()),
+    ]
+}
+
+/// Files: a rich one, one that takes most of it back, and such as have faults of every kind.
+fn config() -> Vec<Seed> {
+    let base = "uplink = \"eth0\"\nnat_ports = \"61000-61099\"\n";
+    let network = "[[network]]\nname = \"default\"\nsubnet = \"172.30.0.0/16\"\n";
+    let backend = r#"
+[[network]]
+name = "backend"
+subnet = "10.2.0.0/24"
+gateway = "10.2.0.254"
+mtu = 1400
+mode = "internal"
+dhcp = { lease = 600, range = "10.2.0.10-10.2.0.20", domain = "example.com", ntp = ["10.2.0.1"], routes = ["10.9.0.0/16:10.2.0.1"] }
+"#;
+    let ports = r#"
+[[port]]
+name = "web"
+netns = "red"
+ip = "172.30.0.80"
+aliases = ["www"]
+set = { storm = "off", connections = 50, security = "off" }
+
+[[port]]
+name = "db"
+netns = "blue"
+network = "backend"
+ip = "10.2.0.9"
+ifname = "eth7"
+
+[[connect]]
+network = "backend"
+port = "web"
+ifname = "lan1"
+set = { mtu = 1300 }
+
+[[host_port]]
+network = "backend"
+ip = "10.2.0.100"
+
+[[port]]
+name = "vm"
+tap = "tap9"
+mac = "02:00:00:00:00:77"
+no_address = true
+"#;
+    let rules = r#"
+[[publish]]
+spec = "8080-8081:80-81/tcp"
+to = "web"
+
+[[publish]]
+spec = "127.0.0.1:53:53/udp"
+to = ["web", "vm"]
+
+[[policy]]
+action = "deny"
+from = "internet"
+to = "web"
+proto = "tcp"
+dport = "81"
+name = "no more of 81"
+
+[[policy]]
+action = "allow"
+from = "web,172.30.0.0/25"
+to = "backend"
+
+[[policy_default]]
+from = "default"
+to = "backend"
+action = "allow"
+
+[timeouts]
+udp = 77
+
+[fdb]
+ageing = 60
+"#;
+    let faults = r#"
+[[network]]
+name = "one"
+subnet = "10.2.0.0/33"
+[[network]]
+name = "two"
+subnet = "172.30.0.0/24"
+[[port]]
+name = "-"
+[[port]]
+name = "web"
+netns = "gone"
+ip = "10.77.0.1"
+[[port]]
+name = "web"
+netns = "red"
+tap = "tap1"
+[[publish]]
+spec = "90-80:80"
+to = "nobody"
+[[policy]]
+action = "perhaps"
+[[policy]]
+action = "deny"
+from = "nowhere"
+[timeouts]
+udp = 0
+sctp = 1
+[frob]
+"#;
+    let whole = [network, backend, ports, rules].concat();
+    vec![
+        ("a-rich-file", whole.clone().into_bytes()),
+        ("and-back", [&whole, NEXT, network].concat().into_bytes()),
+        (
+            "and-changed",
+            [&whole, NEXT, &whole.replace("77", "78").replace("10.2.0.9", "10.2.0.8")].concat().into_bytes(),
+        ),
+        ("faults", [network, faults].concat().into_bytes()),
+        ("half-a-file", whole[..whole.len() / 2].as_bytes().to_vec()),
+        ("head", [base, network].concat().into_bytes()),
+        ("no-toml", b"[[network]\nname = ".to_vec()),
+    ]
+}
+
+/// Records of clients and servers. See `bodies/dhcp.rs`.
+fn dhcp() -> Vec<Seed> {
+    const DISCOVER: u8 = 1;
+    const REQUEST: u8 = 3;
+    const DECLINE: u8 = 4;
+    const RELEASE: u8 = 7;
+    const INFORM: u8 = 8;
+    const WISH: u8 = 1;
+    const SERVER: u8 = 2;
+    const CIADDR: u8 = 4;
+    const BROADCAST: u8 = 8;
+    const LIST: u8 = 32;
+    const TIMES: u8 = 64;
+    const RELAY: u8 = 128;
+    // From client 1 at a port; 2 is the first address of the pool.
+    let ask = |seat: u8, kind: u8, how: u8, more: &[u8]| [&[ASK, seat, kind, 1, how], more].concat();
+    let get = [ask(0, DISCOVER, 0, &[]), ask(0, REQUEST, WISH | SERVER, &[2, 0])].concat();
+    let stations = |count: u8| {
+        (1..=count)
+            .flat_map(|who| [ASK, 0, DISCOVER, who, 0, ASK, 0, REQUEST, who, WISH | SERVER, who + 1, 0])
+    };
+    let raw = |seat: u8, message: &[u8]| {
+        [&[ASK_RAW, seat], &u16::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+    };
+    let mut discover = vec![1, 1, 6, 0, 0, 0, 0, 7, 0, 0, 0x80, 0];
+    discover.resize(28, 0);
+    discover.extend([2, 0, 0, 0, 1, 1]);
+    discover.resize(236, 0);
+    discover.extend([0x63, 0x82, 0x53, 0x63, 53, 1, 1]);
+    let plain = [&discover[..], &[57, 2, 2, 64, 61, 3, 0, 1, 2, 12, 2, b'v', b'm', 255]].concat();
+    // Options go on in the fields for names, and one of them in parts.
+    let mut overloaded = [&discover[..], &[52, 1, 3, 12, 1, b'v', 255]].concat();
+    overloaded[44..52].copy_from_slice(&[12, 1, b'm', 50, 4, 10, 1, 0]);
+    overloaded[108..113].copy_from_slice(&[55, 2, 1, 3, 255]);
+    let cut = [&discover[..], &[61, 200, 1]].concat();
+    let answer = |kind: u8, how: u8, host: u8, more: &[u8]| [&[ANSWER, kind, how, host], more].concat();
+    let leased = [answer(2, 4, 9, &[10]), answer(5, 4 | 32, 9, &[10, 254])].concat();
+    vec![
+        (
+            "a-lease-and-its-life",
+            [
+                &get[..],
+                &ask(0, REQUEST, CIADDR, &[2]),
+                &[SECONDS, 10],
+                &ask(0, RELEASE, CIADDR | SERVER, &[2, 2]),
+            ]
+            .concat(),
+        ),
+        ("declined", [&get[..], &ask(0, DECLINE, WISH | SERVER, &[2, 0]), &get].concat()),
+        ("inform", ask(1, INFORM, CIADDR | LIST, &[40, 5, 1, 3, 6, 121, 119])),
+        (
+            "init-reboot",
+            [
+                ask(1, REQUEST, WISH, &[2]),
+                get.clone(),
+                ask(0, REQUEST, WISH, &[2]),
+                ask(1, REQUEST, WISH, &[0xff]),
+            ]
+            .concat(),
+        ),
+        ("many-clients-of-a-port", stations(20).collect()),
+        (
+            "of-another-port",
+            [get.clone(), ask(1, REQUEST, WISH | SERVER, &[2, 0]), ask(1, REQUEST, WISH | SERVER, &[9, 0])]
+                .concat(),
+        ),
+        (
+            "another-server",
+            [ask(0, DISCOVER, BROADCAST, &[]), ask(0, REQUEST, WISH | SERVER, &[2, 1])].concat(),
+        ),
+        ("own-address", [ask(3, DISCOVER, TIMES, &[3]), ask(0xc3, REQUEST, WISH | SERVER, &[5, 0])].concat()),
+        ("relayed", [ask(0, DISCOVER, RELAY | TIMES, &[9, 20]), ask(0, DISCOVER, RELAY, &[0xff])].concat()),
+        ("raw", [raw(0, &plain), raw(1, &overloaded), raw(2, &cut)].concat()),
+        (
+            "uplink-leased",
+            [&leased[..], &[SECONDS, 71], &answer(5, 4, 9, &[10]), &[SECONDS, 90, SECONDS, 255]].concat(),
+        ),
+        ("uplink-refused", [&leased[..], &[SECONDS, 71], &answer(6, 0, 0, &[])].concat()),
+        (
+            "uplink-routes",
+            [answer(2, 4, 9, &[10]), answer(5, 4 | 64, 9, &[10, 8, 0, 192, 0, 2, 1, 24, 10, 9, 8])].concat(),
+        ),
+        ("uplink-raw", vec![ANSWER_RAW, 0, 4, 2, 1, 6, 0]),
+    ]
+}
+
+/// A client's message behind its length, and a resolver's. See `bodies/dns.rs`.
+fn dns() -> Vec<Seed> {
+    let message =
+        |flags: [u8; 2], counts: [u8; 8], rest: &[u8]| [&[0x12, 0x34], &flags[..], &counts, rest].concat();
+    let one = [0, 1, 0, 0, 0, 0, 0, 0];
+    let example = b"\x03www\x07Example\x03com\x00\x00\x01\x00\x01";
+    let record = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\xcb\x00\x71\x01";
+    let edns = b"\x00\x00\x29\x10\x00\x00\x00\x80\x00\x00\x06\xff\xfe\x00\x02\xca\xfe";
+    let both = |query: &[u8], reply: &[u8]| {
+        [&u16::try_from(query.len()).unwrap().to_be_bytes(), query, reply].concat()
+    };
+    let ask = |question: &[u8]| message([1, 0], one, question);
+    let query = ask(example);
+    let reply = message([0x81, 0x80], [0, 1, 0, 1, 0, 0, 0, 0], &[&example[..], record].concat());
+    let with_edns = |version: u8| {
+        let mut extra = edns.to_vec();
+        extra[6] = version;
+        message([1, 0], [0, 1, 0, 0, 0, 0, 0, 1], &[&b"\x02p1\x00\x00\x01\x00\x01"[..], &extra].concat())
+    };
+    let lower = message([0x81, 0x80], one, &example.to_ascii_lowercase());
+    let mut another = reply.clone();
+    another[1] ^= 1;
+    vec![
+        ("query-and-reply", both(&query, &reply)),
+        ("other-case", both(&query, &lower)),
+        ("other-number", both(&query, &another)),
+        ("reply-is-a-query", both(&query, &query)),
+        ("name-of-ours", both(&ask(b"\x02p1\x04net0\x00\x00\x01\x00\x01"), &[])),
+        ("any-of-ours", both(&ask(b"\x04NET0\x00\x00\xff\x00\x01"), &[])),
+        ("reverse", both(&ask(b"\x013\x010\x0230\x03172\x07in-addr\x04arpa\x00\x00\x0c\x00\x01"), &[])),
+        ("edns", both(&with_edns(0), &[])),
+        ("edns-of-the-future", both(&with_edns(1), &[])),
+        ("update", both(&message([0x28, 0], one, example), &[])),
+        (
+            "two-questions",
+            both(&message([1, 0], [0, 2, 0, 0, 0, 0, 0, 0], &[&example[..], example].concat()), &[]),
+        ),
+        ("pointer-to-itself", both(&ask(b"\xc0\x0c\x00\x01\x00\x01"), &reply)),
+        ("pointer-in-a-reply", both(&query, &message([0x81, 0x80], one, b"\x03www\xc0\x0c\x00\x01\x00\x01"))),
+        ("long-label", both(&ask(&[&[64][..], &[b'a'; 64], &[0, 0, 1, 0, 1]].concat()), &[])),
+        (
+            "long-name",
+            both(&ask(&[&[&[63][..], &[b'a'; 63]].concat().repeat(4)[..], &[0, 0, 1, 0, 1]].concat()), &[]),
+        ),
+        ("cut", both(&query[..20], &reply[..11])),
     ]
 }

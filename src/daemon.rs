@@ -26,7 +26,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
-use crate::clock::Time;
 use crate::control::apply::Control;
 use crate::control::config::Document;
 use crate::control::error::Error;
@@ -42,7 +41,7 @@ use crate::host::state::{self, StateDir};
 use crate::host::watch::Watcher;
 use crate::limits::{API_CLIENTS_MAX, CONNECTIONS_MAX, HOST_PORTS_INTERVAL, WORKERS_MAX};
 use crate::port::exchange::Io;
-use crate::service::Services;
+use crate::service::{Services, until};
 use crate::shared::{Conntrack, Shared};
 use crate::snapshot::{Snapshot, UplinkMode};
 use crate::worker::{CREW_INTERVAL, Event, PollMode, WorkerOptions, WorkerPool, now};
@@ -184,6 +183,7 @@ async fn serve(
     }
     control.set_options(options.settings.clone());
     setup::set_up(&mut control, options)?;
+    control.serve(now());
 
     let (sender, mut calls) = mpsc::channel::<Call>(API_CLIENTS_MAX);
     let mut server = pin!(server::serve(socket, sender));
@@ -212,13 +212,14 @@ async fn serve(
                     control.repair_guard();
                 }
             }
-            () = until(due) => {}
             _ = host_ports.tick() => control.follow_host_ports(now()),
             _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
             }
+            // After the calls, which a flood of what is punted would hold up: each of them ends in serving, too.
+            () = until(due) => {}
             ended = &mut server => {
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
@@ -234,14 +235,6 @@ async fn staff(workers: &WorkerPool) -> Infallible {
     loop {
         interval.tick().await;
         workers.staff(now(), cores::idle_time);
-    }
-}
-
-/// Waits for a moment, or forever.
-async fn until(due: Option<Time>) {
-    match due {
-        Some(due) => tokio::time::sleep(due.since(now())).await,
-        None => std::future::pending().await,
     }
 }
 

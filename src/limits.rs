@@ -145,11 +145,14 @@ pub const ICMP_ERRORS_PER_SECOND: u32 = 1000;
 /// delivered does not use up the errors that tell others the MTU of their path.
 pub const ICMP_ERRORS_PER_PORT: u32 = 250;
 
-/// Frames that wait for the control thread, which gives the gateway's services. One more is dropped.
+/// Packets that wait for a thread that gives services of the gateway. One more is dropped.
 pub const PUNT_QUEUE: usize = 1024;
 
-/// Of these, frames from one port.
+/// Of these, packets from one port.
 pub const PUNT_QUEUE_PER_PORT: usize = PUNT_QUEUE / 4;
+
+/// Packets that such a thread takes before it looks after what else it has to do. The others wait for its next turn.
+pub const PUNTS_PER_TURN: usize = 32;
 
 /// DHCP messages of one port a second, and as many at once: a machine that starts all of its guests. More are
 /// dropped, and their senders try again (RFC 2131 4.1).
@@ -178,6 +181,10 @@ pub const RELAY_CONNECTIONS: usize = 512;
 
 /// UDP flows that are relayed from processes of the host. One more ends the one that was idle longest.
 pub const RELAY_FLOWS: usize = 1024;
+
+/// Datagrams of processes of the host that wait until it is known where a container is, which they are all for. One
+/// more is dropped.
+pub const RELAY_WAITING: usize = 64;
 
 /// Bytes of a resolv.conf that are read. What stands behind them does not count.
 pub const RESOLV_CONF_MAX: u64 = 64 * 1024;
@@ -263,6 +270,24 @@ pub const PUBLISH_PORTS: std::ops::RangeInclusive<u16> = 32_768..=60_999;
 
 /// Containers that a publication spreads connections over. Each one more is one more lookup.
 pub const PUBLISH_TARGETS_MAX: usize = 16;
+
+/// Time between two checks of a target of a publication, in seconds, unless another is asked for.
+pub const HEALTH_INTERVAL: u32 = 2;
+
+/// What may be asked for, in seconds.
+pub const HEALTH_INTERVALS: std::ops::RangeInclusive<u32> = 1..=3600;
+
+/// How long a check waits for an answer. A container's own TCP would be asked a second time after one second (RFC 6298
+/// 2.1), so this is one packet lost.
+pub const HEALTH_WAIT: Duration = Duration::from_millis(900);
+
+/// Failed checks in a row that take a target down, and passed ones that bring it back.
+pub const HEALTH_FALL: u8 = 2;
+/// As [`HEALTH_FALL`].
+pub const HEALTH_RISE: u8 = 2;
+
+/// Checks at a time; the others wait for their turn.
+pub const HEALTH_CHECKS: usize = 128;
 
 /// Rules of the policy. One more is refused.
 pub const RULES_MAX: usize = 16_384;

@@ -23,8 +23,10 @@ use crate::table::rate_limit::RateLimit;
 use crate::table::route_table::RouteTable;
 
 mod ends;
+mod health;
 mod publications;
 
+pub use health::{Check, Condition, Watch};
 pub use publications::{Publication, Publications, Scope, Target};
 
 /// What a network is connected to.
@@ -360,28 +362,43 @@ impl Snapshot {
 
     /// Puts a port in its place, and into its network's list.
     pub fn set_port(&mut self, port: Port) {
-        let (id, network) = (port.id, port.network);
-        let address = port.ip.or_else(|| port.pins.and_then(|pins| pins.ip));
-        self.by_address.retain(|_, there| *there != id);
+        let (id, network, address) = (port.id, port.network, port.address());
+        self.forget_address(id);
         self.by_address.extend(address.map(|ip| (ip, id)));
         set_slot(&mut self.ports, id.index(), Some(Arc::new(port)));
-        if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index())) {
-            let network = Arc::make_mut(slot);
-            if let Err(place) = network.ports.binary_search(&id) {
-                network.ports.insert(place, id);
-            }
+        if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index()))
+            && let Err(place) = slot.ports.binary_search(&id)
+        {
+            Arc::make_mut(slot).ports.insert(place, id);
         }
     }
 
     /// Removes a port, and from its network's list. What was learned from it is the caller's to forget.
     pub fn remove_port(&mut self, id: PortId) {
-        self.by_address.retain(|_, there| *there != id);
+        self.forget_address(id);
+        let network = self.port(id).and_then(|port| port.network);
         set_slot(&mut self.ports, id.index(), None);
-        for slot in self.networks.iter_mut().flatten() {
-            if slot.ports.contains(&id) {
-                Arc::make_mut(slot).ports.retain(|&port| port != id);
-            }
+        if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index()))
+            && let Ok(place) = slot.ports.binary_search(&id)
+        {
+            Arc::make_mut(slot).ports.remove(place);
         }
+    }
+
+    /// Forgets by which address a port is known, unless another one is by now.
+    fn forget_address(&mut self, id: PortId) {
+        if let Some(ip) = self.port(id).and_then(|port| port.address())
+            && self.by_address.get(&ip) == Some(&id)
+        {
+            self.by_address.remove(&ip);
+        }
+    }
+}
+
+impl Port {
+    /// The address that it is found by.
+    fn address(&self) -> Option<Ipv4Addr> {
+        self.ip.or_else(|| self.pins.and_then(|pins| pins.ip))
     }
 }
 

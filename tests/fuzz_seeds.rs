@@ -40,6 +40,21 @@ fn coalesce() {
 }
 
 #[test]
+fn config() {
+    replay("config", bodies::config::run);
+}
+
+#[test]
+fn dhcp() {
+    replay("dhcp", bodies::dhcp::run);
+}
+
+#[test]
+fn dns() {
+    replay("dns", bodies::dns::run);
+}
+
+#[test]
 fn the_committed_seeds_are_those_of_the_source() {
     let update = std::env::var_os("UPDATE_SEEDS").is_some();
     for (target, seeds) in seeds::all() {

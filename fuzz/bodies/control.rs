@@ -46,11 +46,11 @@ pub fn run(input: &[u8]) {
     }
 }
 
-fn one_line(error: &Error) {
+pub(super) fn one_line(error: &Error) {
     assert!(!error.to_string().contains('\n'), "{error}");
 }
 
-fn hangs_together(control: &Control<MemoryHost>) {
+pub(super) fn hangs_together(control: &Control<MemoryHost>) {
     let snapshot = control.shared().snapshot();
     for network in snapshot.networks.iter().flatten() {
         assert!(network.subnet.contains(&network.gateway));
@@ -69,7 +69,7 @@ fn hangs_together(control: &Control<MemoryHost>) {
 }
 
 /// A switch with an uplink and two namespaces.
-fn control() -> Control<MemoryHost> {
+pub(super) fn control() -> Control<MemoryHost> {
     let nat_ports = 61_000..=61_099;
     let conntrack = Conntrack::new(100, nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));

@@ -8,8 +8,11 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod coalesce;
+pub mod config;
 pub mod conntrack;
 pub mod control;
+pub mod dhcp;
+pub mod dns;
 pub mod flows;
 pub mod speech;
 pub mod switch;

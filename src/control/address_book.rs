@@ -35,6 +35,8 @@ pub(super) struct AddressBook {
     /// By network and port.
     ports: BTreeMap<(Name, Name), Kept>,
     uses: u64,
+    /// Whether something has changed that is to be stored.
+    is_news: bool,
 }
 
 impl AddressBook {
@@ -46,6 +48,7 @@ impl AddressBook {
     /// Notes the subnet that was chosen for a network.
     pub(super) fn keep_subnet(&mut self, network: &Name, subnet: Ipv4Net) {
         self.subnets.insert(network.clone(), subnet);
+        self.is_news = true;
     }
 
     /// What a port had on a network.
@@ -64,7 +67,7 @@ impl AddressBook {
     /// Notes what a port has on a network. Whoever had the address before has it no longer. At the bound, the
     /// longest unused entry makes room.
     pub(super) fn keep(&mut self, network: &Name, port: &Name, ip: Option<Ipv4Addr>, mac: Option<MacAddr>) {
-        self.uses += 1;
+        (self.uses, self.is_news) = (self.uses + 1, true);
         self.ports.retain(|(on, name), kept| on != network || name == port || ip.is_none() || kept.ip != ip);
         self.ports.insert((network.clone(), port.clone()), Kept { ip, mac, used: self.uses });
         if self.ports.len() > REMEMBERED_PORTS {
@@ -77,6 +80,12 @@ impl AddressBook {
     pub(super) fn forget(&mut self, network: &Name) {
         self.subnets.remove(network);
         self.ports.retain(|(on, _), _| on != network);
+        self.is_news = true;
+    }
+
+    /// Whether something has changed since this was asked last.
+    pub(super) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.is_news)
     }
 }
 
@@ -118,7 +127,7 @@ impl From<AddressBook> for Document {
 impl From<Document> for AddressBook {
     fn from(document: Document) -> AddressBook {
         let mut book = AddressBook::default();
-        document.networks.into_iter().for_each(|entry| book.keep_subnet(&entry.name, entry.subnet));
+        book.subnets = document.networks.into_iter().map(|entry| (entry.name, entry.subnet)).collect();
         for PortEntry { network, port, ip, mac } in
             document.ports.into_iter().rev().take(REMEMBERED_PORTS).rev()
         {
@@ -151,6 +160,7 @@ mod tests {
         assert_eq!(book.kept(&lan, &web).ip, ip(2));
         assert_eq!(book.kept_for_others(&lan, &db), [ip(2).unwrap()]);
         book.keep_subnet(&lan, "10.1.0.0/24".parse().unwrap());
+        assert!(book.take_news() && !book.take_news());
         let json = serde_json::to_string(&book).unwrap();
         let read: AddressBook = serde_json::from_str(&json).unwrap();
         assert_eq!(read, book, "{json}");

@@ -98,9 +98,7 @@ impl<H: Host> Control<H> {
         let is_here =
             |mac: &MacAddr| matches!(network.fdb.lookup(*mac, now, snapshot.mac_ageing), Station::Port(_));
         let mut neighbors = network.neighbors.lock();
-        let known =
-            neighbors.entries(now).into_iter().find(|entry| entry.ip == ip).and_then(|entry| entry.mac);
-        if let Some(mac) = known.filter(is_here) {
+        if let Some(mac) = neighbors.mac_of(ip).filter(is_here) {
             return Some(mac);
         }
         // What is remembered of a station that is gone is no answer.
@@ -162,12 +160,13 @@ impl<H: Host> Control<H> {
         // The name of a network was checked when it was made.
         let Ok(network) = network.parse() else { return };
         self.book.keep(&network, name, ip, mac);
-        self.store_book();
     }
 
-    /// Has the address book written.
-    pub(super) fn store_book(&self) {
-        self.state.store(address_book::DOCUMENT, &self.book);
+    /// Stores the address book if it has changed.
+    pub(super) fn remember_addresses(&mut self) {
+        if self.book.take_news() {
+            self.state.store(address_book::DOCUMENT, &self.book);
+        }
     }
 }
 

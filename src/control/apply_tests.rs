@@ -437,7 +437,7 @@ fn row_78_a_loopback_publication_is_reserved_and_not_at_the_uplink() {
     assert_eq!(control.host().reserved.len(), 1);
     let at =
         |ip| control.shared().snapshot().publications.find(Protocol::Tcp, Endpoint::new(ip, 8080)).cloned();
-    assert_eq!(at(UPLINK_IP), None);
+    assert!(at(UPLINK_IP).is_none());
     assert!(at(Ipv4Addr::LOCALHOST).is_some(), "for the relay; packets for it are martians");
     let both = [Protocol::Tcp, Protocol::Udp].map(|protocol| hidden(&control, protocol));
     assert!(!both.iter().flatten().any(|(_, ports)| ports.contains(&8080)));

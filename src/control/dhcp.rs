@@ -141,17 +141,20 @@ fn day_seconds() -> u64 {
 
 impl<H: Host> Control<H> {
     /// Answers a DHCP message from a port.
-    pub(super) fn serve_dhcp(&mut self, punt: &Punt, frame: &[u8], now: Time) {
+    pub(super) fn serve_dhcp(&mut self, punt: &Punt, datagram: &Datagram<'_>, now: Time) {
         let snapshot = self.snapshot();
         let Some(network) = punt.network.and_then(|id| snapshot.network(id)) else { return };
         let at = self.ports.on_network(network.id).find(|(_, port)| port.id == punt.ingress);
         let Some((name, record)) = at.map(|(name, record)| (name.clone(), record.clone())) else { return };
-        let Some(datagram) = Datagram::parse(frame) else { return };
-        let (taken, mut heard) =
-            (self.taken_addresses(network), heard_addresses(network, datagram.src_mac, now));
-        // What other ports had and may come back to is not given to anybody new either.
-        if let Ok(on) = network.name.parse() {
-            heard.extend(self.book.kept_for_others(&on, &name));
+        let (mut taken, mut heard) = (HashSet::new(), HashSet::new());
+        // Only an address from the pool can be somebody else's.
+        if record.ip.is_none() {
+            taken = self.taken_addresses(network);
+            heard = heard_addresses(network, datagram.src_mac, now);
+            // What other ports had and may come back to is not given to anybody new either.
+            if let Ok(on) = network.name.parse() {
+                heard.extend(self.book.kept_for_others(&on, &name));
+            }
         }
         let Some(served) = self.dhcp.networks.get_mut(&network.id) else { return };
         let mut server = Server {
@@ -161,7 +164,7 @@ impl<H: Host> Control<H> {
             pool: &mut served.pool,
             now,
         };
-        let outcome = server.answer(&datagram);
+        let outcome = server.answer(datagram);
         match outcome.change {
             Change::None => {}
             Change::Bound(ip) => {

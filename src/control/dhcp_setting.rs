@@ -8,6 +8,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
+use super::name::Domain;
 use crate::limits::{DHCP_LEASE_RANGE, DHCP_LIST_MAX};
 
 /// One setting of a network's DHCP server.
@@ -41,43 +42,6 @@ pub struct Route {
     pub prefix: Ipv4Net,
     /// The router.
     pub via: Ipv4Addr,
-}
-
-/// The name of a domain (RFC 1035 2.3.1, with `_` as it is used).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Domain(String);
-
-impl FromStr for Domain {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(letter);
-        if text.len() <= 253 && text.split('.').all(label) {
-            return Ok(Domain(text.to_owned()));
-        }
-        let shown: String = text.chars().take(64).collect();
-        Err(Error::usage(
-            shown,
-            "not a domain name",
-            "write labels of letters, digits and '-', like example.com",
-        ))
-    }
-}
-
-impl TryFrom<String> for Domain {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl From<Domain> for String {
-    fn from(domain: Domain) -> String {
-        domain.0
-    }
 }
 
 impl fmt::Display for Route {
@@ -146,10 +110,8 @@ impl fmt::Display for DhcpSetting {
             DhcpSetting::Dns(Some(list)) => write!(f, "dns={}", joined(list)),
             DhcpSetting::Ntp(list) => write!(f, "ntp={}", joined(list)),
             DhcpSetting::Domain(None) => f.write_str("domain="),
-            DhcpSetting::Domain(Some(domain)) => write!(f, "domain={}", domain.0),
-            DhcpSetting::Search(list) => {
-                write!(f, "search={}", joined(list.iter().map(|domain| &domain.0)))
-            }
+            DhcpSetting::Domain(Some(domain)) => write!(f, "domain={domain}"),
+            DhcpSetting::Search(list) => write!(f, "search={}", joined(list)),
             DhcpSetting::Routes(list) => write!(f, "routes={}", joined(list)),
         }
     }
@@ -160,12 +122,11 @@ fn joined<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 fn addresses(text: &str, value: &str) -> Result<Vec<Ipv4Addr>, Error> {
-    let items = value.split(',').filter(|item| !item.is_empty()).map(str::parse::<Ipv4Addr>);
     let hint = "write addresses with commas between them";
-    items.collect::<Result<_, _>>().map_err(|_| Error::usage(text, "not a list of addresses", hint))
+    list(value).map_err(|_| Error::usage(text, "not a list of addresses", hint))
 }
 
-fn list<T: FromStr<Err = Error>>(value: &str) -> Result<Vec<T>, Error> {
+fn list<T: FromStr>(value: &str) -> Result<Vec<T>, T::Err> {
     value.split(',').filter(|item| !item.is_empty()).map(str::parse).collect()
 }
 

@@ -15,12 +15,12 @@ use crate::addr::{Endpoint, MacAddr, NetworkId, PortId};
 use crate::clock::Time;
 use crate::frame::Offload;
 use crate::host::state::StateDir;
-use crate::limits::DHCP_DECLINE_HOLD;
+use crate::limits::{DHCP_DECLINE_HOLD, PUNTS_PER_TURN};
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::message::{Builder, Kind, Message, code};
-use crate::service::dhcp::server::{CLIENT_PORT, SERVER_PORT};
 use crate::shared::{Conntrack, Punt, Service, Shared};
 use crate::snapshot::{Pins, Snapshot, UplinkMode};
+use crate::wire::transport::{DHCP_CLIENT, DHCP_SERVER};
 
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 const ZERO: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -45,24 +45,29 @@ fn add(control: &mut Switch, body: &str) {
     ask(control, "port add", body).unwrap();
 }
 
-/// Sends what a client says at a port, and returns what that port gets.
-fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Vec<u8>> {
+/// Puts what a client says at a port where control takes it from.
+fn punt(control: &Switch, port: &str, payload: &[u8]) {
     let frame = Datagram {
         src_mac: mac(0xee),
         dst_mac: MacAddr::BROADCAST,
-        src: Endpoint::new(ZERO, CLIENT_PORT),
-        dst: Endpoint::new(Ipv4Addr::BROADCAST, SERVER_PORT),
+        src: Endpoint::new(ZERO, DHCP_CLIENT),
+        dst: Endpoint::new(Ipv4Addr::BROADCAST, DHCP_SERVER),
         payload,
     };
-    let id = control.port(&port.parse().unwrap()).unwrap().id;
     let punt = Punt {
         service: Service::Dhcp,
-        ingress: id,
+        ingress: control.port(&port.parse().unwrap()).unwrap().id,
         network: Some(NetworkId(0)),
         bytes: Bytes::from(frame.frame().unwrap()),
         offload: Offload::NONE,
     };
-    control.shared().punts.put(punt).unwrap();
+    control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
+}
+
+/// Sends what a client says at a port, and returns what that port gets.
+fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Vec<u8>> {
+    let id = control.port(&port.parse().unwrap()).unwrap().id;
+    punt(control, port, payload);
     control.serve(now);
     let mut sent = std::mem::take(&mut control.host_mut().sent);
     assert!(sent.len() <= 1 && sent.iter().all(|(to, _)| *to == id), "one answer, and only there");
@@ -71,7 +76,7 @@ fn say(control: &mut Switch, port: &str, now: Time, payload: &[u8]) -> Option<Ve
 
 fn read(frame: &[u8]) -> (Datagram<'_>, Message) {
     let datagram = Datagram::parse(frame).expect("a datagram");
-    assert_eq!((datagram.src, datagram.dst_mac.is_zero()), (Endpoint::new(GATEWAY, SERVER_PORT), false));
+    assert_eq!((datagram.src, datagram.dst_mac.is_zero()), (Endpoint::new(GATEWAY, DHCP_SERVER), false));
     (datagram, Message::from_server(datagram.payload).expect("a server's message"))
 }
 
@@ -191,9 +196,9 @@ fn row_84_replies_have_what_they_must_and_nothing_that_they_must_not() {
 fn row_85_a_reply_goes_to_where_the_client_can_take_it() {
     let mut control = network();
     get(&mut control, "vm1", 5, NOW);
-    let all = (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT));
-    let relay = (mac(0xee), Endpoint::new(ip(99), SERVER_PORT));
-    let client = (mac(5), Endpoint::new(ip(2), CLIENT_PORT));
+    let all = (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, DHCP_CLIENT));
+    let relay = (mac(0xee), Endpoint::new(ip(99), DHCP_SERVER));
+    let client = (mac(5), Endpoint::new(ip(2), DHCP_CLIENT));
     for combination in 0..8 {
         let [relayed, has_address, broadcast] = [1, 2, 4].map(|bit| combination & bit != 0);
         let send = |control: &mut Switch, wish: Ipv4Addr| {
@@ -301,7 +306,7 @@ fn row_86_inform_is_answered_without_a_lease() {
     let ack = say(&mut control, "vm1", NOW, &message(Kind::Inform, 5).ciaddr(ip(77)).finish()).unwrap();
     let (datagram, reply) = read(&ack);
     assert_eq!((reply.kind(), reply.yiaddr(), reply.ciaddr()), (Kind::Ack, ZERO, ip(77)));
-    assert_eq!((datagram.dst, datagram.dst_mac), (Endpoint::new(ip(77), CLIENT_PORT), mac(5)));
+    assert_eq!((datagram.dst, datagram.dst_mac), (Endpoint::new(ip(77), DHCP_CLIENT), mac(5)));
     let codes = codes(datagram.payload);
     for time in [code::LEASE_TIME, code::RENEWAL_TIME, code::REBINDING_TIME] {
         assert!(!codes.contains(&time));
@@ -433,7 +438,7 @@ fn answer_uplink(control: &mut Switch, kind: Kind, ip: Ipv4Addr, now: Time) {
     let mut reply = Builder::reply(&request, kind);
     reply.yiaddr(ip).put_addresses(code::SERVER_IDENTIFIER, &[server]).put_addresses(code::ROUTER, &[server]);
     reply.put(code::SUBNET_MASK, &[255, 255, 255, 0]).put(code::LEASE_TIME, &80_u32.to_be_bytes());
-    let (src, dst) = (Endpoint::new(server, SERVER_PORT), Endpoint::new(ip, CLIENT_PORT));
+    let (src, dst) = (Endpoint::new(server, DHCP_SERVER), Endpoint::new(ip, DHCP_CLIENT));
     let frame = Datagram { src_mac: mac(9), dst_mac: datagram.src_mac, src, dst, payload: &reply.finish() };
     let punt = Punt {
         service: Service::DhcpClient,
@@ -442,8 +447,24 @@ fn answer_uplink(control: &mut Switch, kind: Kind, ip: Ipv4Addr, now: Time) {
         bytes: Bytes::from(frame.frame().unwrap()),
         offload: Offload::NONE,
     };
-    control.shared().punts.put(punt).unwrap();
+    control.shared().punts.put(punt.ingress, 1, || punt).unwrap();
     control.serve(now);
+}
+
+#[test]
+fn a_flood_is_served_in_parts_and_ends_with_its_port() {
+    let mut control = network();
+    let discover = Builder::request(7, mac(5), Kind::Discover).finish();
+    for _ in 0..PUNTS_PER_TURN + 8 {
+        punt(&control, "vm1", &discover);
+    }
+    punt(&control, "vm2", &discover);
+    control.serve(NOW);
+    assert_eq!(control.due(), Some(Time::ZERO), "there is more");
+    ask(&mut control, "port rm", r#"{"name":"vm1"}"#).unwrap();
+    assert!(control.shared().punts.is_empty(), "another port may have its number next");
+    control.serve(NOW);
+    assert_ne!(control.due(), Some(Time::ZERO));
 }
 
 #[test]

@@ -33,7 +33,7 @@ use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
 use crate::service::relay::{Door, Doors};
 use crate::snapshot::{Network, UplinkMode};
-use crate::worker::{WorkerOptions, WorkerPool, now};
+use crate::worker::{WorkerOptions, WorkerPool};
 
 /// The name of a TAP until it is moved into its namespace; the kernel puts a free number.
 const TAP_PATTERN: &str = "vsw%d";
@@ -306,9 +306,9 @@ impl Host for LinuxHost {
         self.workers.probe(network.id, ip);
         for _ in 0..PROBE_LOOKS {
             std::thread::sleep(ADDRESS_PROBE_WAIT / PROBE_LOOKS);
-            let mut entries = network.neighbors.lock().entries(now()).into_iter();
-            if let Some(mac) = entries.find(|entry| entry.ip == ip).and_then(|entry| entry.mac) {
-                return Some(mac);
+            let answered = network.neighbors.lock().mac_of(ip);
+            if answered.is_some() {
+                return answered;
             }
         }
         // Nobody shall be told for the next seconds that the new station does not answer.

@@ -47,8 +47,20 @@ pub struct MemoryHost {
     pub stations: BTreeMap<Ipv4Addr, MacAddr>,
     /// Prefixes that the host has routes to.
     pub routed: Vec<Ipv4Net>,
+    /// What a worker that still decides by what was before does in the meantime, whenever it is waited for.
+    pub meanwhile: Meanwhile,
     /// Makes the next call of `open_port` or `guard` fail, as the kernel may at any time.
     pub fail_next: bool,
+}
+
+/// What happens while workers are waited for.
+#[derive(Default)]
+pub struct Meanwhile(pub Option<Box<dyn FnMut()>>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meanwhile").finish_non_exhaustive()
+    }
 }
 
 impl MemoryHost {
@@ -129,7 +141,11 @@ impl Host for MemoryHost {
         Ok(())
     }
 
-    fn settle(&mut self) {}
+    fn settle(&mut self) {
+        if let Some(happens) = &mut self.meanwhile.0 {
+            happens();
+        }
+    }
 
     fn set_default_route(&mut self, id: PortId, gateway: Option<Ipv4Addr>) -> Result<(), Error> {
         self.may_fail()?;

@@ -43,6 +43,7 @@ pub mod publish_spec;
 mod records;
 pub mod request;
 pub mod response;
+mod rules;
 mod samples;
 pub mod server;
 mod services;

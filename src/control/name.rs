@@ -53,6 +53,26 @@ macro_rules! text_type {
     };
 }
 
+/// Has a type cross the API as it is written.
+macro_rules! as_text {
+    ($($type:ident)+) => {$(
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text: String = serde::Deserialize::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )+};
+}
+
+pub(super) use as_text;
+
 /// The name of a port or network: 1 to 64 letters, digits, `_`, `.` and `-`, with a letter or digit first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -119,6 +139,26 @@ fn check_netns(text: &str) -> Result<(), Error> {
             format_args!("'{}'", text.chars().take(NAME_MAX).collect::<String>()),
             "not a namespace",
             "give a name under /run/netns, a path, or a process number",
+        ));
+    }
+    Ok(())
+}
+
+/// The name of a domain (RFC 1035 2.3.1, with `_` as it is used).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Domain(String);
+
+text_type!(Domain, check_domain);
+
+fn check_domain(text: &str) -> Result<(), Error> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(letter);
+    if text.len() > 253 || !text.split('.').all(label) {
+        return Err(Error::usage(
+            format_args!("'{}'", text.chars().take(NAME_MAX).collect::<String>()),
+            "not a domain name",
+            "write labels of letters, digits and '-', like example.com",
         ));
     }
     Ok(())

@@ -54,6 +54,7 @@ fn names_keep_their_addresses_over_restarts() {
     let bare = port(&mut control, r#"{"name":"bare","tap":"tap-bare","no_address":true}"#);
     let odd = r#"{"name":"odd","netns":"red","ip":"172.30.7.7","mac":"02:00:00:00:00:07"}"#;
     port(&mut control, odd);
+    control.serve(NOW);
     drop(control);
 
     let mut control = remembering(directory.path());

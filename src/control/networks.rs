@@ -10,7 +10,7 @@ use super::connect::can_lead_out;
 use super::error::Error;
 use super::host::Host;
 use super::name::{IfName, Name};
-use super::publications::PublicationRecord;
+use super::publications::{PublicationRecord, TargetRecord};
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting, Remove};
 use super::response::{NetworkDetail, NetworkInfo, Usage};
 use super::subnets::{first_free, is_free, overlap};
@@ -103,7 +103,6 @@ impl<H: Host> Control<H> {
         }
         if create.subnet.is_none() {
             self.book.keep_subnet(&create.name, subnet);
-            self.store_book();
         }
         Ok(made)
     }
@@ -159,11 +158,8 @@ impl<H: Host> Control<H> {
                 NetworkSetting::Uplink(ifname) => after.uplink = self.uplink(ifname.as_str())?.id,
             }
         }
-        let published = |record: &&PublicationRecord| {
-            record.targets.iter().any(|target| before.ports.contains(&target.to))
-        };
-        if let Some(record) =
-            self.publications.iter().find(published).filter(|_| after.mode != NetworkMode::Nat)
+        if after.mode != NetworkMode::Nat
+            && let Some(record) = self.published_on(&before)
         {
             let why = format_args!("{} is published to {}", record.spec, record.target_names());
             return Err(Error::exists(&set.name, why, "take it back first: vswitchctl publish rm"));
@@ -212,10 +208,18 @@ impl<H: Host> Control<H> {
             .flush(now, |connection| before.ports.contains(&connection.port) && leaves(connection));
     }
 
+    /// A publication that leads to a port on a network.
+    fn published_on(&self, network: &Network) -> Option<&PublicationRecord> {
+        let is_on = |target: &TargetRecord| network.ports.binary_search(&target.to).is_ok();
+        self.publications.iter().find(|record| record.targets.iter().any(is_on))
+    }
+
     /// What follows from another mode: the guard, connections that were translated otherwise, default routes.
     fn change_mode(&mut self, before: &Network, mode: NetworkMode, now: Time) -> Result<(), Error> {
         self.renew_guard()?;
-        self.shared.conntrack.flush(now, |connection| before.ports.contains(&connection.port));
+        // Whoever translates as before has done so when this returns.
+        self.host.settle();
+        self.shared.conntrack.flush(now, |connection| before.ports.binary_search(&connection.port).is_ok());
         let Some(network) = self.snapshot().network(before.id).cloned() else { return Ok(()) };
         let records: Vec<_> =
             self.ports.on_network(before.id).map(|(name, r)| (name.clone(), r.clone())).collect();
@@ -274,7 +278,6 @@ impl<H: Host> Control<H> {
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
         self.dhcp.close(network.id);
         self.book.forget(&rm.name);
-        self.store_book();
         // The uplink may have been in its way.
         self.publish_uplinks();
         if let Err(error) = self.renew_guard() {

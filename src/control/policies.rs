@@ -12,8 +12,9 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::Host;
 use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
-use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
+use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, Request};
 use super::response::{CheckInfo, DefaultInfo, RuleInfo};
+use super::rules::{is_named, is_there, too_many};
 use crate::addr::{Endpoint, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
@@ -53,8 +54,7 @@ impl<H: Host> Control<H> {
     /// `NotFound` for a place or a rule that is not there, `Usage` for a rule that could never match, `Exists` for a
     /// name that is taken, `Failed` if there are too many.
     pub(super) fn policy_add(&mut self, add: &PolicyAdd, now: Time) -> Result<RuleInfo, Error> {
-        let rule = self.planned_rule(add)?;
-        let name = add.name.as_ref().map(|name| name.0.clone());
+        let listed = self.planned_rule(add)?;
         let policy = self.snapshot().policy.clone();
         let rules = policy.rules();
         let number = match add.before {
@@ -65,26 +65,55 @@ impl<H: Host> Control<H> {
                 return Err(Error::not_found(format_args!("rule {before}"), "no such rule", hint));
             }
         };
-        if let Some(there) = rules.iter().position(|listed| listed.rule == rule && listed.name == name) {
+        let is_same = |there: &Arc<Listed>| there.rule == listed.rule && there.name == listed.name;
+        if let Some(there) = rules.iter().position(is_same) {
             let is_in_place = add.before.is_none() || there == number || there + 1 == number;
-            if is_in_place {
-                return Ok(self.policy_ls(now).swap_remove(there));
-            }
-            let why = format_args!("is there already, as rule {}", there + 1);
-            return Err(Error::exists("the rule", why, "remove it first: vswitchctl policy rm"));
+            return if is_in_place {
+                Ok(self.policy_ls(now).swap_remove(there))
+            } else {
+                Err(is_there(there))
+            };
         }
-        if let Some(there) = rules.iter().position(|listed| name.is_some() && listed.name == name) {
-            let why = format_args!("is the name of rule {}", there + 1);
-            return Err(Error::exists(name.unwrap_or_default(), why, "choose another name"));
+        if let Some(name) = &listed.name
+            && let Some(there) = rules.iter().position(|there| there.name.as_ref() == Some(name))
+        {
+            return Err(is_named(name, there));
         }
         if rules.len() >= RULES_MAX {
-            let why = format_args!("there are {RULES_MAX} already");
-            return Err(Error::failed("rules", why, "use prefixes and lists of places, or remove some"));
+            return Err(too_many());
         }
-        let may_forbid = rule.action == Action::Deny;
-        let listed = Arc::new(Listed::new(rule, name));
+        let may_forbid = listed.rule.action == Action::Deny;
         self.set_policy(policy.with(number, listed.clone()), may_forbid, now);
         Ok(self.rule_info(number, &listed, 0))
+    }
+
+    /// Does several `policy add` and `policy rm` as one change, which were rehearsed: no connection meets a list that
+    /// is half of both.
+    ///
+    /// # Errors
+    /// `NotFound` for a place that is not there.
+    pub(super) fn change_rules(&mut self, changes: &[Request], now: Time) -> Result<(), Error> {
+        let policy = self.snapshot().policy.clone();
+        let (mut rules, mut may_forbid) = (policy.rules().to_vec(), false);
+        for change in changes {
+            match change {
+                Request::PolicyRm(PolicyRm { rule: WhichRule::At(n), .. })
+                    if (1..=rules.len()).contains(n) =>
+                {
+                    may_forbid |= rules.remove(n - 1).rule.action == Action::Allow;
+                }
+                Request::PolicyAdd(add) => {
+                    let listed = self.planned_rule(add)?;
+                    may_forbid |= listed.rule.action == Action::Deny;
+                    let end = rules.len();
+                    rules.insert(add.before.map_or(end, |before| before.saturating_sub(1).min(end)), listed);
+                }
+                #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else changes rules")]
+                _ => {}
+            }
+        }
+        self.set_policy(Policy::new(rules, policy.defaults().clone()), may_forbid, now);
+        Ok(())
     }
 
     pub(super) fn policy_rm(&mut self, rm: &PolicyRm, now: Time) -> Result<usize, Error> {
@@ -117,13 +146,9 @@ impl<H: Host> Control<H> {
             (None, None, None) => {}
             (Some(from), Some(to), Some(action)) => {
                 let (from, to) = (self.network(from.as_str())?, self.network(to.as_str())?);
-                let pair = (from.name.clone(), to.name.clone());
                 // What happens anyway needs not be remembered.
-                if action == usual_default(&pair.0, &pair.1) {
-                    defaults.remove(&pair);
-                } else {
-                    defaults.insert(pair, action);
-                }
+                let said = (action != usual_default(&from.name, &to.name)).then_some(action);
+                defaults.set(&from.name, &to.name, said);
                 if defaults != *policy.defaults() {
                     let may_forbid = action == Action::Deny;
                     self.set_policy(policy.with_defaults(defaults.clone()), may_forbid, now);
@@ -134,10 +159,10 @@ impl<H: Host> Control<H> {
                 return Err(Error::usage("policy default", "incomplete", hint));
             }
         }
-        let info = |((from, to), action): (&(String, String), &Action)| DefaultInfo {
-            from: from.clone(),
-            to: to.clone(),
-            action: *action,
+        let info = |(from, to, action): (&str, &str, Action)| DefaultInfo {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            action,
         };
         Ok(defaults.iter().map(info).collect())
     }
@@ -165,26 +190,26 @@ impl<H: Host> Control<H> {
         let by = by.map(|uplink| &**uplink);
         let (from, to) = (self.end(&snapshot, &check.from, by)?, self.end(&snapshot, &check.to, by)?);
         let question = Question { from, to, protocol: Some(check.proto), port };
-        let (action, by) = verdict(&snapshot, &question);
-        let listed = match (by, snapshot.policy.judge(&question)) {
-            ("rule", Ruling::Rule(number, _)) => snapshot.policy.rules().get(number).map(|l| (number, l)),
-            _ => None,
-        };
-        let why = match (by, listed) {
+        let verdict = verdict(&snapshot, &question);
+        let listed = verdict.rule().and_then(|number| Some((number, snapshot.policy.rules().get(number)?)));
+        let why = match (verdict, listed) {
             (_, Some((number, listed))) => {
                 let info = self.rule_info(number, listed, 0);
                 let name = info.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
                 format!("rule {}{name}: {}", info.n, describe(&info))
             }
-            ("default", _) => "the default of the two networks".to_owned(),
-            ("isolation", _) => "networks do not reach each other unless a rule allows it".to_owned(),
-            ("internal", _) => "the network is internal and has no way out".to_owned(),
-            ("unpublished", _) => "nothing is published that leads there".to_owned(),
-            _ => "no rule speaks against it".to_owned(),
+            (Verdict::NoWayOut, _) => "the network is internal and has no way out".to_owned(),
+            (Verdict::Unpublished, _) => "nothing is published that leads there".to_owned(),
+            (Verdict::Ruled(Ruling::Default(_)), _) => "the default of the two networks".to_owned(),
+            (Verdict::Ruled(Ruling::Isolated), _) => {
+                "networks do not reach each other unless a rule allows it".to_owned()
+            }
+            (Verdict::Ruled(Ruling::Open | Ruling::Rule(..)), _) => "no rule speaks against it".to_owned(),
         };
+        let action = verdict.action();
         Ok(CheckInfo {
             action,
-            by: by.to_owned(),
+            by: verdict.as_str().to_owned(),
             rule: listed.map(|(number, _)| number + 1),
             name: listed.and_then(|(_, listed)| listed.name.clone()),
             text: format!("{}: {why}", action.as_str()),
@@ -199,8 +224,8 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// Ends the connections that could not be made now. Returns how many.
-    pub(super) fn end_forbidden(&mut self, now: Time) -> usize {
+    /// Ends the connections that could not be made now.
+    pub(super) fn end_forbidden(&mut self, now: Time) {
         // Whoever decides by what was before has done so when this returns.
         self.host.settle();
         let snapshot = self.snapshot();
@@ -215,7 +240,6 @@ impl<H: Host> Control<H> {
         if ended > 0 {
             log::info!("policy: ended {ended} connections that are not allowed any more");
         }
-        ended
     }
 
     fn set_policy(&mut self, policy: Policy, may_forbid: bool, now: Time) {
@@ -226,7 +250,11 @@ impl<H: Host> Control<H> {
         }
     }
 
-    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Rule, Error> {
+    /// The rule that is asked for.
+    ///
+    /// # Errors
+    /// `NotFound` for a place that is not there, `Usage` for a rule that could never match.
+    pub(super) fn planned_rule(&self, add: &PolicyAdd) -> Result<Arc<Listed>, Error> {
         let places = |places: &Option<Places>| -> Result<Vec<Place>, Error> {
             let places = places.iter().flat_map(|places| &places.0);
             places.map(|place| self.place(place)).collect()
@@ -247,7 +275,8 @@ impl<H: Host> Control<H> {
             ));
         }
         let ports = add.dport.as_ref().map(|ports| ports.0.clone());
-        Ok(Rule { action: add.action, from, to, protocol: add.proto, ports })
+        let rule = Rule { action: add.action, from, to, protocol: add.proto, ports };
+        Ok(Arc::new(Listed::new(rule, add.name.as_ref().map(|name| name.0.clone()))))
     }
 
     fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
@@ -310,10 +339,9 @@ impl<H: Host> Control<H> {
                 End { ip, zone: Zone::Inside, port: None, network: Some(&network.name) }
             }
             Place::Port(name) => {
-                let port =
-                    snapshot.ports.iter().flatten().find(|port| port.network.is_some() && port.name == name);
                 let gone = || Error::not_found(&name, "no such port", "see vswitchctl port ls");
-                let port = port.ok_or_else(gone)?;
+                let record = self.port(&name.parse()?)?;
+                let port = snapshot.port(record.id).ok_or_else(gone)?;
                 snapshot.end_at(port, port.ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED))
             }
         })
@@ -340,7 +368,7 @@ impl<H: Host> Control<H> {
         let named = |kind: &str, name: &str| {
             let is_word = matches!(name.parse(), Ok(spec) if !matches!(spec, PlaceSpec::Named(..)));
             let is_network = self.network(name).is_ok();
-            let is_port = self.ports.iter().any(|(port, _)| port.as_str() == name);
+            let is_port = name.parse().is_ok_and(|name| self.ports.contains_key(&name));
             if is_word || name == "any" || (is_network && is_port) {
                 format!("{kind}:{name}")
             } else {
@@ -399,8 +427,47 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
     Some(Question { from, to: snapshot.end(to.ip, by), protocol: Some(protocol), port: to.port })
 }
 
-/// What becomes of a connection, and what decides: the policy, or that there is no way anyhow.
-fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> (Action, &'static str) {
+/// What decides about a connection.
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    /// The policy.
+    Ruled(Ruling),
+    /// It would be allowed, but the network is internal.
+    NoWayOut,
+    /// It would be allowed, but nothing that is published leads there.
+    Unpublished,
+}
+
+impl Verdict {
+    fn action(self) -> Action {
+        match self {
+            Verdict::Ruled(ruling) => ruling.action(),
+            Verdict::NoWayOut | Verdict::Unpublished => Action::Deny,
+        }
+    }
+
+    /// The place of the rule that it is, if it is one.
+    fn rule(self) -> Option<usize> {
+        match self {
+            Verdict::Ruled(Ruling::Rule(number, _)) => Some(number),
+            Verdict::Ruled(_) | Verdict::NoWayOut | Verdict::Unpublished => None,
+        }
+    }
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Verdict::Ruled(Ruling::Rule(..)) => "rule",
+            Verdict::Ruled(Ruling::Default(_)) => "default",
+            Verdict::Ruled(Ruling::Isolated) => "isolation",
+            Verdict::Ruled(Ruling::Open) => "open",
+            Verdict::NoWayOut => "internal",
+            Verdict::Unpublished => "unpublished",
+        }
+    }
+}
+
+/// What decides about a connection: the policy, or that there is no way anyhow.
+fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> Verdict {
     let &Question { from, to, protocol, port } = question;
     let mode = |end: End<'_>| {
         let mut networks = snapshot.networks.iter().flatten();
@@ -415,20 +482,14 @@ fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> (Action, &'static st
     let ruling = snapshot.policy.judge(question);
     if ruling.action() == Action::Allow {
         if is_outside(to) && mode(from) == Some(NetworkMode::Internal) {
-            return (Action::Deny, "internal");
+            return Verdict::NoWayOut;
         }
         let called = is_outside(from) && to.zone == Zone::Inside;
         if called && mode(to) != Some(NetworkMode::Routed) && !is_published() {
-            return (Action::Deny, "unpublished");
+            return Verdict::Unpublished;
         }
     }
-    let by = match ruling {
-        Ruling::Rule(..) => "rule",
-        Ruling::Default(_) => "default",
-        Ruling::Isolated => "isolation",
-        Ruling::Open => "open",
-    };
-    (ruling.action(), by)
+    Verdict::Ruled(ruling)
 }
 
 /// A rule in the words of the command line.

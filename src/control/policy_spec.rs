@@ -17,8 +17,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use super::error::Error;
-use super::name::Name;
-use super::publish_spec::parse_range;
+use super::name::{Name, as_text};
+use super::publish_spec::{parse_range, write_range};
 use crate::limits::{NAME_MAX, RULE_PLACES_MAX};
 
 /// What a name in a rule may be the name of.
@@ -146,10 +146,7 @@ impl FromStr for PortRange {
 
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.start(), self.0.end()) {
-            (first, last) if first == last => write!(f, "{first}"),
-            (first, last) => write!(f, "{first}-{last}"),
-        }
+        write_range(f, *self.0.start(), *self.0.end())
     }
 }
 
@@ -207,23 +204,6 @@ impl fmt::Display for WhichRule {
             WhichRule::Called(name) => write!(f, "rule {name}"),
         }
     }
-}
-
-/// Crosses the API as it is written.
-macro_rules! as_text {
-    ($($type:ident)+) => {$(
-        impl Serialize for $type {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-            }
-        }
-    )+};
 }
 
 as_text!(PlaceSpec Places PortRange RuleName);

@@ -8,9 +8,11 @@ use ipnet::Ipv4Net;
 
 use super::apply_tests::{NOW, Switch, UPLINK_IP, ask, network, port, publish, refused, switch};
 use super::error::Kind;
+use super::host::Host;
 use super::response::{CheckInfo, DefaultInfo, PublicationInfo, Response, RuleInfo};
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::shared::Ask;
+use crate::snapshot::Check;
 use crate::table::conntrack::{Seen, Timeouts};
 use crate::table::policy::{Action, Defaults, Listed, Place, Policy, Rule};
 use crate::worker::now;
@@ -283,6 +285,62 @@ fn a_publication_leads_to_those_that_are_there() {
     ] {
         assert_eq!(refused(&mut control, "publish add", body).kind, kind, "{body}");
     }
+}
+
+#[test]
+fn targets_are_watched_when_asked() {
+    let mut control = populated();
+    let body = r#"{"spec":"8080:80","to":["web","db"],"health":"tcp"}"#;
+    let made = publish(&mut control, body);
+    assert_eq!((made.health, made.health_interval), (Some(Check::Tcp), Some(2)));
+    assert_eq!(publish(&mut control, body), made, "the very same");
+    let of = |control: &Switch| {
+        let snapshot = control.shared().snapshot_full();
+        let found = snapshot.publications.find(Protocol::Tcp, Endpoint::new(UPLINK_IP, 8080)).cloned();
+        found.and_then(|publication| publication.health).unwrap()
+    };
+    let (watch, conditions) = of(&control);
+    assert_eq!((watch.check, watch.interval), (Check::Tcp, Duration::from_secs(2)));
+    while !conditions[1].note(false) {}
+    let up: Vec<_> = publications(&mut control)[0].targets.iter().map(|target| target.up).collect();
+    assert_eq!(up, [true, false]);
+    // Who stays keeps the condition that was found out.
+    ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
+    assert!(Arc::ptr_eq(&of(&control).1[0], &conditions[1]));
+    for (body, says) in [
+        (r#"{"spec":"8080:80","to":"db"}"#, "is published already"),
+        (r#"{"spec":"1:1","to":"db","health_interval":3}"#, "an interval without a check"),
+        (r#"{"spec":"1:1","to":"db","health":"arp","health_interval":0}"#, "out of range"),
+        (r#"{"spec":"1:1/udp","to":"db","health":"tcp"}"#, "use --health arp"),
+        (r#"{"spec":"1:1","to":"db","health":"icmp"}"#, "unknown variant"),
+    ] {
+        let error = refused(&mut control, "publish add", body);
+        assert!(error.to_string().contains(says), "{body}: {error}");
+    }
+}
+
+/// Has a worker that still decides by what was before let somebody in by port 8080, whenever it is waited for.
+fn let_in_meanwhile(control: &mut Switch, to: Endpoint) {
+    let (shared, owner) = (control.shared().clone(), id(control, "web"));
+    let (outside, remote) = (Endpoint::new(UPLINK_IP, 8080), end([198, 51, 100, 7], 4000));
+    control.host_mut().meanwhile.0 = Some(Box::new(move || {
+        shared.conntrack.inward(outside, remote, Some(to), &asks(owner, &Timeouts::default())).unwrap();
+    }));
+}
+
+#[test]
+fn nobody_is_let_in_by_what_is_taken_back_or_translated_as_before() {
+    let mut control = populated();
+    let left = |control: &Switch| control.shared().conntrack.entries(NOW).len();
+    let web = Endpoint::new(Ipv4Addr::new(10, 1, 0, 2), 80);
+    publish(&mut control, r#"{"spec":"8080:80/udp","to":"web"}"#);
+    let_in_meanwhile(&mut control, web);
+    ask(&mut control, "publish rm", r#"{"spec":"8080/udp"}"#).unwrap();
+    assert_eq!(left(&control), 0, "publish rm");
+    ask(&mut control, "network set", r#"{"name":"default","settings":[{"mode":"routed"}]}"#).unwrap();
+    assert_eq!(left(&control), 0, "network set");
+    control.host_mut().settle();
+    assert_eq!(left(&control), 1, "the test itself");
 }
 
 #[test]

@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use ipnet::Ipv4Net;
-use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-};
 
 use super::apply::{Control, DEFAULT_NETWORK};
 use super::error::Error;
@@ -23,6 +20,7 @@ use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
 use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port};
+use crate::wire::arp;
 
 /// The interface's name in a namespace unless another was asked for.
 const DEFAULT_IFNAME: &str = "eth0";
@@ -169,7 +167,7 @@ impl<H: Host> Control<H> {
         self.shared.publish(|snapshot| snapshot.set_port(port));
         self.host.start_port(id);
         if let (Some(ip), Some(mac)) = (address, mac) {
-            self.host.inject(id, announcement(mac, ip));
+            self.host.inject(id, arp::announcement((mac, ip)).to_vec());
         }
         self.keep_addresses(&network.name, name, ip, mac);
         let record = PortRecord {
@@ -221,7 +219,9 @@ impl<H: Host> Control<H> {
         self.shared.publish(|snapshot| snapshot.remove_port(record.id));
         self.host.close_port(record.id);
         self.dhcp.leave(record.network, &name, now);
-        // Only now is no worker left that could learn or connect for it.
+        // Only now is no worker left that could punt, learn or connect for it.
+        self.shared.punts.forget(record.id);
+        self.shared.stack_punts.forget(record.id);
         if let Some(network) = snapshot.network(record.network) {
             network.fdb.remove_port(record.id);
         }
@@ -447,26 +447,4 @@ fn check_same(
         return differs("exists with another MAC address");
     }
     Ok(())
-}
-
-/// An ARP announcement (RFC 5227 section 2.3): tells the network who has `ip` now.
-fn announcement(mac: MacAddr, ip: Ipv4Addr) -> Vec<u8> {
-    let source = EthernetAddress(mac.0);
-    let arp = ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr: source,
-        source_protocol_addr: ip,
-        target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: ip,
-    };
-    let ethernet = EthernetRepr {
-        src_addr: source,
-        dst_addr: EthernetAddress::BROADCAST,
-        ethertype: EthernetProtocol::Arp,
-    };
-    let mut bytes = vec![0; ethernet.buffer_len() + arp.buffer_len()];
-    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-    ethernet.emit(&mut frame);
-    arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
-    bytes
 }

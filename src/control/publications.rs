@@ -10,11 +10,13 @@
 //! from outside, or is let in if it does.
 //!
 //! A publication with several containers gives each new connection to one of them. A container that goes leaves the
-//! others, whose connections stay.
+//! others, whose connections stay. Where it is asked for, they are checked, and one that is down gets no new
+//! connections ([`crate::service::health`]).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::apply::Control;
 use super::error::{Error, Kind};
@@ -22,20 +24,29 @@ use super::host::{Attachment, Host};
 use super::name::Name;
 use super::publish_spec::{Listen, PublishSpec, PublishWish};
 use super::records::PortRecord;
-use super::request::{PublishAdd, PublishRm};
+use super::request::{PublishAdd, PublishRm, Request};
 use super::response::{PublicationInfo, TargetInfo};
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
-use crate::limits::{PUBLICATIONS_MAX, PUBLISH_TARGETS_MAX};
-use crate::snapshot::{NetworkMode, Publication, Scope, Target};
+use crate::limits::{HEALTH_INTERVAL, HEALTH_INTERVALS, PUBLICATIONS_MAX, PUBLISH_TARGETS_MAX};
+use crate::snapshot::{Check, Condition, NetworkMode, Publication, Publications, Scope, Target, Watch};
 use crate::table::conntrack::{Info, Nat};
 
 /// A container behind a publication.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct TargetRecord {
     pub(super) to: PortId,
     pub(super) name: Name,
     pub(super) ip: Ipv4Addr,
+    /// How it is, if it is checked.
+    condition: Arc<Condition>,
+}
+
+impl TargetRecord {
+    /// Whether both are the same container.
+    fn is(&self, other: &TargetRecord) -> bool {
+        (self.to, &self.name, self.ip) == (other.to, &other.name, other.ip)
+    }
 }
 
 /// What control remembers of a publication.
@@ -45,30 +56,30 @@ pub(super) struct PublicationRecord {
     pub(super) scope: Scope,
     /// At least one.
     pub(super) targets: Vec<TargetRecord>,
+    /// Whether and how they are checked.
+    pub(super) watch: Option<Watch>,
+}
+
+/// A publication that is asked for.
+#[derive(Debug)]
+struct Planned {
+    wish: PublishWish,
+    scope: Scope,
+    targets: Vec<TargetRecord>,
+    watch: Option<Watch>,
+}
+
+impl Planned {
+    /// Whether a publication is what is asked for.
+    fn is_met_by(&self, there: &PublicationRecord) -> bool {
+        self.wish.is_met_by(&there.spec)
+            && (self.scope, self.watch) == (there.scope, there.watch)
+            && self.targets.len() == there.targets.len()
+            && self.targets.iter().zip(&there.targets).all(|(target, there)| target.is(there))
+    }
 }
 
 impl PublicationRecord {
-    /// Whether a connection came in by this publication.
-    fn carries(&self, connection: &Info) -> bool {
-        let is_with =
-            |target: &TargetRecord| (connection.port, connection.inside.ip) == (target.to, target.ip);
-        matches!(connection.nat, Nat::Dnat | Nat::Hairpin)
-            && self.is_at(connection.protocol, connection.outside)
-            && self.targets.iter().any(is_with)
-    }
-
-    /// Whether a connection leads a container to this publication.
-    fn attracts(&self, connection: &Info) -> bool {
-        connection.nat == Nat::Hairpin && self.is_at(connection.protocol, connection.remote)
-    }
-
-    fn is_at(&self, protocol: Protocol, endpoint: Endpoint) -> bool {
-        let listen = &self.spec.listen;
-        protocol == listen.protocol
-            && listen.ports.contains(&endpoint.port)
-            && listen.ip.is_none_or(|ip| ip == endpoint.ip)
-    }
-
     /// Whether only the host itself could be a client.
     fn is_loopback(&self) -> bool {
         self.spec.listen.ip.is_some_and(|ip| ip.is_loopback())
@@ -82,7 +93,9 @@ impl PublicationRecord {
             to: target.to,
         };
         let targets = self.targets.iter().map(target).collect();
-        Publication { protocol, ip, ports, scope: self.scope, targets }
+        let conditions = || self.targets.iter().map(|target| target.condition.clone()).collect();
+        let health = self.watch.map(|watch| (watch, conditions()));
+        Publication { protocol, ip, ports, scope: self.scope, targets, health }
     }
 
     /// The names of the ports that it leads to, with commas between.
@@ -91,7 +104,11 @@ impl PublicationRecord {
     }
 
     fn info(&self, connections: usize) -> PublicationInfo {
-        let target = |target: &TargetRecord| TargetInfo { port: target.name.to_string(), ip: target.ip };
+        let target = |target: &TargetRecord| TargetInfo {
+            port: target.name.to_string(),
+            ip: target.ip,
+            up: target.condition.is_up(),
+        };
         PublicationInfo {
             proto: self.spec.listen.protocol,
             ip: self.spec.listen.ip,
@@ -103,6 +120,8 @@ impl PublicationRecord {
             target_ip: self.targets.first().map_or(Ipv4Addr::UNSPECIFIED, |target| target.ip),
             scope: if self.is_loopback() { "loopback" } else { self.scope.as_str() }.to_owned(),
             targets: self.targets.iter().map(target).collect(),
+            health: self.watch.map(|watch| watch.check),
+            health_interval: self.watch.map(|watch| watch.interval.as_secs()),
         }
     }
 }
@@ -120,10 +139,9 @@ impl<H: Host> Control<H> {
         let mut counts: Vec<usize> = vec![0; self.publications.len()];
         let snapshot = self.snapshot();
         self.shared.conntrack.for_each(now, |connection| {
-            let found = snapshot.publications.find(connection.protocol, connection.outside);
-            let number: Option<&usize> =
-                found.and_then(|p| numbers.get(&key(p.protocol, p.ip, *p.ports.start())));
-            if let Some(&number) = number.filter(|&&number| self.publications[number].carries(connection)) {
+            let way_in = way_in(&snapshot.publications, connection);
+            if let Some(&number) = way_in.and_then(|p| numbers.get(&key(p.protocol, p.ip, *p.ports.start())))
+            {
                 counts[number] += 1;
             }
         });
@@ -136,63 +154,112 @@ impl<H: Host> Control<H> {
     /// `NotFound` for an unknown port or an address that the uplink does not have, `Exists` if another
     /// publication or a process of the host has one of the ports, `Usage` if the container cannot be reached.
     pub(super) fn publish_add(&mut self, add: &PublishAdd, now: Time) -> Result<PublicationInfo, Error> {
-        let (wish, scope) = scoped(add)?;
-        let targets = self.planned_targets(add)?;
-        self.check_address(&wish)?;
-        let same = |there: &PublicationRecord| {
-            wish.is_met_by(&there.spec) && there.targets == targets && there.scope == scope
-        };
-        if let Some(there) = self.publications.iter().position(same) {
-            return Ok(self.publish_ls(now).swap_remove(there));
+        let planned = self.planned_publication(add)?;
+        if let Some(there) = self.publications.iter().find(|there| planned.is_met_by(there)) {
+            let (only, mut connections) = (Publications::from_iter([there.publication()]), 0);
+            self.shared.conntrack.for_each(now, |connection| {
+                connections += usize::from(way_in(&only, connection).is_some());
+            });
+            return Ok(there.info(connections));
         }
-        let published: usize = self.publications.iter().map(|there| there.spec.listen.ports.len()).sum();
+        let taken = self.snapshot().publications.clone();
+        let record = self.claim(planned, &taken)?;
+        let info = record.info(0);
+        self.publish(vec![record], now)?;
+        Ok(info)
+    }
+
+    /// Does several `publish add` as one change, which were rehearsed.
+    ///
+    /// # Errors
+    /// As [`Control::publish_add`]; nothing has changed then.
+    pub(super) fn publish_all(&mut self, adds: &[Request], now: Time) -> Result<(), Error> {
+        let mut taken = Publications::clone(&self.snapshot().publications);
+        let mut records = Vec::new();
+        for add in adds {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else publishes")]
+            let Request::PublishAdd(add) = add else { continue };
+            match self.planned_publication(add).and_then(|planned| self.claim(planned, &taken)) {
+                Ok(record) => {
+                    taken.insert(record.publication());
+                    records.push(record);
+                }
+                Err(error) => {
+                    self.release_on_host(&records);
+                    return Err(error);
+                }
+            }
+        }
+        self.publish(records, now)
+    }
+
+    /// Takes ports for a publication, where no other one and no process of the host has them.
+    fn claim(&mut self, planned: Planned, taken: &Publications) -> Result<PublicationRecord, Error> {
+        let Planned { wish, scope, targets, watch } = planned;
+        let published: usize = taken.iter().map(|there| there.ports.len()).sum();
         if published + wish.target.len() > PUBLICATIONS_MAX {
             let why = format_args!("more than {PUBLICATIONS_MAX} published ports");
             return Err(Error::failed(&wish, why, "publish fewer, or remove some"));
         }
+        let is_free = |Listen { protocol, ip, ports }: &Listen| !taken.meets(*protocol, *ip, ports);
         let mut refused = None;
-        for spec in wish.choices() {
-            match self.reserve(&spec) {
-                Ok(()) => return self.publish(PublicationRecord { spec, scope, targets }, now),
+        for spec in wish.choices().filter(|spec| is_free(&spec.listen)) {
+            match if self.is_on_host(&spec.listen) { self.host.reserve(&spec.listen) } else { Ok(()) } {
+                Ok(()) => return Ok(PublicationRecord { spec, scope, targets, watch }),
                 Err(error) if error.kind == Kind::Exists => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
             }
         }
+        let taken = || wish.choices().find_map(|spec| self.already_published(&spec.listen));
         let none = || Error::usage(&wish, "no port to choose from", "give more host ports");
-        Err(refused.unwrap_or_else(none))
+        Err(refused.or_else(taken).unwrap_or_else(none))
     }
 
-    /// Takes ports for a publication, where no other and no process of the host has them.
-    fn reserve(&mut self, PublishSpec { listen, .. }: &PublishSpec) -> Result<(), Error> {
-        if let Some(there) = self.publications.iter().find(|there| there.spec.listen.overlaps(listen)) {
-            let why = format_args!("is published already, as {} to {}", there.spec, there.target_names());
-            let hint = "choose another port, or vswitchctl publish rm that one";
-            return Err(Error::exists(format_args!("{listen}/{}", listen.protocol), why, hint));
-        }
-        if self.is_on_host(listen) { self.host.reserve(listen) } else { Ok(()) }
+    /// Why ports cannot be published that another publication has.
+    fn already_published(&self, listen: &Listen) -> Option<Error> {
+        let there = self.publications.iter().find(|there| there.spec.listen.overlaps(listen))?;
+        let why = format_args!("is published already, as {} to {}", there.spec, there.target_names());
+        let hint = "choose another port, or vswitchctl publish rm that one";
+        Some(Error::exists(format_args!("{listen}/{}", listen.protocol), why, hint))
     }
 
-    /// Lets packets find a publication whose ports are reserved.
-    fn publish(&mut self, record: PublicationRecord, now: Time) -> Result<PublicationInfo, Error> {
-        let listen = &record.spec.listen;
-        self.publications.push(record.clone());
+    /// Gives the host its ports back.
+    fn release_on_host(&mut self, records: &[PublicationRecord]) {
+        records.iter().for_each(|record| self.host.release(&record.spec.listen));
+    }
+
+    /// Lets packets find publications whose ports are reserved.
+    fn publish(&mut self, records: Vec<PublicationRecord>, now: Time) -> Result<(), Error> {
+        let before = self.publications.len();
+        self.publications.extend(records.iter().cloned());
         if let Err(error) = self.renew_guard() {
-            self.publications.pop();
-            self.host.release(listen);
+            self.publications.truncate(before);
+            self.release_on_host(&records);
             return Err(error);
         }
-        listen.ports.clone().for_each(|port| self.shared.conntrack.reserve(listen.protocol, port));
-        let publication = record.publication();
-        self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
+        let conntrack = &self.shared.conntrack;
+        let mut are_masqueraded_with = false;
+        for Listen { protocol, ports, .. } in records.iter().map(|record| &record.spec.listen) {
+            ports.clone().for_each(|port| conntrack.reserve(*protocol, port));
+            are_masqueraded_with |= ports.clone().any(|port| conntrack.masquerades_with(port));
+        }
+        let new: Publications = records.iter().map(PublicationRecord::publication).collect();
+        self.shared.publish(|snapshot| {
+            let there = Arc::make_mut(&mut snapshot.publications);
+            new.iter().for_each(|publication| there.insert(publication.clone()));
+        });
+        if !are_masqueraded_with {
+            return Ok(());
+        }
         // Nobody gets one of the ports any more; who had one before has it no longer.
-        let had = |connection: &Info| record.is_at(connection.protocol, connection.outside);
-        let ended = self.shared.conntrack.flush(now, |connection| {
-            had(connection) && connection.nat != Nat::Dnat && !record.carries(connection)
+        let had = |connection: &Info| new.find(connection.protocol, connection.outside).is_some();
+        let ended = conntrack.flush(now, |connection| {
+            had(connection) && connection.nat != Nat::Dnat && way_in(&new, connection).is_none()
         });
         if ended > 0 {
-            log::warn!("{}: ended {ended} connections that were masqueraded with it", record.spec);
+            log::warn!("ended {ended} connections that were masqueraded with what is published now");
         }
-        Ok(record.info(0))
+        Ok(())
     }
 
     pub(super) fn publish_rm(&mut self, rm: &PublishRm, now: Time) -> Result<usize, Error> {
@@ -201,51 +268,63 @@ impl<H: Host> Control<H> {
             record.spec.listen == rm.spec.listen
                 && target_first.is_none_or(|target| target == record.spec.target_first)
         };
-        let removed = self.unpublish_where(asked, now);
-        if removed == 0 && !rm.if_exists {
+        let removed: Vec<_> = self.publications.extract_if(.., |record| asked(record)).collect();
+        if removed.is_empty() && !rm.if_exists {
             return Err(Error::not_found(&rm.spec, "is not published", "see vswitchctl publish ls"));
         }
-        Ok(removed)
+        self.take_back(&removed, Vec::new(), now);
+        Ok(removed.len())
     }
 
     /// Takes a port of the switch off its publications, and those that lead nowhere then back.
     pub(super) fn unpublish_port(&mut self, id: PortId, now: Time) {
-        self.unpublish_where(|record| record.targets.iter().all(|target| target.to == id), now);
-        for record in &mut self.publications {
-            let before = record.targets.len();
-            record.targets.retain(|target| target.to != id);
-            if record.targets.len() < before {
-                let publication = record.publication();
-                self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
-            }
-        }
+        let is_this = |target: &TargetRecord| target.to == id;
+        let only_there = |record: &mut PublicationRecord| record.targets.iter().all(is_this);
+        let removed: Vec<_> = self.publications.extract_if(.., only_there).collect();
+        let others = self.publications.iter_mut().filter(|record| record.targets.iter().any(is_this));
+        let changed = others.map(|record| {
+            record.targets.retain(|target| !is_this(target));
+            record.publication()
+        });
+        let changed = changed.collect();
+        self.take_back(&removed, changed, now);
     }
 
-    /// Removes publications, and the connections through them.
-    fn unpublish_where(&mut self, mut which: impl FnMut(&PublicationRecord) -> bool, now: Time) -> usize {
-        let (removed, kept): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.publications).into_iter().partition(|record| which(record));
-        self.publications = kept;
-        if removed.is_empty() {
-            return 0;
+    /// Gives back what publications had that are no longer in the books, ends the connections through them, and
+    /// lets packets find others as they are now.
+    fn take_back(&mut self, removed: &[PublicationRecord], changed: Vec<Publication>, now: Time) {
+        if removed.is_empty() && changed.is_empty() {
+            return;
         }
         self.shared.publish(|snapshot| {
             let publications = Arc::make_mut(&mut snapshot.publications);
             for Listen { protocol, ip, ports } in removed.iter().map(|record| &record.spec.listen) {
                 publications.remove(*protocol, *ip, *ports.start());
             }
+            changed.into_iter().for_each(|publication| publications.insert(publication));
         });
-        self.shared
-            .conntrack
-            .flush(now, |connection| removed.iter().any(|r| r.carries(connection) || r.attracts(connection)));
+        if removed.is_empty() {
+            return;
+        }
+        // Whoever still finds them has done so when this returns.
+        self.host.settle();
+        let gone: Publications = removed.iter().map(PublicationRecord::publication).collect();
+        self.shared.conntrack.flush(now, |connection| went_by(&gone, connection));
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
         for Listen { protocol, ports, .. } in removed.iter().map(|record| &record.spec.listen) {
             ports.clone().for_each(|port| self.shared.conntrack.release(*protocol, port, now));
         }
-        removed.iter().for_each(|record| self.host.release(&record.spec.listen));
-        removed.len()
+        self.release_on_host(removed);
+    }
+
+    /// What is asked for, as far as it can be.
+    fn planned_publication(&self, add: &PublishAdd) -> Result<Planned, Error> {
+        let (wish, scope) = scoped(add)?;
+        let targets = self.planned_targets(add)?;
+        self.check_address(&wish)?;
+        Ok(Planned { wish, scope, targets, watch: watched(add)? })
     }
 
     /// The containers that a publication shall lead to.
@@ -275,7 +354,7 @@ impl<H: Host> Control<H> {
             if targets.iter().any(|there| there.to == port.id) {
                 return Err(Error::usage(name, "is named twice", "name it once"));
             }
-            targets.push(TargetRecord { to: port.id, name: name.clone(), ip });
+            targets.push(TargetRecord { to: port.id, name: name.clone(), ip, condition: Arc::default() });
         }
         Ok(targets)
     }
@@ -325,6 +404,23 @@ impl<H: Host> Control<H> {
     }
 }
 
+/// The publication of these that a connection came in by.
+fn way_in<'a>(publications: &'a Publications, connection: &Info) -> Option<&'a Publication> {
+    let &Info { nat, protocol, port, inside, outside, .. } = connection;
+    if !matches!(nat, Nat::Dnat | Nat::Hairpin) {
+        return None;
+    }
+    let is_with = |target: &Target| (target.to, target.endpoint.ip) == (port, inside.ip);
+    publications.find(protocol, outside).filter(|publication| publication.targets.iter().any(is_with))
+}
+
+/// Whether a connection came in by one of these publications, or leads a container to one.
+fn went_by(publications: &Publications, connection: &Info) -> bool {
+    let &Info { nat, protocol, remote, .. } = connection;
+    way_in(publications, connection).is_some()
+        || (nat == Nat::Hairpin && publications.find(protocol, remote).is_some())
+}
+
 /// What is asked for, and for whom.
 pub(super) fn scoped(add: &PublishAdd) -> Result<(PublishWish, Scope), Error> {
     let mut wish = add.spec.clone();
@@ -349,4 +445,25 @@ pub(super) fn scoped(add: &PublishAdd) -> Result<(PublishWish, Scope), Error> {
         }
     }
     Ok((wish, if add.lan { Scope::Lan } else { Scope::Any }))
+}
+
+/// Whether and how the targets are to be checked.
+fn watched(add: &PublishAdd) -> Result<Option<Watch>, Error> {
+    let Some(check) = add.health else {
+        return match add.health_interval {
+            Some(_) => Err(Error::usage(&add.spec, "an interval without a check", "say --health arp or tcp")),
+            None => Ok(None),
+        };
+    };
+    if check == Check::Tcp && add.spec.protocol == Protocol::Udp {
+        let why = "a TCP connection says nothing about a port of UDP";
+        return Err(Error::usage(&add.spec, why, "use --health arp"));
+    }
+    let seconds = add.health_interval.unwrap_or(HEALTH_INTERVAL);
+    if !HEALTH_INTERVALS.contains(&seconds) {
+        let (first, last) = (HEALTH_INTERVALS.start(), HEALTH_INTERVALS.end());
+        let what = format_args!("health-interval {seconds}");
+        return Err(Error::usage(what, "out of range", format_args!("choose {first} to {last} seconds")));
+    }
+    Ok(Some(Watch { check, interval: Duration::from_secs(seconds.into()) }))
 }

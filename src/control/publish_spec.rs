@@ -20,9 +20,8 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
 use super::error::Error;
+use super::name::as_text;
 use crate::addr::Protocol;
 use crate::limits::PUBLISH_PORTS;
 
@@ -226,7 +225,8 @@ fn wrong(text: &str, why: impl fmt::Display) -> Error {
     Error::usage(text, why, GRAMMAR)
 }
 
-fn write_range(f: &mut fmt::Formatter<'_>, first: u16, last: u16) -> fmt::Result {
+/// Writes a port, or a range of them.
+pub(super) fn write_range(f: &mut fmt::Formatter<'_>, first: u16, last: u16) -> fmt::Result {
     if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
 }
 
@@ -276,29 +276,7 @@ impl fmt::Display for PublishWish {
     }
 }
 
-impl Serialize for PublishWish {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublishWish {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl Serialize for Unpublish {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Unpublish {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
+as_text!(PublishWish Unpublish);
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ use super::name::{IfName, Name, NetnsName};
 use super::policy_spec::{PlaceSpec, Places, PortRange, RuleName, WhichRule};
 use super::publish_spec::{PublishWish, Unpublish};
 use crate::addr::{MacAddr, Protocol};
-use crate::snapshot::NetworkMode;
+use crate::snapshot::{Check, NetworkMode};
 use crate::table::policy::Action;
 
 mod networks;
@@ -605,6 +605,23 @@ pub struct PublishAdd {
     #[arg(long)]
     #[serde(default)]
     pub loopback: bool,
+    /// Check the ports that it leads to, and send new connections only to those that are up: by ARP, or by opening a
+    /// TCP connection
+    #[arg(long, value_name = "arp|tcp", value_parser = parse_check)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Check>,
+    /// Seconds between two checks
+    #[arg(long, value_name = "SECONDS", requires = "health")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_interval: Option<u32>,
+}
+
+fn parse_check(text: &str) -> Result<Check, String> {
+    match text {
+        "arp" => Ok(Check::Arp),
+        "tcp" => Ok(Check::Tcp),
+        _ => Err("write arp or tcp".into()),
+    }
 }
 
 /// A list, or its only element.

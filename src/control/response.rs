@@ -12,7 +12,7 @@ use super::dhcp_setting::Route;
 use super::error::Error;
 use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol};
-use crate::snapshot::{NetworkMode, Policing, UplinkMode};
+use crate::snapshot::{Check, NetworkMode, Policing, UplinkMode};
 use crate::table::policy::Action;
 
 /// The answer to a request.
@@ -490,6 +490,10 @@ pub struct PublicationInfo {
     pub scope: String,
     /// The ports of the switch that connections are spread over.
     pub targets: Vec<TargetInfo>,
+    /// How these are checked: `arp` or `tcp`; `null` if they are not.
+    pub health: Option<Check>,
+    /// Seconds between two checks of one.
+    pub health_interval: Option<u64>,
 }
 
 /// A port of the switch behind a publication.
@@ -498,6 +502,8 @@ pub struct PublicationInfo {
 pub struct TargetInfo {
     pub port: String,
     pub ip: Ipv4Addr,
+    /// Whether it is up, as far as it is checked.
+    pub up: bool,
 }
 
 /// `policy ls`.

@@ -1,10 +1,8 @@
 //! The address that an uplink has by DHCP, in mode `own`.
 //!
 //! The [`Client`] says what the uplink is to have; when that is something new, it becomes the uplink's setting, and the
-//! change takes the way of every other change of an uplink: [`Control::renew_uplinks`]. So connections from an address that is not
-//! ours any more end, and a link that overlaps a network is noticed.
-
-use std::hash::{BuildHasher, Hasher, RandomState};
+//! change takes the way of every other change of an uplink: [`Control::renew_uplinks`]. So connections from an
+//! address that is not ours any more end, and a link that overlaps a network is noticed.
 
 use super::apply::Control;
 use super::host::{Host, UplinkFacts};
@@ -24,9 +22,7 @@ pub(super) struct Lessee {
 
 impl Lessee {
     pub(super) fn new(mac: MacAddr, now: Time) -> Lessee {
-        // Keys of hash tables are as hard to guess as the number of an exchange should be.
-        let [xid, _] = halves(RandomState::new().build_hasher().finish());
-        Lessee { client: Client::new(mac, xid, now), config: None }
+        Lessee { client: Client::new(mac, rand::random(), now), config: None }
     }
 
     /// When it is to be served.
@@ -44,17 +40,11 @@ impl Lessee {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "each half is what it is cut to")]
-const fn halves(bits: u64) -> [u32; 2] {
-    [(bits >> 32) as u32, bits as u32]
-}
-
 impl<H: Host> Control<H> {
     /// Takes in what a DHCP server on an uplink said.
-    pub(super) fn hear_dhcp_server(&mut self, port: PortId, frame: &[u8], now: Time) {
-        let lessee = self.uplink_at(port).and_then(|uplink| uplink.lessee.as_mut());
-        if let (Some(lessee), Some(datagram)) = (lessee, Datagram::parse(frame)) {
-            lessee.client.receive(&datagram, now);
+    pub(super) fn hear_dhcp_server(&mut self, port: PortId, datagram: &Datagram<'_>, now: Time) {
+        if let Some(lessee) = self.uplink_at(port).and_then(|uplink| uplink.lessee.as_mut()) {
+            lessee.client.receive(datagram, now);
         }
     }
 

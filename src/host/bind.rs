@@ -4,7 +4,6 @@
 //! refused. The sockets hear processes of the host only: a filter lets in what comes by `lo`, as such packets do whatever
 //! address of the host they are for. The [relay](crate::service::relay) serves them. What comes by any other interface is
 //! dropped by the filter, if the guard of the uplink has not done so before.
-#![allow(unsafe_code)]
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,6 +16,7 @@ use nix::sys::socket::{
 
 use crate::addr::Protocol;
 use crate::host::{ErrorKind, HostError};
+use crate::port::packet::attach_filter;
 
 /// The number of `lo` in every namespace (Linux `LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
@@ -76,7 +76,7 @@ pub fn reserve(protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) -> Result<Re
     let address = SocketAddrV4::new(ip.unwrap_or(Ipv4Addr::UNSPECIFIED), port);
     let refuse = |errno| refuse(protocol, address, errno);
     let socket = socket(AddressFamily::Inet, kind, SockFlag::SOCK_CLOEXEC, None).map_err(refuse)?;
-    hear_local_only(&socket).map_err(refuse)?;
+    attach_filter(&socket, LOCAL_ONLY).map_err(refuse)?;
     if kind == SockType::Stream {
         setsockopt(&socket, sockopt::ReuseAddr, &true).map_err(refuse)?;
     }
@@ -85,21 +85,6 @@ pub fn reserve(protocol: Protocol, ip: Option<Ipv4Addr>, port: u16) -> Result<Re
         listen(&socket, Backlog::MAXALLOWABLE).map_err(refuse)?;
     }
     Ok(Reserved { socket })
-}
-
-fn hear_local_only(socket: &OwnedFd) -> Result<(), Errno> {
-    let mut steps = LOCAL_ONLY;
-    #[allow(clippy::cast_possible_truncation, reason = "it has four steps")]
-    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
-    #[allow(clippy::cast_possible_truncation, reason = "it is a pointer and a number")]
-    let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
-    // SAFETY: the descriptor is open; the kernel reads `size` bytes at `program` and the steps that it points to, both of
-    // which live until the call returns, and keeps neither.
-    let set = unsafe {
-        let program = (&raw const program).cast();
-        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program, size)
-    };
-    Errno::result(set).map(drop)
 }
 
 fn refuse(protocol: Protocol, address: SocketAddrV4, errno: Errno) -> HostError {

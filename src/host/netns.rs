@@ -43,8 +43,7 @@ impl Netns {
         if spec.contains('/') {
             return Self::open_path(Path::new(spec), spec);
         }
-        let named = NAMED.iter().map(|directory| Path::new(directory).join(spec));
-        if let Some(path) = named.into_iter().find(|path| is_name(spec) && path.exists()) {
+        if let Some(path) = named(spec) {
             return Self::open_path(&path, spec);
         }
         if !spec.is_empty() && spec.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -174,9 +173,23 @@ impl AsFd for Netns {
     }
 }
 
-/// Whether this can be one path component, so that no name reaches out of the directory.
-fn is_name(spec: &str) -> bool {
-    !matches!(spec, "" | "." | "..")
+/// Where the namespace is that has this name, if there is one.
+fn named(name: &str) -> Option<PathBuf> {
+    // One path component, so that no name reaches out of the directory.
+    if matches!(name, "" | "." | "..") || name.contains('/') {
+        return None;
+    }
+    NAMED.iter().map(|directory| Path::new(directory).join(name)).find(|path| path.exists())
+}
+
+/// The name of the namespace that a user calls `spec`, by its name or by the path of that; `None` if it has none.
+pub(super) fn name(spec: &str) -> Option<&str> {
+    let path = Path::new(spec);
+    if !spec.contains('/') {
+        return named(spec).is_some().then_some(spec);
+    }
+    let parent = path.parent()?;
+    NAMED.iter().any(|named| Path::new(named) == parent).then(|| path.file_name()?.to_str()).flatten()
 }
 
 /// Runs `f` on a new thread, which starts in the caller's namespace, and waits for it.

@@ -12,13 +12,11 @@ use std::io::{self, Write};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use crate::host::netns::name;
 use crate::host::{ErrorKind, HostError};
 
 /// Where `ip netns` looks.
 const DIRECTORY: &str = "/etc/netns";
-
-/// Where namespaces have their names.
-const NAMED: [&str; 2] = ["/run/netns", "/var/run/netns"];
 
 /// The first line of a file of ours.
 const MARK: &str = "# by vswitchd; removed with the port\n";
@@ -85,16 +83,6 @@ fn file(directory: &Path) -> PathBuf {
     directory.join("resolv.conf")
 }
 
-/// The name of a namespace, if it has one.
-fn name(netns: &str) -> Option<&str> {
-    let path = Path::new(netns);
-    if !netns.contains('/') {
-        return NAMED.iter().any(|named| Path::new(named).join(netns).exists()).then_some(netns);
-    }
-    let parent = path.parent()?;
-    NAMED.iter().any(|named| Path::new(named) == parent).then(|| path.file_name()?.to_str()).flatten()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +113,10 @@ mod tests {
         assert_eq!(name("/run/netns/red"), Some("red"));
         assert_eq!(name("/proc/1/ns/net"), None);
         assert_eq!(name("1"), None);
+        // The directory itself is there, and is no namespace.
+        for none in ["", ".", "..", "/run/netns/", "/run/netns/..", "/run/netns/.", "/"] {
+            assert_eq!(name(none), None, "{none:?}");
+        }
         let error = ResolvConf::write("/proc/1/ns/net", RESOLVER).unwrap_err();
         assert!(error.to_string().contains("ip netns attach"), "{error}");
     }

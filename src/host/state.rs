@@ -333,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn a_document_is_replaced_and_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        StateDir::open(directory.path()).store("addresses", &document(1));
+        let before = File::open(directory.path().join("addresses.json")).unwrap();
+        StateDir::open(directory.path()).store("addresses", &document(2));
+        // Whoever has the one from before, as a machine that stops now would, has all of it.
+        assert_eq!(serde_json::from_reader::<_, Document>(before).unwrap(), document(1));
+        assert_eq!(loaded(directory.path()), (document(2), None));
+    }
+
+    #[test]
     fn a_torn_document_is_put_aside_and_said() {
         let directory = tempfile::tempdir().unwrap();
         StateDir::open(directory.path()).store("addresses", &document(7));

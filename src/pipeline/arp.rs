@@ -5,19 +5,15 @@
 //! ports may say about others is the business of [`guard`](super::guard) before it comes here; on the uplink
 //! there is no such guard, and its neighbor table is cautious instead.
 
-use std::net::Ipv4Addr;
-
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
-
 use super::flow_cache::Repeats;
 use super::switch::Admitted;
 use super::{Context, Verdict};
-use crate::addr::{MacAddr, PortId};
+use crate::addr::PortId;
 use crate::drops::DropReason;
 use crate::frame::{Frame, Offload};
 use crate::snapshot::{Network, Uplink, UplinkMode};
 use crate::table::neighbor_table::Heard;
-use crate::wire::arp::{self, Arp};
+use crate::wire::arp::{self, Arp, Binding};
 use crate::wire::ethernet;
 
 /// An ARP packet from a port, for the gateway or overheard by it. The gateway answers for its own address
@@ -45,7 +41,7 @@ pub(super) fn on_network(
     }
     match (for_us, arp.is_request) {
         (true, true) => {
-            write(frame, ArpOperation::Reply, (network.gateway_mac, network.gateway), (mac, ip), mac);
+            frame.fill(&arp::reply((network.gateway_mac, network.gateway), (mac, ip)), Offload::NONE);
             Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
         }
         (true, false) => Ok(Verdict::Consumed),
@@ -93,7 +89,7 @@ pub(super) fn on_uplink(
     }
     match own {
         Some(own) if for_us && arp.is_request => {
-            write(frame, ArpOperation::Reply, (uplink.mac, own), (mac, ip), mac);
+            frame.fill(&arp::reply((uplink.mac, own), (mac, ip)), Offload::NONE);
             Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
         }
         Some(_) if for_us => Ok(Verdict::Consumed),
@@ -113,29 +109,8 @@ pub(super) fn defend_gateway(cx: &mut Context<'_>, network: &Network) {
 }
 
 /// Tells everybody whose an address is (RFC 5227 2.3).
-fn announce(cx: &mut Context<'_>, (mac, ip): (MacAddr, Ipv4Addr), ports: &[PortId]) {
+fn announce(cx: &mut Context<'_>, own: Binding, ports: &[PortId]) {
     let mut frame = cx.out.fresh();
-    write(&mut frame, ArpOperation::Request, (mac, ip), (MacAddr::ZERO, ip), MacAddr::BROADCAST);
+    frame.fill(&arp::announcement(own), Offload::NONE);
     cx.originate(frame, ports.iter().copied());
-}
-
-/// Makes `frame` an ARP packet in an Ethernet frame to `dst`.
-pub(super) fn write(
-    frame: &mut Frame,
-    operation: ArpOperation,
-    sender: (MacAddr, Ipv4Addr),
-    target: (MacAddr, Ipv4Addr),
-    dst: MacAddr,
-) {
-    let mut bytes = [0; ethernet::HEADER_LEN + arp::LEN];
-    ethernet::write(&mut bytes, dst, sender.0, ethernet::ARP);
-    ArpRepr::EthernetIpv4 {
-        operation,
-        source_hardware_addr: EthernetAddress(sender.0.0),
-        source_protocol_addr: sender.1,
-        target_hardware_addr: EthernetAddress(target.0.0),
-        target_protocol_addr: target.1,
-    }
-    .emit(&mut ArpPacket::new_unchecked(&mut bytes[ethernet::HEADER_LEN..]));
-    frame.fill(&bytes, Offload::NONE);
 }

@@ -24,11 +24,8 @@ use crate::frame::Frame;
 use crate::snapshot::{Network, Pins};
 use crate::wire::arp::Arp;
 use crate::wire::ipv6::Chain;
+use crate::wire::transport::DHCP_CLIENT;
 use crate::wire::{be16, ethernet, ipv4, ipv6};
-
-/// The port of a DHCP client (RFC 2131 4.1). Whatever comes from a port to it is a server's answer: clients do not
-/// look at the source port.
-const DHCP_CLIENT: u16 = 68;
 
 /// The port of a DHCPv6 client (RFC 8415 7.2).
 const DHCPV6_CLIENT: u16 = 546;
@@ -101,6 +98,7 @@ fn inspect_ipv4(
     // Only the first fragment has ports, and no other can overwrite them: they are before the first possible offset.
     let is_first = be16(header, 6) & 0x1fff == 0;
     let ports = usize::from(header[0] & 0x0f) * 4;
+    // Whatever comes from a port to a client is a server's answer: clients do not look at the source port.
     if header[9] == ipv4::UDP && is_first && be16(contents, ports + 2) == DHCP_CLIENT {
         return Err(DropReason::DhcpServer);
     }

@@ -4,18 +4,17 @@
 //! So a next hop that never answers leaves no connection behind, and its sender can be told about its own
 //! packet.
 
-use smoltcp::wire::ArpOperation;
-
 use super::policy::Permitted;
 use super::route::{Link, Routed};
-use super::{Context, arp, icmp_error, switch};
+use super::{Context, icmp_error, switch};
 use crate::addr::{MacAddr, PortId};
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Offload};
 use crate::shared::Waiting;
 use crate::snapshot::Network;
 use crate::table::mac_table::Station;
 use crate::table::neighbor_table::Answer;
+use crate::wire::arp;
 use crate::wire::icmpv4::Error;
 
 /// A packet whose next hop's MAC address is known.
@@ -70,7 +69,7 @@ pub(super) fn resolve<'a>(
 pub(super) fn solicit(cx: &mut Context<'_>, link: Link<'_>, ip: std::net::Ipv4Addr, known: Option<MacAddr>) {
     let mut frame = cx.out.fresh();
     let dst = known.unwrap_or(MacAddr::BROADCAST);
-    arp::write(&mut frame, ArpOperation::Request, link.own(), (MacAddr::ZERO, ip), dst);
+    frame.fill(&arp::request(link.own(), ip, dst), Offload::NONE);
     match link {
         Link::Uplink(uplink, _) => cx.originate(frame, [uplink.id.port()]),
         Link::Network(network) => match known.and_then(|mac| port_of(cx, network, mac)) {

@@ -12,27 +12,18 @@ use super::packet::{Packet, View};
 use super::{Context, Verdict};
 use crate::addr::MacAddr;
 use crate::drops::DropReason;
-use crate::frame::Frame;
+use crate::frame::{Frame, Segment};
 use crate::limits::DHCP_MESSAGES;
 use crate::shared::{Punt, Service};
 use crate::snapshot::{Network, Uplink};
 use crate::table::rate_limit::Rate;
-use crate::wire::transport::{Kind, Ports, Transport};
-
-/// The port of a DHCP server or relay (RFC 2131 4.1).
-const DHCP_SERVER: u16 = 67;
-
-/// The port of a DNS server (RFC 1035 4.2).
-const DNS_SERVER: u16 = 53;
-
-/// The port of a DHCP client.
-const DHCP_CLIENT: u16 = 68;
+use crate::wire::transport::{DHCP_CLIENT, DHCP_SERVER, DNS, Kind, Ports, Transport};
 
 /// The service of `network` that a packet to the gateway's address is for, if it has it.
 pub(super) fn service(cx: &Context<'_>, network: &Network, transport: &Transport) -> Option<Service> {
     match transport.ports()? {
         Ports { kind: Kind::Udp, dst: DHCP_SERVER, .. } => network.dhcp.then_some(Service::Dhcp),
-        Ports { kind: Kind::Udp | Kind::Tcp, dst: DNS_SERVER, .. } => Some(Service::Stack),
+        Ports { kind: Kind::Udp | Kind::Tcp, dst: DNS, .. } => Some(Service::Stack),
         Ports { kind, dst, .. } => {
             cx.shared.open_ports.contains(kind.protocol(), dst).then_some(Service::Stack)
         }
@@ -84,7 +75,12 @@ pub(super) fn punt(cx: &Context<'_>, frame: &Frame, service: Service) -> Result<
         }
         Service::Stack => &cx.shared.stack_punts,
     };
-    queue.put(Punt {
+    // Datagrams are taken one by one; a segment is taken as it is, however long.
+    let packets = match frame.offload.segment {
+        Segment::Udp { .. } => frame.packets() as usize,
+        Segment::None | Segment::Tcp4 { .. } | Segment::Tcp6 { .. } | Segment::Fragments { .. } => 1,
+    };
+    queue.put(cx.ingress.id, packets, || Punt {
         service,
         ingress: cx.ingress.id,
         network: cx.ingress.network,

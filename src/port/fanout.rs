@@ -40,7 +40,7 @@ pub(super) fn deal(socket: &OwnedFd, sockets: usize) -> io::Result<()> {
     let sockets = u32::try_from(sockets).unwrap_or(u32::MAX).max(1);
     let mut instructions = program(sockets, rand::random());
     let program = libc::sock_fprog { len: instructions.len() as u16, filter: instructions.as_mut_ptr() };
-    set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)
+    Ok(set(socket, libc::SOL_PACKET, libc::PACKET_FANOUT_DATA, &program)?)
 }
 
 /// The program that deals over `sockets`. Offsets are those of the IPv4 header; a load beyond the packet's end ends

@@ -298,14 +298,27 @@ fn enable_headers(socket: &OwnedFd) -> io::Result<bool> {
 
 /// Raises a buffer as far as it may be: beyond the system's limit with CAP_NET_ADMIN, up to it without.
 fn enlarge_buffer(socket: &OwnedFd, force: c_int, ask: c_int) -> io::Result<()> {
-    set(socket, libc::SOL_SOCKET, force, &SOCKET_BUFFER)
-        .or_else(|_| set(socket, libc::SOL_SOCKET, ask, &SOCKET_BUFFER))
+    let as_far_as = |option| set(socket, libc::SOL_SOCKET, option, &SOCKET_BUFFER);
+    Ok(as_far_as(force).or_else(|_| as_far_as(ask))?)
 }
 
 /// Attaches the socket filter `return 0`.
 fn refuse_everything(socket: &OwnedFd) -> io::Result<()> {
-    let mut refuse = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
-    let program = libc::sock_fprog { len: 1, filter: &raw mut refuse };
+    let refuse = libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 };
+    Ok(attach_filter(socket, [refuse])?)
+}
+
+/// Has a socket of any kind pass what a classic BPF program passes, and nothing else.
+///
+/// # Errors
+/// What the kernel says of the program.
+pub(crate) fn attach_filter<const N: usize>(
+    socket: &OwnedFd,
+    mut steps: [libc::sock_filter; N],
+) -> Result<(), Errno> {
+    let len = u16::try_from(N).map_err(|_| Errno::EINVAL)?;
+    // The kernel reads the steps, which live until the call returns, and does not keep them.
+    let program = libc::sock_fprog { len, filter: steps.as_mut_ptr() };
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
@@ -363,15 +376,14 @@ fn unless_unknown(result: io::Result<()>) -> io::Result<bool> {
 }
 
 pub(super) fn set_packet<T>(socket: &OwnedFd, option: c_int, value: &T) -> io::Result<()> {
-    set(socket, libc::SOL_PACKET, option, value)
+    Ok(set(socket, libc::SOL_PACKET, option, value)?)
 }
 
-pub(super) fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> io::Result<()> {
+pub(super) fn set<T>(socket: &OwnedFd, level: c_int, option: c_int, value: &T) -> Result<(), Errno> {
     let value: *const T = value;
     // SAFETY: the kernel reads no more than the length given, which is that of the live value.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.cast(), socklen::<T>()) };
-    Errno::result(result)?;
-    Ok(())
+    Errno::result(result).map(drop)
 }
 
 /// Reads a packet socket's option that is plain data, for which any bytes are valid.

@@ -2,15 +2,21 @@
 
 use std::net::Ipv4Addr;
 
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::PacketBuilder;
 
 use crate::addr::{Endpoint, MacAddr};
-use crate::wire::checksum::{fold, pseudo_header, sum};
-use crate::wire::ethernet::Ethernet;
-use crate::wire::ipv4;
+use crate::frame::Checksum;
+use crate::shared::Punt;
+use crate::wire::be16;
+use crate::wire::ethernet::{self, Ethernet};
+use crate::wire::ipv4::Ipv4;
+use crate::wire::transport::{Transport, is_intact};
 
 /// TTL of what services send (RFC 1700).
 const TTL: u8 = 64;
+
+/// Bytes of a UDP header.
+const HEADER_LEN: usize = 8;
 
 /// A UDP datagram, and the frame's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,25 +36,33 @@ pub struct Datagram<'a> {
 impl<'a> Datagram<'a> {
     /// Reads the datagram in a frame; `None` if there is no whole one, or its checksum is wrong.
     pub fn parse(frame: &'a [u8]) -> Option<Datagram<'a>> {
-        let eth = Ethernet::parse(frame).ok()?;
-        let packet = SlicedPacket::from_ethernet(frame).ok()?;
-        let (Some(NetSlice::Ipv4(ip)), Some(TransportSlice::Udp(udp))) = (packet.net, packet.transport)
-        else {
+        Self::read(frame, Checksum::Complete)
+    }
+
+    /// Reads the datagram that was punted; `None` if there is no single whole one, or its checksum is wrong.
+    pub fn of(punt: &'a Punt) -> Option<Datagram<'a>> {
+        if punt.offload.is_super() {
             return None;
-        };
-        let (src, dst) = (ip.header().source_addr(), ip.header().destination_addr());
-        let bytes = udp.slice();
-        // No checksum was computed (RFC 768).
-        let unchecked = udp.checksum() == 0;
-        if !unchecked && fold(pseudo_header(src, dst, ipv4::UDP, bytes.len()) + sum(bytes)) != 0xffff {
+        }
+        Self::read(&punt.bytes, punt.offload.checksum)
+    }
+
+    /// A checksum that is verified or not even computed is not looked at.
+    fn read(frame: &'a [u8], checksum: Checksum) -> Option<Datagram<'a>> {
+        let eth = Ethernet::parse(frame).ok().filter(|eth| eth.ethertype == ethernet::IPV4)?;
+        let packet = &frame[ethernet::HEADER_LEN..];
+        let ip = Ipv4::parse(packet).ok().filter(|ip| !ip.is_fragment)?;
+        let datagram = &packet[ip.header_len..ip.total_len];
+        let Ok(Transport::Udp { src, dst }) = Transport::parse(ip.protocol, datagram) else { return None };
+        if checksum == Checksum::Complete && !is_intact(&ip, datagram) {
             return None;
         }
         Some(Datagram {
             src_mac: eth.src,
             dst_mac: eth.dst,
-            src: Endpoint::new(src, udp.source_port()),
-            dst: Endpoint::new(dst, udp.destination_port()),
-            payload: udp.payload(),
+            src: Endpoint::new(ip.src, src),
+            dst: Endpoint::new(ip.dst, dst),
+            payload: datagram.get(HEADER_LEN..usize::from(be16(datagram, 4)))?,
         })
     }
 
@@ -85,6 +99,7 @@ mod tests {
         let mut wrong = frame.clone();
         *wrong.last_mut().unwrap() ^= 1;
         assert_eq!(Datagram::parse(&wrong), None, "its checksum says so");
+        assert!(Datagram::read(&wrong, Checksum::Valid).is_some(), "somebody has looked at it");
         wrong[40..42].fill(0);
         assert!(Datagram::parse(&wrong).is_some(), "without a checksum nothing says so");
     }

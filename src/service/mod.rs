@@ -11,7 +11,8 @@
 //! ```text
 //! worker ── Shared::stack_punts, Event::StackPunted ──▶ gateway ─┬─▶ dns ─▶ the host's resolvers
 //!   ▲                                                            ├─▶ tcp ─▶ dns
-//!   └──────────────── WorkerPool::send_all ◀─────────────────────┴─▶ relay ─▶ processes of the host
+//!   └──────────────── WorkerPool::send_all ◀─────────────────────┼─▶ relay ─▶ processes of the host
+//!                                                                └─▶ health ─▶ conditions of targets
 //! ```
 //!
 //! It has a thread of its own: control makes devices and asks the kernel, which takes it tens of milliseconds at a
@@ -29,13 +30,15 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::LocalSet;
 
+use crate::clock::Time;
 use crate::shared::Shared;
-use crate::worker::Outgoing;
+use crate::worker::{Outgoing, now};
 
 pub mod datagram;
 pub mod dhcp;
 pub mod dns;
 pub mod gateway;
+mod health;
 pub mod packet;
 pub mod relay;
 pub mod tcp;
@@ -74,19 +77,26 @@ impl Services {
             LocalSet::new().block_on(&runtime, async {
                 tokio::select! {
                     () = gateway.clone().run(bell) => {}
-                    () = relay::obey(gateway, orders) => {}
+                    () = relay::obey(gateway.clone(), orders) => {}
+                    () = health::watch(gateway) => {}
                     () = stopped.notified() => {}
                 }
             });
         })?;
         Ok(Services { stop, thread: Some(thread), doors: Doors(doors) })
     }
-}
 
-impl Services {
     /// By which control opens the host's ports to what is published.
     pub fn doors(&self) -> Doors {
         self.doors.clone()
+    }
+}
+
+/// Waits for a moment, or forever.
+pub(crate) async fn until(due: Option<Time>) {
+    match due {
+        Some(due) => tokio::time::sleep(due.since(now())).await,
+        None => std::future::pending().await,
     }
 }
 

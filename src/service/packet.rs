@@ -2,8 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
-
 use crate::addr::{Endpoint, MacAddr, PortId};
 use crate::frame::{Checksum, Frame, Offload, Segment};
 use crate::offload::Segments;
@@ -12,8 +10,8 @@ use crate::snapshot::Network;
 use crate::table::datagram_ids::DatagramIds;
 use crate::wire::ethernet::{self, Ethernet};
 use crate::wire::ipv4::{self, Ipv4};
-use crate::wire::transport::{SYN, Transport};
-use crate::wire::{arp, checksum, edit, put16};
+use crate::wire::transport::{SYN, Transport, is_intact};
+use crate::wire::{arp, be16, checksum, edit, put16};
 use crate::worker::Outgoing;
 
 /// TTL of what the gateway sends (RFC 1700).
@@ -59,30 +57,31 @@ pub enum Carried<'a> {
 /// Hands what a punted frame carries to `take`, datagram by datagram, with who has sent it. What is wrong in itself
 /// is not handed on.
 pub fn unpack(punt: &Punt, mut take: impl FnMut(Peer, Carried<'_>)) {
-    let mut frame = Frame::new();
-    frame.fill(&punt.bytes, punt.offload);
-    let mut hand = |frame: &Frame| {
-        if let Some((mac, carried)) = read(frame) {
+    let mut hand = |frame: &[u8], checksum| {
+        if let Some((mac, carried)) = read(frame, checksum) {
             take(Peer { mac, port: punt.ingress }, carried);
         }
     };
-    if !matches!(frame.offload.segment, Segment::Udp { .. }) {
-        return hand(&frame);
+    if !matches!(punt.offload.segment, Segment::Udp { .. }) {
+        return hand(&punt.bytes, punt.offload.checksum);
     }
+    let mut frame = Frame::new();
+    frame.fill(&punt.bytes, punt.offload);
     let Ok(mut datagrams) = Segments::of(&frame) else { return };
     let mut datagram = Frame::new();
     while datagrams.next_into(&mut datagram) {
-        hand(&datagram);
+        hand(datagram.bytes(), datagram.offload.checksum);
     }
 }
 
-fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
-    let eth = Ethernet::parse(frame.bytes()).ok()?;
-    let packet = frame.bytes().get(ethernet::HEADER_LEN..)?;
+/// What a frame carries. A checksum that is verified or not even computed is not looked at.
+fn read(frame: &[u8], checksum: Checksum) -> Option<(MacAddr, Carried<'_>)> {
+    let eth = Ethernet::parse(frame).ok()?;
+    let packet = frame.get(ethernet::HEADER_LEN..)?;
     let ip = Ipv4::parse(packet).ok()?;
     let packet = &packet[..ip.total_len];
     let payload = &packet[ip.header_len..];
-    if frame.offload.checksum == Checksum::Complete && !is_right(&ip, payload) {
+    if checksum == Checksum::Complete && !is_intact(&ip, payload) {
         return None;
     }
     let transport = Transport::parse(ip.protocol, payload).ok()?;
@@ -90,8 +89,8 @@ fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
     let (src, dst) = (Endpoint::new(ip.src, ports.src), Endpoint::new(ip.dst, ports.dst));
     let carried = match transport {
         Transport::Udp { .. } => {
-            let len = usize::from(u16::from_be_bytes([payload[4], payload[5]]));
-            Carried::Datagram { src, dst, payload: &payload[UDP_HEADER..len] }
+            let len = usize::from(be16(payload, 4));
+            Carried::Datagram { src, dst, payload: payload.get(UDP_HEADER..len)? }
         }
         Transport::Tcp { segment, .. } => Carried::Segment { src, dst, opens: segment.has(SYN), packet },
         Transport::Echo { .. } | Transport::IcmpError | Transport::IcmpOther | Transport::Other => {
@@ -99,14 +98,6 @@ fn read(frame: &Frame) -> Option<(MacAddr, Carried<'_>)> {
         }
     };
     Some((eth.src, carried))
-}
-
-fn is_right(ip: &Ipv4, payload: &[u8]) -> bool {
-    if ip.protocol == ipv4::UDP && payload.get(6..8) == Some(&[0, 0]) {
-        return true; // RFC 768: its sender computed none.
-    }
-    let pseudo = checksum::pseudo_header(ip.src, ip.dst, ip.protocol, payload.len());
-    checksum::fold(pseudo + checksum::sum(payload)) == 0xffff
 }
 
 /// A datagram from port `from` of a network's gateway, in fragments if it must. `None` if it is too long for UDP.
@@ -151,16 +142,7 @@ pub fn datagram(
 
 /// The gateway's request for the MAC address of `ip`, sent to `at` (RFC 826).
 pub fn arp_request(network: &Network, ip: Ipv4Addr, at: Peer) -> Outgoing {
-    let mut bytes = vec![0; ethernet::HEADER_LEN + arp::LEN];
-    ethernet::write(&mut bytes, at.mac, network.gateway_mac, ethernet::ARP);
-    ArpRepr::EthernetIpv4 {
-        operation: ArpOperation::Request,
-        source_hardware_addr: EthernetAddress(network.gateway_mac.0),
-        source_protocol_addr: network.gateway,
-        target_hardware_addr: EthernetAddress([0; 6]),
-        target_protocol_addr: ip,
-    }
-    .emit(&mut ArpPacket::new_unchecked(&mut bytes[ethernet::HEADER_LEN..]));
+    let bytes = arp::request((network.gateway_mac, network.gateway), ip, at.mac).to_vec();
     Outgoing { port: at.port, bytes, offload: Offload::NONE }
 }
 
@@ -170,9 +152,9 @@ pub fn framed(network: &Network, peer: Peer, mut bytes: Vec<u8>, offload: Offloa
     Outgoing { port: peer.port, bytes, offload }
 }
 
-/// The destination of an IPv4 packet with TCP or UDP of our own making.
-pub fn destination(packet: &[u8]) -> Option<Endpoint> {
+/// The port and the destination of an IPv4 packet with TCP or UDP of our own making.
+pub fn flow(packet: &[u8]) -> Option<(u16, Endpoint)> {
     let ip = Ipv4::parse(packet).ok()?;
     let ports = Transport::parse(ip.protocol, &packet[ip.header_len..ip.total_len]).ok()?.ports()?;
-    Some(Endpoint::new(ip.dst, ports.dst))
+    Some((ports.src, Endpoint::new(ip.dst, ports.dst)))
 }

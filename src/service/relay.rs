@@ -12,7 +12,8 @@
 //!
 //! **UDP.** A flow is a client's address at a door, and has a port number of the gateway, by which the container's
 //! answers find it. It ends when it was idle for [`IDLE`] (RFC 4787 REQ-5), when its target moves, or when it is the
-//! one that was idle longest of too many.
+//! one that was idle longest of too many. What is for a container that is still being looked for waits for it, and holds
+//! up nothing that is for another.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -33,12 +34,12 @@ use tokio::time::sleep;
 
 use super::gateway::Gateway;
 use super::packet::Peer;
-use super::tcp::Connection;
+use super::tcp::{Connection, RELAY_BUFFERS};
 use crate::addr::{Endpoint, NetworkId, Protocol};
 use crate::clock::Time;
-use crate::limits::{RELAY_CONNECTIONS, RELAY_FLOWS};
+use crate::limits::{PUBLISH_TARGETS_MAX, RELAY_CONNECTIONS, RELAY_FLOWS, RELAY_WAITING};
 use crate::shared::OpenPort;
-use crate::snapshot::Target;
+use crate::snapshot::{Network, Target};
 use crate::worker::now;
 
 /// After which a flow that nobody uses has ended.
@@ -107,7 +108,7 @@ impl Relay {
         let Some(client) = flows.clients.get(&number).copied() else { return };
         let Some(flow) = flows.by_client.get_mut(&client) else { return };
         let now = now();
-        if (flow.network, flow.target) != (network, from) || now.since(flow.used) > IDLE {
+        if (flow.network, flow.target.endpoint) != (network, from) || now.since(flow.used) > IDLE {
             return;
         }
         flow.used = now;
@@ -133,7 +134,7 @@ pub(super) async fn obey(gateway: Rc<Gateway>, mut orders: mpsc::UnboundedReceiv
                 if let Some(task) = relay.doors.borrow_mut().remove(&door) {
                     task.abort();
                 }
-                relay.flows.borrow_mut().end(|of, _| of == door);
+                relay.flows.borrow_mut().close(door);
             }
         }
     }
@@ -204,7 +205,7 @@ async fn connect(gateway: &Rc<Gateway>, at: Endpoint, client: SocketAddr) -> io:
     let target = gateway.target(Protocol::Tcp, at, client).ok_or(io::ErrorKind::ConnectionRefused)?;
     let (network, peer) = gateway.reach(target).await.ok_or(io::ErrorKind::HostUnreachable)?;
     let number = gateway.open_port(Protocol::Tcp).ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Connection::connect(&gateway.stack(&network), number, target.endpoint, peer).await
+    Connection::connect(&gateway.stack(&network), number, target.endpoint, peer, RELAY_BUFFERS).await
 }
 
 /// Has the connection end with a reset, as soon as it is dropped.
@@ -216,45 +217,95 @@ fn reset(stream: &TcpStream) {
 /// Relays the datagrams of all clients at a door to what is behind it.
 async fn take_datagrams(gateway: Rc<Gateway>, door: Door, socket: Rc<UdpSocket>) {
     let mut bytes = vec![0; usize::from(u16::MAX)];
+    let mut waiting = Waiting::default();
     let at = Endpoint::new(door.ip.unwrap_or(Ipv4Addr::LOCALHOST), door.port);
     loop {
-        let (len, client) = match socket.recv_from(&mut bytes).await {
-            Ok(received) => received,
-            Err(error) => {
+        tokio::select! {
+            received = socket.recv_from(&mut bytes) => match received {
+                Ok((len, client)) => {
+                    let Some(target) = gateway.target(Protocol::Udp, at, client) else { continue };
+                    let known = gateway.relay.flows.borrow_mut().find((door, client), target);
+                    match known {
+                        Some((network, peer, number)) => {
+                            gateway.send_datagram(network, peer, number, target.endpoint, &bytes[..len]);
+                        }
+                        None => waiting.put(&gateway, target, client, &bytes[..len]),
+                    }
+                }
                 // An answer that found nobody comes back as an error here.
-                log::debug!("relay at {}/udp: {error}", door.port);
-                continue;
+                Err(error) => log::debug!("relay at {}/udp: {error}", door.port),
+            },
+            Some((target, found, datagrams)) = waiting.next() => {
+                let Some((network, peer)) = found else { continue };
+                for (client, bytes) in datagrams {
+                    let client = (door, client);
+                    if let Some(number) = number(&gateway, client, &socket, target, (network.id, peer)) {
+                        gateway.send_datagram(network.id, peer, number, target.endpoint, &bytes);
+                    }
+                }
             }
-        };
-        let Some(target) = gateway.target(Protocol::Udp, at, client) else { continue };
-        let known = gateway.relay.flows.borrow_mut().find((door, client), target.endpoint);
-        let flow = match known {
-            Some(flow) => Some(flow),
-            None => begin(&gateway, (door, client), &socket, target).await,
-        };
-        if let Some((network, peer, number)) = flow {
-            gateway.send_datagram(network, peer, number, target.endpoint, &bytes[..len]);
         }
     }
 }
 
-/// Begins a flow.
-async fn begin(
-    gateway: &Rc<Gateway>,
+/// The gateway's port number for a client's flow, which begins if there is none.
+fn number(
+    gateway: &Gateway,
     client: (Door, SocketAddr),
     socket: &Rc<UdpSocket>,
     target: Target,
-) -> Option<(NetworkId, Peer, u16)> {
-    let (network, peer) = gateway.reach(target).await?;
+    (network, peer): (NetworkId, Peer),
+) -> Option<u16> {
     let mut flows = gateway.relay.flows.borrow_mut();
+    if let Some((_, _, number)) = flows.find(client, target) {
+        return Some(number);
+    }
     flows.make_room();
-    let number = gateway.open_port(Protocol::Udp)?;
-    let (network, target) = (network.id, target.endpoint);
-    let found = (network, peer, number.number());
-    flows.clients.insert(number.number(), client);
-    let flow = Flow { number, network, target, peer, socket: socket.clone(), used: now() };
+    let open = gateway.open_port(Protocol::Udp)?;
+    let number = open.number();
+    flows.clients.insert(number, client);
+    let flow = Flow { number: open, network, target, peer, socket: socket.clone(), used: now() };
     flows.by_client.put(client, flow);
-    Some(found)
+    Some(number)
+}
+
+/// Where a target was found, if it was.
+type Found = Option<(Arc<Network>, Peer)>;
+
+/// A client's datagram.
+type Datagram = (SocketAddr, Vec<u8>);
+
+/// What waits at a door until its target is found: at most [`RELAY_WAITING`] datagrams for each of
+/// [`PUBLISH_TARGETS_MAX`]. One more is dropped, as one that finds a socket's buffer full.
+#[derive(Debug, Default)]
+struct Waiting {
+    datagrams: Vec<(Target, Vec<Datagram>)>,
+    /// Finds them, and ends with this.
+    searches: JoinSet<(Target, Found)>,
+}
+
+impl Waiting {
+    /// Puts a datagram in, and has its target searched for if it is not yet.
+    fn put(&mut self, gateway: &Rc<Gateway>, target: Target, client: SocketAddr, bytes: &[u8]) {
+        let datagram = (client, bytes.to_vec());
+        if let Some((_, queue)) = self.datagrams.iter_mut().find(|(other, _)| *other == target) {
+            if queue.len() < RELAY_WAITING {
+                queue.push(datagram);
+            }
+        } else if self.datagrams.len() < PUBLISH_TARGETS_MAX {
+            self.datagrams.push((target, vec![datagram]));
+            let gateway = gateway.clone();
+            self.searches.spawn_local(async move { (target, gateway.reach(target).await) });
+        }
+    }
+
+    /// The next target of which it is known whether it was found, with what has waited for it; `None` while none is
+    /// searched for.
+    async fn next(&mut self) -> Option<(Target, Found, Vec<Datagram>)> {
+        let (target, found) = self.searches.join_next().await?.ok()?;
+        let at = self.datagrams.iter().position(|(other, _)| *other == target)?;
+        Some((target, found, self.datagrams.swap_remove(at).1))
+    }
 }
 
 /// A client that speaks UDP, and whom to.
@@ -262,7 +313,7 @@ async fn begin(
 struct Flow {
     number: OpenPort,
     network: NetworkId,
-    target: Endpoint,
+    target: Target,
     peer: Peer,
     /// Where the client is answered from.
     socket: Rc<UdpSocket>,
@@ -279,10 +330,10 @@ struct Flows {
 
 impl Flows {
     /// The flow of a client, if it is fresh and leads to `target`.
-    fn find(&mut self, client: (Door, SocketAddr), target: Endpoint) -> Option<(NetworkId, Peer, u16)> {
+    fn find(&mut self, client: (Door, SocketAddr), target: Target) -> Option<(NetworkId, Peer, u16)> {
         let flow = self.by_client.get_mut(&client)?;
         if flow.target != target || now().since(flow.used) > IDLE {
-            self.end(|door, address| (door, address) == client);
+            self.drop_flow(client);
             return None;
         }
         flow.used = now();
@@ -292,23 +343,23 @@ impl Flows {
     /// Ends those that are idle, and one more if there are still too many.
     fn make_room(&mut self) {
         let now = now();
-        while let Some((_, flow)) = self.by_client.peek_lru()
+        while let Some((&client, flow)) = self.by_client.peek_lru()
             && (self.by_client.len() >= RELAY_FLOWS || now.since(flow.used) > IDLE)
         {
-            if let Some((_, flow)) = self.by_client.pop_lru() {
-                self.clients.remove(&flow.number.number());
-            }
+            self.drop_flow(client);
         }
     }
 
-    /// Ends the flows that are meant.
-    fn end(&mut self, which: impl Fn(Door, SocketAddr) -> bool) {
+    /// Ends the flows of a door.
+    fn close(&mut self, door: Door) {
         let ended: Vec<_> =
-            self.by_client.iter().map(|(&client, _)| client).filter(|&(door, ip)| which(door, ip)).collect();
-        for client in ended {
-            if let Some(flow) = self.by_client.pop(&client) {
-                self.clients.remove(&flow.number.number());
-            }
+            self.by_client.iter().map(|(&client, _)| client).filter(|client| client.0 == door).collect();
+        ended.into_iter().for_each(|client| self.drop_flow(client));
+    }
+
+    fn drop_flow(&mut self, client: (Door, SocketAddr)) {
+        if let Some(flow) = self.by_client.pop(&client) {
+            self.clients.remove(&flow.number.number());
         }
     }
 }

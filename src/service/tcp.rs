@@ -1,7 +1,8 @@
 //! TCP of a gateway: one smoltcp interface for each network, and its connections as tokio streams.
 //!
 //! The interface speaks IP and no Ethernet: who the stations are and where they are is known to the rest of the switch
-//! already, and an answer goes back the way that the question came (`peers`). It has the gateway's address on one
+//! already. A connection has its [`Peer`] from its first packet, and what comes by another port of the switch is not of
+//! it; what is of no connection is answered back the way that it came. The interface has the gateway's address on one
 //! network and hears nothing of the others, so that isolation does not depend on it.
 //!
 //! **Listening.** smoltcp listens with one socket a connection. There is always one that listens, and as packets are
@@ -17,13 +18,11 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::io;
-use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use lru::LruCache;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, SocketHandle, SocketSet};
 use smoltcp::phy::{self, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
@@ -36,7 +35,7 @@ use super::packet::{self, Peer};
 use crate::addr::{Endpoint, PortId};
 use crate::clock::Time;
 use crate::frame::Offload;
-use crate::limits::{DNS_CONNECTIONS, DNS_CONNECTIONS_PER_PORT, RELAY_CONNECTIONS};
+use crate::limits::{DNS_CONNECTIONS, DNS_CONNECTIONS_PER_PORT};
 use crate::shared::OpenPort;
 use crate::snapshot::Network;
 use crate::wire::ethernet;
@@ -49,13 +48,19 @@ const SILENCE: Duration = Duration::from_secs(20);
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
 /// Bytes of a receive and a send buffer of a connection to a service of the gateway.
-const SERVICE_BUFFERS: (usize, usize) = (4 * 1024, 16 * 1024);
+const SERVICE_BUFFERS: Buffers = (4 * 1024, 16 * 1024);
 
-/// Those of a connection that the gateway makes, which may carry much.
-const RELAY_BUFFERS: (usize, usize) = (64 * 1024, 64 * 1024);
+/// Bytes of a receive and a send buffer.
+pub type Buffers = (usize, usize);
 
-/// Peers that are remembered: those of all connections, and of some that were refused.
-const PEERS: NonZeroUsize = NonZeroUsize::new(2 * (DNS_CONNECTIONS + RELAY_CONNECTIONS)).unwrap();
+/// Those of a connection that the gateway makes to carry something, which may be much.
+pub const RELAY_BUFFERS: Buffers = (64 * 1024, 64 * 1024);
+
+/// Those of one that it makes only to see whether it can.
+pub const CHECK_BUFFERS: Buffers = (512, 512);
+
+/// A connection as its packets tell it: the gateway's port, and the other end.
+pub type Flow = (u16, Endpoint);
 
 /// The TCP of one gateway.
 pub struct Stack {
@@ -63,22 +68,25 @@ pub struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     wire: Wire,
-    /// Where the other ends are.
-    peers: LruCache<Endpoint, Peer>,
     /// Sockets that listen, by port.
     listeners: HashMap<u16, SocketHandle>,
     connections: HashMap<SocketHandle, Held>,
+    /// The connections that TCP is not done with.
+    flows: HashMap<Flow, SocketHandle>,
+    /// Answers to what is of no connection.
+    answers: Vec<Outgoing>,
     /// Told when there is something to send.
     work: Rc<Notify>,
 }
 
 /// What is kept of a connection beside its socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Held {
-    /// The port of the switch that it came from.
-    from: Option<PortId>,
-    /// The port number that was taken for it.
-    _number: Option<OpenPort>,
+    flow: Flow,
+    /// Where its other end is.
+    peer: Peer,
+    /// The port number that was taken for it, if the gateway has made it.
+    number: Option<OpenPort>,
     /// What of the peer's last words was not read when TCP was done with the connection.
     rest: Option<Vec<u8>>,
     /// Whether the application has let go of it.
@@ -102,9 +110,10 @@ impl Stack {
             interface,
             sockets: SocketSet::new(Vec::new()),
             wire,
-            peers: LruCache::new(PEERS),
             listeners: HashMap::new(),
             connections: HashMap::new(),
+            flows: HashMap::new(),
+            answers: Vec::new(),
             work,
         }
     }
@@ -115,31 +124,45 @@ impl Stack {
         of(&self.network) == of(network)
     }
 
-    /// Takes in a packet from `src`, and tells which connection it has opened to port `to`, if it has.
+    /// Takes in a packet of `flow` from `peer`. If it `opens` a connection to a service, tells which.
     pub fn receive(
         &mut self,
         packet: &[u8],
-        (src, peer): (Endpoint, Peer),
-        listen: Option<u16>,
+        flow: Flow,
+        peer: Peer,
+        opens: bool,
         now: Time,
     ) -> Option<SocketHandle> {
-        self.peers.put(src, peer);
-        let listener = listen.and_then(|port| self.listener(port, peer.port));
+        let known =
+            self.flows.get(&flow).and_then(|handle| self.connections.get(handle)).map(|held| held.peer);
+        if known.is_some_and(|known| known.port != peer.port) {
+            return None; // Somebody else says that the other end is there.
+        }
+        let listener = if opens { self.listener(flow.0, peer.port) } else { None };
         self.wire.arrived = Some(packet.to_vec());
         while self.interface.poll_ingress_single(instant(now), &mut self.wire, &mut self.sockets)
             != PollIngressSingleResult::None
         {}
+        let (network, peer) = (&self.network, known.unwrap_or(peer));
+        let answers =
+            self.wire.left.drain(..).map(|bytes| packet::framed(network, peer, bytes, Offload::NONE));
+        self.answers.extend(answers);
         let opened = listener.filter(|&socket| !self.socket(socket).is_listening())?;
         self.listeners.retain(|_, listener| *listener != opened);
-        self.connections.insert(opened, Held { from: Some(peer.port), ..Held::default() });
+        self.hold(opened, flow, peer, None);
         Some(opened)
+    }
+
+    fn hold(&mut self, handle: SocketHandle, flow: Flow, peer: Peer, number: Option<OpenPort>) {
+        self.flows.insert(flow, handle);
+        self.connections.insert(handle, Held { flow, peer, number, rest: None, released: false });
     }
 
     /// The socket that listens on `port`, for one more connection from the port `from` of the switch.
     fn listener(&mut self, port: u16, from: PortId) -> Option<SocketHandle> {
-        let accepted = || self.connections.values().filter_map(|held| held.from);
+        let accepted = || self.connections.values().filter(|held| held.number.is_none());
         let many = accepted().count() >= DNS_CONNECTIONS
-            || accepted().filter(|&port| port == from).count() >= DNS_CONNECTIONS_PER_PORT;
+            || accepted().filter(|held| held.peer.port == from).count() >= DNS_CONNECTIONS_PER_PORT;
         if many {
             if let Some(listener) = self.listeners.remove(&port) {
                 self.sockets.remove(listener);
@@ -157,30 +180,43 @@ impl Stack {
     }
 
     /// Begins a connection from the port `number` to `target`, which is behind `peer`.
-    fn begin(&mut self, number: OpenPort, target: Endpoint, peer: Peer) -> Option<SocketHandle> {
-        self.peers.put(target, peer);
+    fn begin(
+        &mut self,
+        number: OpenPort,
+        target: Endpoint,
+        peer: Peer,
+        buffers: Buffers,
+    ) -> Option<SocketHandle> {
+        let flow = (number.number(), target);
         let local = IpEndpoint::new(IpAddress::Ipv4(self.network.gateway), number.number());
         let remote = IpEndpoint::new(IpAddress::Ipv4(target.ip), target.port);
-        let mut socket = socket(RELAY_BUFFERS);
+        let mut socket = socket(buffers);
         socket.connect(self.interface.context(), remote, local).ok()?;
         let handle = self.sockets.add(socket);
-        self.connections.insert(handle, Held { _number: Some(number), ..Held::default() });
+        self.hold(handle, flow, peer, Some(number));
         Some(handle)
     }
 
-    /// Does what is due, and puts what is to be sent into `outgoing`.
-    pub fn poll(&mut self, now: Time, outgoing: &mut Vec<Outgoing>) {
+    /// Does what is due, and hands what is to be sent to `send`.
+    pub fn poll(&mut self, now: Time, mut send: impl FnMut(Outgoing)) {
         self.keep_last_words();
+        self.answers.drain(..).for_each(&mut send);
         self.interface.poll(instant(now), &mut self.wire, &mut self.sockets);
         for bytes in self.wire.left.drain(..) {
-            let to = packet::destination(&bytes[ethernet::HEADER_LEN..]);
-            if let Some(&peer) = to.and_then(|to| self.peers.get(&to)) {
-                outgoing.push(packet::framed(&self.network, peer, bytes, Offload::NONE));
+            let flow = packet::flow(&bytes[ethernet::HEADER_LEN..]);
+            let handle = flow.and_then(|flow| self.flows.get(&flow));
+            if let Some(held) = handle.and_then(|handle| self.connections.get(handle)) {
+                send(packet::framed(&self.network, held.peer, bytes, Offload::NONE));
             }
         }
-        let sockets = &mut self.sockets;
+        let (sockets, flows) = (&mut self.sockets, &mut self.flows);
         self.connections.retain(|&handle, held| {
-            let over = held.released && sockets.get::<Socket<'_>>(handle).state() == State::Closed;
+            let is_closed = sockets.get::<Socket<'_>>(handle).state() == State::Closed;
+            // Meanwhile the other end may have begun another one.
+            if is_closed && flows.get(&held.flow) == Some(&handle) {
+                flows.remove(&held.flow);
+            }
+            let over = is_closed && held.released;
             if over {
                 sockets.remove(handle);
             }
@@ -216,7 +252,7 @@ impl Stack {
 
     /// Whether nothing would be lost with it.
     pub fn is_idle(&self) -> bool {
-        self.connections.is_empty()
+        self.connections.is_empty() && self.answers.is_empty()
     }
 
     fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
@@ -234,7 +270,7 @@ fn instant(now: Time) -> Instant {
     Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn socket((receive, send): (usize, usize)) -> Socket<'static> {
+fn socket((receive, send): Buffers) -> Socket<'static> {
     let mut socket = Socket::new(SocketBuffer::new(vec![0; receive]), SocketBuffer::new(vec![0; send]));
     socket.set_timeout(Some(SILENCE.into()));
     socket.set_keep_alive(Some(KEEP_ALIVE.into()));
@@ -266,8 +302,9 @@ impl Connection {
         number: OpenPort,
         target: Endpoint,
         peer: Peer,
+        buffers: Buffers,
     ) -> io::Result<Self> {
-        let handle = stack.borrow_mut().begin(number, target, peer);
+        let handle = stack.borrow_mut().begin(number, target, peer, buffers);
         let handle = handle.ok_or(io::ErrorKind::AddrNotAvailable)?;
         let connection = Connection { stack: stack.clone(), handle };
         connection.stack.borrow().work.notify_one();
@@ -284,6 +321,11 @@ impl Connection {
         })
         .await?;
         Ok(connection)
+    }
+
+    /// Ends it with a reset, so that nothing of it is left to wait for.
+    pub fn reset(self) {
+        self.with(Socket::abort);
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut Socket<'static>) -> T) -> T {

@@ -249,7 +249,8 @@ impl Switch {
     /// Publishes a port of several containers at the uplink's address.
     pub fn publish_to_all(&mut self, protocol: Protocol, port: u16, to: &[&Station], target: u16) {
         let targets = to.iter().map(|to| Target { endpoint: to.at(target), to: to.id }).collect();
-        let publication = Publication { protocol, ip: None, ports: port..=port, scope: Scope::Any, targets };
+        let publication =
+            Publication { protocol, ip: None, ports: port..=port, scope: Scope::Any, targets, health: None };
         self.shared.conntrack.reserve(protocol, port);
         self.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use serde::{Deserialize, Serialize};
 
+use super::health::{Condition, Watch};
 use crate::addr::{Endpoint, PortId, Protocol};
 
 /// Who may be a client of a publication.
@@ -41,7 +42,7 @@ pub struct Target {
 }
 
 /// Published ports: what arrives at one of them goes to the port with the same place in the range of a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Publication {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -54,9 +55,17 @@ pub struct Publication {
     /// Where connections go, each to one of them, with the port that belongs to the first external one. There is at
     /// least one.
     pub targets: Vec<Target>,
+    /// Whether and how the targets are checked, and how each was found, in the same order.
+    pub health: Option<(Watch, Vec<Arc<Condition>>)>,
 }
 
 impl Publication {
+    /// Whether the target at this place is up, as far as is known.
+    pub fn is_up(&self, place: usize) -> bool {
+        let conditions = self.health.as_ref().map_or(&[][..], |(_, conditions)| conditions);
+        conditions.get(place).is_none_or(|condition| condition.is_up())
+    }
+
     /// The targets of what arrives at one of its ports.
     pub fn targets_at(&self, port: u16) -> impl Iterator<Item = Target> {
         let offset = port.saturating_sub(*self.ports.start());
@@ -92,16 +101,30 @@ impl Publications {
         at(Some(destination.ip)).or_else(|| at(None))
     }
 
-    /// The target that a new connection of `client` to one of its ports goes to. As long as a target is there,
-    /// it is the same one for the same client, whichever others come and go (rendezvous hashing, Thaler and
-    /// Ravishankar, 1998).
+    /// Whether some packet to these ports of `ip`, or of any address, is for one of them.
+    pub fn meets(&self, protocol: Protocol, ip: Option<Ipv4Addr>, ports: &RangeInclusive<u16>) -> bool {
+        // None overlaps another, so of those that begin early enough the last one ends last.
+        let in_ranges = |ranges: &Ranges| {
+            let last = ranges.range(..=ports.end()).next_back();
+            last.is_some_and(|(_, publication)| publication.ports.end() >= ports.start())
+        };
+        let mut at = self.by_address.iter().filter(|((of, _), _)| *of == protocol);
+        at.any(|(&(_, at), ranges)| (at.is_none() || ip.is_none() || at == ip) && in_ranges(ranges))
+    }
+
+    /// The target that a new connection of `client` to one of its ports goes to: one that is up, if there is one.
+    /// As long as a target is there, it is the same one for the same client, whichever others come and go (rendezvous
+    /// hashing, Thaler and Ravishankar, 1998).
     pub fn choose(&self, publication: &Publication, port: u16, client: Endpoint) -> Option<Target> {
-        match &publication.targets[..] {
-            [_] => publication.targets_at(port).next(),
-            _ => publication
-                .targets_at(port)
-                .max_by_key(|target| self.hasher.hash_one((client, target.endpoint.ip))),
-        }
+        let mut targets = publication.targets_at(port).enumerate();
+        let weight = |(place, target): &(usize, Target)| {
+            (publication.is_up(*place), self.hasher.hash_one((client, target.endpoint.ip)))
+        };
+        let chosen = match &publication.targets[..] {
+            [_] => targets.next(),
+            _ => targets.max_by_key(weight),
+        };
+        chosen.map(|(_, target)| target)
     }
 
     /// Adds one, in place of those with the same protocol, address and first port.
@@ -126,9 +149,21 @@ impl Publications {
     }
 }
 
+impl FromIterator<Publication> for Publications {
+    fn from_iter<I: IntoIterator<Item = Publication>>(list: I) -> Self {
+        let mut publications = Publications::default();
+        list.into_iter().for_each(|publication| publications.insert(publication));
+        publications
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::limits::{HEALTH_FALL, HEALTH_RISE};
+    use crate::snapshot::Check;
 
     const ANY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const OWN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
@@ -139,7 +174,7 @@ mod tests {
             to: PortId(u16::from(host)),
         };
         let targets = hosts.iter().map(target).collect();
-        Publication { protocol: Protocol::Tcp, ip, ports, scope: Scope::Any, targets }
+        Publication { protocol: Protocol::Tcp, ip, ports, scope: Scope::Any, targets, health: None }
     }
 
     #[test]
@@ -160,8 +195,23 @@ mod tests {
         assert_eq!(found(OWN, 8004), one(84));
         assert_eq!(found(OWN, 8006), Some(Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), 81)));
         assert_eq!(publications.iter().count(), 2);
+        let meets = |ip, ports| publications.meets(Protocol::Tcp, ip, &ports);
+        for (ip, ports, expected) in [
+            (None, 7000..=7999, false),
+            (None, 7000..=8000, true),
+            (Some(ANY), 8010..=9000, true),
+            (Some(ANY), 8011..=9000, false),
+            (Some(OWN), 1..=u16::MAX, true),
+            (None, 8006..=8006, true),
+        ] {
+            assert_eq!(meets(ip, ports.clone()), expected, "{ip:?} {ports:?}");
+        }
+        assert!(!publications.meets(Protocol::Udp, None, &(1..=u16::MAX)));
         publications.remove(Protocol::Tcp, None, 8000);
         assert!(publications.find(Protocol::Tcp, Endpoint::new(ANY, 8001)).is_none());
+        let meets = |ip, port| publications.meets(Protocol::Tcp, ip, &(port..=port));
+        assert!(meets(None, 8005) && meets(Some(OWN), 8006), "what is at one address is at every");
+        assert!(!meets(Some(ANY), 8005), "nor at another");
     }
 
     #[test]
@@ -177,5 +227,37 @@ mod tests {
             assert!(before == PortId(2) || chosen(&two) == before, "only those of the one that left move");
         }
         assert!(counts[1..].iter().all(|&count| (800..1200).contains(&count)), "{counts:?}");
+    }
+
+    #[test]
+    fn new_connections_go_to_what_is_up_and_if_nothing_is_to_all() {
+        let publications = Publications::default();
+        let watch = Watch { check: Check::Tcp, interval: Duration::from_secs(1) };
+        let conditions: Vec<Arc<Condition>> = (0..3).map(|_| Arc::default()).collect();
+        let health = Some((watch, conditions.clone()));
+        let three = Publication { health, ..publication(None, 80..=80, &[1, 2, 3]) };
+        let found = |place: usize, passed| {
+            let changed = (0..HEALTH_FALL.max(HEALTH_RISE)).any(|_| conditions[place].note(passed));
+            assert!(changed, "{place}");
+        };
+        let spread = || {
+            let clients = (1..=3000).map(|port| Endpoint::new(OWN, port));
+            let chosen = clients.map(|client| publications.choose(&three, 80, client).unwrap().to.index());
+            chosen.fold([0; 4], |mut counts, to| {
+                counts[to] += 1;
+                counts
+            })
+        };
+        let all = spread();
+        found(1, false);
+        let two = spread();
+        assert_eq!(two[2], 0);
+        assert!(two[1] > all[1] && two[3] > all[3], "the others share what it had: {two:?}");
+        found(0, false);
+        assert_eq!(spread(), [0, 0, 0, 3000]);
+        found(2, false);
+        assert_eq!(spread(), all);
+        found(1, true);
+        assert_eq!(spread(), [0, 0, 3000, 0]);
     }
 }

@@ -323,6 +323,16 @@ impl<A: Address, W> NeighborTable<A, W> {
         timer.into_iter().chain(ageing).min()
     }
 
+    /// When a neighbor was heard last.
+    pub fn confirmed(&self, ip: A) -> Option<Time> {
+        self.known.peek(&ip).map(|known| known.confirmed)
+    }
+
+    /// The MAC address that is known of a neighbor, however old.
+    pub fn mac_of(&self, ip: A) -> Option<MacAddr> {
+        self.known.peek(&ip).map(|known| known.mac)
+    }
+
     /// All entries, in no order.
     pub fn entries(&self, now: Time) -> Vec<NeighborEntry<A>> {
         let known = self.known.iter().map(|(&ip, known)| {

@@ -2,13 +2,16 @@
 
 use std::net::Ipv4Addr;
 
-use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr};
+use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
-use super::Malformed;
+use super::{Malformed, ethernet};
 use crate::addr::MacAddr;
 
 /// Bytes of a packet.
 pub const LEN: usize = 28;
+
+/// Bytes of a frame with one.
+pub const FRAME_LEN: usize = ethernet::HEADER_LEN + LEN;
 
 /// A checked packet: a request or a reply, from a station.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,4 +55,36 @@ impl Arp {
         }
         Ok(Arp { is_request, sender_mac, sender_ip, target_ip })
     }
+}
+
+/// A MAC address, and the address of the network that is there.
+pub type Binding = (MacAddr, Ipv4Addr);
+
+/// A frame to `dst` in which `sender` asks who has the target's address.
+pub fn request(sender: Binding, target_ip: Ipv4Addr, dst: MacAddr) -> [u8; FRAME_LEN] {
+    frame(ArpOperation::Request, sender, (MacAddr::ZERO, target_ip), dst)
+}
+
+/// A frame in which `sender` answers `target`.
+pub fn reply(sender: Binding, target: Binding) -> [u8; FRAME_LEN] {
+    frame(ArpOperation::Reply, sender, target, target.0)
+}
+
+/// A frame in which `sender` tells everybody that its address is its own (RFC 5227 2.3).
+pub fn announcement(sender: Binding) -> [u8; FRAME_LEN] {
+    request(sender, sender.1, MacAddr::BROADCAST)
+}
+
+fn frame(operation: ArpOperation, sender: Binding, target: Binding, dst: MacAddr) -> [u8; FRAME_LEN] {
+    let mut bytes = [0; FRAME_LEN];
+    ethernet::write(&mut bytes, dst, sender.0, ethernet::ARP);
+    ArpRepr::EthernetIpv4 {
+        operation,
+        source_hardware_addr: EthernetAddress(sender.0.0),
+        source_protocol_addr: sender.1,
+        target_hardware_addr: EthernetAddress(target.0.0),
+        target_protocol_addr: target.1,
+    }
+    .emit(&mut ArpPacket::new_unchecked(&mut bytes[ethernet::HEADER_LEN..]));
+    bytes
 }

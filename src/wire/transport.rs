@@ -2,7 +2,16 @@
 
 use super::{Malformed, be16, be32};
 use crate::addr::Protocol;
-use crate::wire::{icmpv4, ipv4};
+use crate::wire::checksum::{fold, pseudo_header, sum};
+use crate::wire::icmpv4;
+use crate::wire::ipv4::{self, Ipv4};
+
+/// The port of a DNS server (RFC 1035 4.2).
+pub const DNS: u16 = 53;
+/// The port of a DHCP server or relay (RFC 2131 4.1).
+pub const DHCP_SERVER: u16 = 67;
+/// The port of a DHCP client.
+pub const DHCP_CLIENT: u16 = 68;
 
 /// TCP flag FIN.
 pub const FIN: u8 = 0x01;
@@ -207,9 +216,40 @@ impl Transport {
     }
 }
 
+/// Whether the checksum of the TCP segment or UDP datagram in `payload`, all of the payload of a packet with the header
+/// `ip`, is right. It is where a datagram says that none was computed (RFC 768).
+pub fn is_intact(ip: &Ipv4, payload: &[u8]) -> bool {
+    let covered = match ip.protocol {
+        ipv4::UDP if be16(payload, 6) == 0 => return true,
+        // A packet may be longer than its datagram.
+        ipv4::UDP => payload.get(..usize::from(be16(payload, 4))),
+        _ => Some(payload),
+    };
+    covered.is_some_and(|bytes| {
+        fold(pseudo_header(ip.src, ip.dst, ip.protocol, bytes.len()) + sum(bytes)) == 0xffff
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_checksum_covers_the_datagram_and_not_what_is_behind_it() {
+        let mut header = [0; ipv4::HEADER_LEN];
+        ipv4::write(&mut header, [10, 0, 0, 1].into(), [10, 0, 0, 2].into(), ipv4::UDP, 64, 13);
+        let ip = Ipv4::parse_quoted(&header).unwrap();
+        let mut payload = [0, 53, 0, 53, 0, 10, 0, 0, 1, 2, 0xaa, 0xaa, 0xaa];
+        let sum = !fold(pseudo_header(ip.src, ip.dst, ipv4::UDP, 10) + sum(&payload[..10]));
+        payload[6..8].copy_from_slice(&sum.to_be_bytes());
+        assert!(is_intact(&ip, &payload));
+        payload[9] ^= 1;
+        assert!(!is_intact(&ip, &payload));
+        payload[5] = 14;
+        assert!(!is_intact(&ip, &payload), "longer than the packet");
+        payload[6..8].fill(0);
+        assert!(is_intact(&ip, &payload), "nobody has computed it");
+    }
 
     #[test]
     fn a_tcp_segment_counts_syn_and_fin() {

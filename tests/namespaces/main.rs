@@ -15,6 +15,7 @@ mod config;
 mod dhcp;
 mod dns;
 mod guard;
+mod health;
 mod host;
 mod lab;
 mod lifecycle;
@@ -25,6 +26,7 @@ mod rows_fragments;
 mod rows_icmp;
 mod rows_nat;
 mod rows_ports;
+mod services;
 mod switch;
 mod transfer;
 mod uplinks;
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
         lab::TESTS,
         refusals::TESTS,
         guard::TESTS,
+        health::TESTS,
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         bench::TESTS,
         rows_icmp::TESTS,
         rows_nat::TESTS,
+        services::TESTS,
     ];
     let trials = tests.into_iter().flatten().map(|&(name, test)| {
         let missing = missing.clone();

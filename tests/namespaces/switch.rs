@@ -39,6 +39,11 @@ pub(crate) struct Switch {
 impl Switch {
     /// Starts `vswitchd` on the rig's uplink with more arguments, and waits until it is ready.
     pub(crate) fn start(rig: &Rig, more: &[&str]) -> Result<Switch, Failed> {
+        Switch::start_logging(rig, more, Stdio::inherit())
+    }
+
+    /// As [`Switch::start`], with its log in `stderr`.
+    pub(crate) fn start_logging(rig: &Rig, more: &[&str], stderr: Stdio) -> Result<Switch, Failed> {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
         command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
@@ -48,7 +53,7 @@ impl Switch {
         }
         // The machine's own resolvers are nobody's business here.
         command.arg("--resolv-conf").arg(rig.directory().join("resolv.conf"));
-        let mut child = rig.switch.spawn(command.stdout(Stdio::piped()))?;
+        let mut child = rig.switch.spawn(command.stdout(Stdio::piped()).stderr(stderr))?;
         let stdout = child.stdout.take().ok_or("no stdout")?;
         let switch = Switch { child, socket };
         let (sender, first_line) = mpsc::channel();

@@ -22,6 +22,7 @@ use vswitchd::wire::transport::{ACK, FIN, RST, SYN, Transport};
 mod arp;
 mod bridge;
 mod fragments;
+mod gateway;
 mod icmp;
 mod ipv4;
 mod nat;

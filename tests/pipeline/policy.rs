@@ -353,8 +353,14 @@ fn connections_are_spread_over_the_targets_and_stay_where_they_are() {
 fn a_port_that_is_published_for_the_lan_is_not_on_the_internet() {
     let (mut switch, c, router) = Switch::with_uplink();
     let targets = vec![Target { endpoint: c.at(80), to: c.id }];
-    let publication =
-        Publication { protocol: Protocol::Udp, ip: None, ports: 8080..=8081, scope: Scope::Lan, targets };
+    let publication = Publication {
+        protocol: Protocol::Udp,
+        ip: None,
+        ports: 8080..=8081,
+        scope: Scope::Lan,
+        targets,
+        health: None,
+    };
     switch.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
     let from = |ip: [u8; 4]| Endpoint::new(ip.into(), 4000);
     for client in [from([192, 0, 2, 77]), from([10, 9, 8, 7])] {

@@ -16,6 +16,7 @@ mod peer;
 mod process;
 mod progress;
 mod report;
+mod rules;
 mod scale;
 mod site;
 mod stats;
@@ -39,6 +40,7 @@ use self::compare::Plan;
 use self::peer::{Kind, Peer};
 use self::process::Inside;
 use self::report::{Report, svg, table};
+use self::rules::Lists;
 
 /// Compare vswitchd with the kernel and with other switches, in namespaces of its own
 #[derive(Debug, Parser)]
@@ -85,6 +87,14 @@ struct Arguments {
     #[arg(long, value_name = "N", conflicts_with_all = ["check", "only", "runs", "json", "svg", "markdown", "from", "list"],
           value_parser = clap::value_parser!(u16).range(4..=4000))]
     ports: Option<u16>,
+    /// Measure instead what so many rules cost: established flows, adding one, applying files
+    #[arg(long, value_name = "N", conflicts_with_all = ["ports", "check", "only", "json", "svg", "markdown", "from", "list"],
+          value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    rules: Option<u16>,
+    /// With --rules: and so many publications
+    #[arg(long, value_name = "N", requires = "rules", default_value_t = 1000,
+          value_parser = clap::value_parser!(u16).range(0..=4000))]
+    publications: u16,
     /// Show what would be measured, and how long it would take
     #[arg(long)]
     list: bool,
@@ -143,11 +153,15 @@ fn run(arguments: &Arguments) -> Result<bool, Error> {
     if arguments.check {
         return check(arguments, &plan, &interrupt);
     }
-    if let Some(ports) = arguments.ports {
+    if arguments.ports.is_some() || arguments.rules.is_some() {
         let ours = plan.peers.iter().find(|peer| peer.kind == Kind::Vswitchd);
-        let ours =
-            ours.ok_or_else(|| Error::usage("--ports", "measures vswitchd only", "add it to --peers"))?;
-        return scale::run(ours, &plan.vswitchd_options, ports, &plan.window, &interrupt);
+        let ours = ours
+            .ok_or_else(|| Error::usage("--ports, --rules", "measure vswitchd only", "add it to --peers"))?;
+        if let Some(ports) = arguments.ports {
+            return scale::run(ours, &plan.vswitchd_options, ports, &plan.window, &interrupt);
+        }
+        let lists = Lists { rules: arguments.rules.unwrap_or(0), publications: arguments.publications };
+        return rules::run((ours, &plan.vswitchd_options), lists, (plan.runs, plan.window), &interrupt);
     }
     eprintln!("{} runs, about {} s", plan.steps(), plan.duration().as_secs());
     show(&compare::run(&plan, &interrupt)?, arguments).map(|()| true)

@@ -379,7 +379,7 @@ fn timeouts(timeouts: &[Timeout]) -> String {
 }
 
 fn publications(publications: &[PublicationInfo], status: &Status) -> String {
-    let mut table = Table::new(&["PROTO", "LISTEN", "TARGET", ">CONNECTIONS", "SCOPE"]);
+    let mut table = Table::new(&["PROTO", "LISTEN", "TARGET", ">CONNECTIONS", "SCOPE", "HEALTH"]);
     for publication in publications {
         table.row(vec![
             publication.proto.to_string(),
@@ -387,6 +387,7 @@ fn publications(publications: &[PublicationInfo], status: &Status) -> String {
             target(publication),
             publication.connections.to_string(),
             publication.scope.clone(),
+            health(publication),
         ]);
     }
     let ports = publications.iter().map(|p| usize::from(p.port_last - p.port_first) + 1);
@@ -403,8 +404,19 @@ fn target(publication: &PublicationInfo) -> String {
     let first = publication.target_first;
     let last = first.saturating_add(publication.port_last - publication.port_first);
     let targets = publication.targets.iter();
-    let targets = targets.map(|target| format!("{} {}:{}", target.port, target.ip, range(first, last)));
+    let targets = targets.map(|target| {
+        let down = if target.up { "" } else { " (down)" };
+        format!("{} {}:{}{down}", target.port, target.ip, range(first, last))
+    });
     targets.collect::<Vec<_>>().join(", ")
+}
+
+/// How many targets are up of those that are checked.
+fn health(publication: &PublicationInfo) -> String {
+    let (targets, up) = (&publication.targets, publication.targets.iter().filter(|target| target.up).count());
+    publication
+        .health
+        .map_or_else(|| "-".into(), |check| format!("{} {up}/{}", check.as_str(), targets.len()))
 }
 
 fn range(first: u16, last: u16) -> String {

@@ -56,7 +56,8 @@ type Item<'a> = Spanned<DeValue<'a>>;
 
 /// Reads a file. What is wrong with it is in the document.
 pub fn read(text: &str) -> Document {
-    let mut reader = Reader { text, document: Document::default(), seen: BTreeMap::new() };
+    let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at).collect();
+    let mut reader = Reader { ends, document: Document::default(), seen: BTreeMap::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let line = reader.line(&error.span().unwrap_or_default());
@@ -85,14 +86,15 @@ fn turn(wish: &Request) -> usize {
     ORDER.iter().position(|route| *route == wish.route()).unwrap_or(ORDER.len())
 }
 
-struct Reader<'t> {
-    text: &'t str,
+struct Reader {
+    /// Where the lines end.
+    ends: Vec<usize>,
     document: Document,
     /// Where each thing was named first.
     seen: BTreeMap<(&'static str, String), usize>,
 }
 
-impl Reader<'_> {
+impl Reader {
     fn root(&mut self, root: DeTable<'_>) {
         for (key, value) in root {
             let line = self.line(&key.span());
@@ -325,8 +327,7 @@ impl Reader<'_> {
     }
 
     fn line(&self, span: &Range<usize>) -> usize {
-        let before = self.text.as_bytes().get(..span.start).unwrap_or_default();
-        1 + before.iter().filter(|&&byte| byte == b'\n').count()
+        1 + self.ends.partition_point(|&end| end < span.start)
     }
 }
 

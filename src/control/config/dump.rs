@@ -89,6 +89,8 @@ impl<H: Host> Control<H> {
                 to: record.targets.iter().map(|target| target.name.clone()).collect(),
                 lan: record.scope == Scope::Lan,
                 loopback: false,
+                health: record.watch.map(|watch| watch.check),
+                health_interval: record.watch.and_then(|watch| u32::try_from(watch.interval.as_secs()).ok()),
             }));
         }
         for (number, listed) in snapshot.policy.rules().iter().enumerate() {
@@ -103,9 +105,9 @@ impl<H: Host> Control<H> {
                 name: name.map(|name| name.parse()).transpose()?,
             }));
         }
-        for ((from, to), action) in snapshot.policy.defaults() {
+        for (from, to, action) in snapshot.policy.defaults().iter() {
             let (from, to) = (Some(from.parse()?), Some(to.parse()?));
-            wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(*action) }));
+            wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(action) }));
         }
         wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
         let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();

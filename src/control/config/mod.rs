@@ -42,5 +42,6 @@ mod rehearsal;
 #[cfg(test)]
 mod tests;
 mod transaction;
+mod wished;
 
 pub use document::{DaemonOption, Document, Wish, read};

@@ -1,8 +1,11 @@
 //! Files are read, applied as a whole or not at all, and written so that they apply to the same state.
 
+use std::time::Duration;
+
 use crate::control::apply_tests::{Switch, ask, state, switch};
 use crate::control::error::Error;
 use crate::control::response::{Applied, Configuration, Response};
+use crate::worker::now;
 
 /// Applies a file.
 fn apply(control: &mut Switch, text: &str) -> Result<Applied, Error> {
@@ -62,6 +65,10 @@ network = "backend"
 ip = "10.2.0.100"
 
 [[port]]
+name = "vm2"
+tap = "tap8"
+
+[[port]]
 name = "vm"
 tap = "tap9"
 mac = "02:00:00:00:00:77"
@@ -74,6 +81,12 @@ to = "web"
 [[publish]]
 spec = "127.0.0.1:53:53/udp"
 to = "web"
+
+[[publish]]
+spec = "9000:80/tcp"
+to = ["web", "vm2"]
+health = "tcp"
+health_interval = 5
 
 [[policy]]
 action = "deny"
@@ -172,8 +185,10 @@ fn only_what_differs_is_touched() {
             "policy default default backend deny",
             "publish rm 8080-8081/tcp --if-exists",
             "publish rm 127.0.0.1:53/udp --if-exists",
+            "publish rm 9000/tcp --if-exists",
             "port rm db --if-exists",
             "port rm vm --if-exists",
+            "port rm vm2 --if-exists",
             "network host-port backend --off",
             "port rm web --if-exists",
             "network rm backend --if-exists",
@@ -323,4 +338,52 @@ fn a_dry_run_only_tells() {
     let Response::Applied(told) = ask(&mut control, "apply", &body).unwrap() else { panic!() };
     assert_eq!(state(&control), before);
     assert_eq!(changes(&mut control, RICH), told.changes);
+}
+
+#[test]
+fn a_rule_that_is_written_twice_is_a_fault_unless_it_follows_itself() {
+    let mut control = switch();
+    let rule =
+        |to: &str, name: &str| format!("[[policy]]\naction = \"deny\"\nto = \"{to}\"\nname = \"{name}\"\n");
+    let twice = rule("10.0.0.1", "a") + &rule("10.0.0.1", "a") + &rule("10.0.0.2", "b");
+    let done = changes(&mut control, &twice);
+    assert_eq!(done.len(), 2, "{done:?}");
+    for (second, says) in
+        [(rule("10.0.0.1", "a"), "as rule 1"), (rule("10.0.0.3", "b"), "the name of rule 2")]
+    {
+        let before = state(&control);
+        let faults =
+            apply(&mut control, &(rule("10.0.0.1", "a") + &rule("10.0.0.2", "b") + &second)).unwrap().faults;
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert_eq!(faults[0].line, 9);
+        assert!(faults[0].error.to_string().contains(says), "{faults:?}");
+        assert_eq!(state(&control), before);
+    }
+}
+
+#[test]
+fn ten_thousand_rules_and_a_thousand_publications_are_applied_in_no_time() {
+    let mut control = switch();
+    let mut text = "[[port]]\nname = \"web\"\nnetns = \"red\"\n".to_owned();
+    for n in 0..1000 {
+        text += &format!("[[publish]]\nspec = \"{}:80/tcp\"\nto = \"web\"\n", 1024 + n);
+    }
+    for n in 0..10_000_u16 {
+        let [a, b] = n.to_be_bytes();
+        text += &format!("[[policy]]\naction = \"deny\"\nfrom = \"web\"\nto = \"203.{a}.{b}.0/24\"\n");
+    }
+    let timed = |control: &mut Switch, text: &str| {
+        let begun = now();
+        let done = changes(control, text).len();
+        (done, now().since(begun))
+    };
+    let (made, first) = timed(&mut control, &text);
+    let (none, again) = timed(&mut control, &text);
+    // Every rule in another place, and every publication somewhere else.
+    let moved = text.replace("\"203.", "\"204.").replace(":80/tcp", ":81/tcp");
+    let (changed, third) = timed(&mut control, &moved);
+    println!("made {made} in {first:?}, none in {again:?}, changed {changed} in {third:?}");
+    assert_eq!((made, none, changed), (11_001, 0, 22_000));
+    let limit = Duration::from_secs(if cfg!(debug_assertions) { 20 } else { 2 });
+    assert!(first < limit && again < limit && third < limit, "{first:?} {again:?} {third:?}");
 }

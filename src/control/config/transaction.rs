@@ -1,11 +1,12 @@
 //! Applying: all of a file, or nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::document::{DaemonOption, Document, Wish, read};
 use super::dump::{command, file, settings, timeouts, usual_dhcp};
 use super::rehearsal::Rehearsal;
+use super::wished::Wished;
 use crate::clock::Time;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::dhcp_setting::DhcpSetting;
@@ -14,7 +15,7 @@ use crate::control::host::Host;
 use crate::control::name::{IfName, Name};
 use crate::control::policies::usual_default;
 use crate::control::policy_spec::WhichRule;
-use crate::control::ports::{change, first_network};
+use crate::control::ports::change;
 use crate::control::publications::scoped;
 use crate::control::publish_spec::{Listen, Unpublish};
 use crate::control::records::PortRecord;
@@ -23,12 +24,12 @@ use crate::control::request::{
     NetworkSetting, PolicyAdd, PolicyDefault, PolicyRm, PortSet, PublishRm, Remove, Request,
 };
 use crate::control::response::{Applied, Configuration, Fault, PortKind};
+use crate::control::rules::Rules;
 use crate::control::uplink::UplinkRecord;
 use crate::host::state::StateDir;
 use crate::limits::MAC_AGEING;
 use crate::snapshot::{Network, NetworkMode, Port};
 use crate::table::conntrack::Timeouts;
-use crate::table::policy::{Listed, Rule};
 
 impl<H: Host> Control<H> {
     /// Makes the switch what a file says, or changes nothing.
@@ -91,7 +92,8 @@ impl<H: Host> Control<H> {
     /// The steps from what is to what is wished, and what stands in the way.
     fn rehearse(&mut self, wishes: &[Wish], now: Time) -> (Vec<Request>, Vec<Fault>) {
         let mut run = Run { books: self.copy(), steps: Vec::new(), now };
-        run.remove_all_but(wishes);
+        let wished = Wished::of(wishes);
+        run.remove_all_but(&wished);
         // What must make room for its successor does so first; then everything has its place, or never will.
         let others = wishes.iter().filter(|wish| wish.request.route().0 != "policy");
         let open: Vec<&Wish> = others.filter(|wish| !run.make_room(&wish.request)).collect();
@@ -101,7 +103,7 @@ impl<H: Host> Control<H> {
                 faults.push(Fault { line: *line, error });
             }
         }
-        run.settle(wishes);
+        run.settle(&wished);
         faults.extend(run.order_rules(wishes));
         (run.steps, faults)
     }
@@ -109,17 +111,28 @@ impl<H: Host> Control<H> {
     /// Does the steps, or none.
     fn perform(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
         let before = self.wishes()?;
-        let Err(error) = steps.iter().try_for_each(|step| self.apply(step.clone(), now).map(drop)) else {
-            return Ok(());
-        };
+        let Err(error) = self.go(steps, now) else { return Ok(()) };
         let before: Vec<Wish> = before.into_iter().map(|request| Wish { line: 0, request }).collect();
         let (back, _) = self.rehearse(&before, now);
-        for step in &back {
+        for step in back {
             if let Err(error) = self.apply(step.clone(), now) {
-                log::error!("{}: cannot be undone: {error}", command(step));
+                log::error!("{}: cannot be undone: {error}", command(&step));
             }
         }
         Err(error)
+    }
+
+    /// Does the steps in their order. Changes of rules are one change, and so are publications: nobody sees the rules
+    /// half changed, and a thousand publications are told to the kernel at once.
+    fn go(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
+        let is_rule = |step: &Request| matches!(step, Request::PolicyAdd(_) | Request::PolicyRm(_));
+        let publishes = |step: &Request| matches!(step, Request::PublishAdd(_));
+        let are_one = |a: &Request, b: &Request| is_rule(a) && is_rule(b) || publishes(a) && publishes(b);
+        steps.chunk_by(are_one).try_for_each(|chunk| match chunk {
+            [step] => self.apply(step.clone(), now).map(drop),
+            [Request::PublishAdd(_), ..] => self.publish_all(chunk, now),
+            _ => self.change_rules(chunk, now),
+        })
     }
 
     /// Books that say the same, with tables of their own and a host that does nothing.
@@ -179,67 +192,34 @@ impl Run<'_> {
     }
 
     /// Removes what nobody wishes for: first what hangs on something else.
-    fn remove_all_but(&mut self, wishes: &[Wish]) {
-        self.remove_defaults_but(wishes);
-        self.remove_publications_but(wishes);
-        self.remove_interfaces_but(wishes);
-        self.remove_networks_but(wishes);
-    }
-
-    fn remove_defaults_but(&mut self, wishes: &[Wish]) {
-        for (from, to) in self.books.snapshot().policy.defaults().clone().into_keys() {
-            let action = Some(usual_default(&from, &to));
-            let pair = (from.parse().ok(), to.parse().ok());
-            let is_wished = |wish: &Wish| matches!(&wish.request, Request::PolicyDefault(wish) if wish.from == pair.0 && wish.to == pair.1);
-            if !wishes.iter().any(is_wished) {
-                let (from, to) = pair;
-                self.remove(&Request::PolicyDefault(PolicyDefault { from, to, action }));
-            }
+    fn remove_all_but(&mut self, wished: &Wished<'_>) {
+        let policy = self.books.snapshot().policy.clone();
+        let defaults = policy.defaults().iter();
+        for (from, to, _) in defaults.filter(|&(from, to, _)| !wished.defaults.contains(&(from, to))) {
+            let action = Some(usual_default(from, to));
+            let (from, to) = (from.parse().ok(), to.parse().ok());
+            self.remove(&Request::PolicyDefault(PolicyDefault { from, to, action }));
         }
-    }
-
-    fn remove_publications_but(&mut self, wishes: &[Wish]) {
-        let wished: Vec<_> = wishes
-            .iter()
-            .filter_map(|wish| match &wish.request {
-                Request::PublishAdd(add) => Some(scoped(add).ok()?.0),
-                _ => None,
-            })
-            .collect();
         let there = self.books.publications.iter().map(|record| &record.spec);
-        let unwanted = there.filter(|spec| !wished.iter().any(|wish| wish.is_met_by(spec)));
+        let unwanted = there.filter(|spec| !wished.has_publication(spec));
         for listen in unwanted.map(|spec| spec.listen.clone()).collect::<Vec<_>>() {
             self.remove(&unpublish(listen));
         }
-    }
-
-    fn remove_interfaces_but(&mut self, wishes: &[Wish]) {
         let is_wished = |(name, network, record): &Interface| {
-            let is_host = record.kind() == PortKind::Host;
-            wishes.iter().any(|wish| match &wish.request {
-                Request::NetworkHostPort(wish) => is_host && wish.network == *network,
-                Request::NetworkConnect(wish) => wish.port == *name && wish.network == *network,
-                // If it is not on this network now, it will be in its place.
-                Request::PortAdd(wish) => {
-                    let is_there = first_network(wish) == network.as_str() || self.is_first(name, record);
-                    !is_host && wish.name == *name && is_there
-                }
-                _ => false,
-            })
+            wished.has_interface(record.kind(), name, self.is_first(name, record), network)
         };
         let unwanted: Vec<_> = self.interfaces().filter(|interface| !is_wished(interface)).collect();
         unwanted.into_iter().for_each(|interface| self.unplug(interface));
+        self.remove_networks_but(&wished.networks);
     }
 
     /// A file without networks has the usual one.
-    fn remove_networks_but(&mut self, wishes: &[Wish]) {
-        let mut wished: Vec<&str> = wishes.iter().filter_map(Wish::network).collect();
-        if wished.is_empty() {
-            wished.push(DEFAULT_NETWORK);
-        }
+    fn remove_networks_but(&mut self, wished: &HashSet<&str>) {
+        let is_wished =
+            |name: &&str| wished.contains(name) || (wished.is_empty() && *name == DEFAULT_NETWORK);
         let snapshot = self.books.snapshot();
         let names = snapshot.networks.iter().flatten().map(|network| network.name.as_str());
-        for name in names.filter(|name| !wished.contains(name)).filter_map(|name| name.parse().ok()) {
+        for name in names.filter(|name| !is_wished(name)).filter_map(|name| name.parse().ok()) {
             self.remove(&Request::NetworkRm(Remove { name, if_exists: true }));
         }
     }
@@ -324,34 +304,30 @@ impl Run<'_> {
     /// wrong with them.
     fn order_rules(&mut self, wishes: &[Wish]) -> Vec<Fault> {
         let mut faults = Vec::new();
-        let mut wanted = Vec::new();
+        let (mut wanted, mut rules) = (Vec::new(), Rules::default());
         for Wish { line, request } in wishes {
             let planned = match request {
                 Request::PolicyDefault(_) => self.step(request),
-                Request::PolicyAdd(add) => self.books.planned_rule(add).map(|rule| {
-                    let name = add.name.as_ref().map(|name| name.0.clone());
-                    wanted.push((*line, add.clone(), (rule, name)));
-                }),
+                Request::PolicyAdd(add) => {
+                    let listed = self.books.planned_rule(add);
+                    listed.and_then(|listed| rules.push(listed)).map(|new| wanted.extend(new.then_some(add)))
+                }
                 _ => Ok(()),
             };
             faults.extend(planned.err().map(|error| Fault { line: *line, error }));
         }
-        let there = self.books.snapshot().policy.rules().to_vec();
-        let is = |listed: &Listed, (rule, name): &(Rule, Option<String>)| {
-            listed.rule == *rule && listed.name == *name
-        };
-        let place = |rule| there.iter().position(|listed| is(listed, rule));
-        let places: Vec<_> = wanted.iter().map(|(.., rule)| place(rule)).collect();
+        let there = Rules::of(self.books.snapshot().policy.rules());
+        let places: Vec<_> = rules.iter().map(|listed| there.place(listed)).collect();
         let stay = longest_rising(&places);
         let kept: BTreeSet<_> = stay.iter().filter_map(|&at| places[at]).collect();
         for at in (0..there.len()).rev().filter(|at| !kept.contains(at)) {
-            self.remove(&Request::PolicyRm(PolicyRm { rule: WhichRule::At(at + 1), if_exists: true }));
+            let rm = PolicyRm { rule: WhichRule::At(at + 1), if_exists: true };
+            self.steps.push(Request::PolicyRm(rm));
         }
-        for (at, (line, add, _)) in wanted.into_iter().enumerate().filter(|(at, _)| !stay.contains(at)) {
-            let before = (at < self.books.snapshot().policy.rules().len()).then_some(at + 1);
-            if let Err(error) = self.step(&Request::PolicyAdd(PolicyAdd { before, ..add })) {
-                faults.push(Fault { line, error });
-            }
+        let new = wanted.into_iter().enumerate().filter(|(at, _)| !stay.contains(at));
+        for (count, (at, add)) in (kept.len()..).zip(new) {
+            let before = (at < count).then_some(at + 1);
+            self.steps.push(Request::PolicyAdd(PolicyAdd { before, ..add.clone() }));
         }
         faults
     }
@@ -372,31 +348,23 @@ impl Run<'_> {
     }
 
     /// Sets what nobody wishes for as it is at the start.
-    fn settle(&mut self, wishes: &[Wish]) {
+    fn settle(&mut self, wished: &Wished<'_>) {
         let interfaces: Vec<_> = self.interfaces().collect();
         for (name, network, _) in interfaces {
-            let set = PortSet { name, network: Some(network), settings: Vec::new() };
-            let is_set = |wish: &Wish| {
-                matches!(&wish.request, Request::PortSet(wish)
-                if (&wish.name, &wish.network) == (&set.name, &set.network))
-            };
-            if !wishes.iter().any(is_set) {
+            if !wished.settings.contains(&(&name, Some(&network))) {
+                let set = PortSet { name, network: Some(network), settings: Vec::new() };
                 self.remove(&Request::PortSet(set));
             }
         }
         let snapshot = self.books.snapshot();
-        for name in snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok()) {
-            let dhcp = NetworkDhcp { name, settings: Vec::new() };
-            let is_set =
-                |wish: &Wish| matches!(&wish.request, Request::NetworkDhcp(wish) if wish.name == dhcp.name);
-            if !wishes.iter().any(is_set) {
-                self.remove(&Request::NetworkDhcp(dhcp));
-            }
+        let names = snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok());
+        for name in names.filter(|name| !wished.dhcp.contains(name)) {
+            self.remove(&Request::NetworkDhcp(NetworkDhcp { name, settings: Vec::new() }));
         }
-        if !wishes.iter().any(|wish| matches!(wish.request, Request::CtTimeouts(_))) {
+        if !wished.timeouts {
             self.remove(&Request::CtTimeouts(CtTimeouts::default()));
         }
-        if !wishes.iter().any(|wish| matches!(wish.request, Request::FdbAgeing(_))) {
+        if !wished.ageing {
             let seconds = u32::try_from(MAC_AGEING.as_secs()).ok();
             self.remove(&Request::FdbAgeing(FdbAgeing { seconds }));
         }
@@ -435,13 +403,6 @@ impl Run<'_> {
     fn is_aged_so(&self, request: &Request) -> bool {
         let ageing = self.books.snapshot().mac_ageing.as_secs();
         matches!(request, Request::FdbAgeing(FdbAgeing { seconds: Some(seconds) }) if u64::from(*seconds) == ageing)
-    }
-}
-
-impl Wish {
-    /// The name of the network that it makes.
-    fn network(&self) -> Option<&str> {
-        if let Request::NetworkCreate(create) = &self.request { Some(create.name.as_str()) } else { None }
     }
 }
 

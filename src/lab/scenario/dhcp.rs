@@ -12,7 +12,7 @@ use crate::lab::traffic::{self, PATIENCE, SILENCE};
 use crate::lab::world::{Container, Failure, Lab, ensure, reaches, tell};
 use crate::service::datagram::Datagram;
 use crate::service::dhcp::client::{Client, Config};
-use crate::service::dhcp::server::CLIENT_PORT;
+use crate::wire::transport::DHCP_CLIENT;
 use crate::worker::now;
 
 /// The stage.
@@ -55,7 +55,7 @@ fn ask(machine: &Container) -> Result<Config, Failure> {
             tap.send_frame(&message)?;
         }
         let is_for_client =
-            |frame: &[u8]| Datagram::parse(frame).is_some_and(|at| at.dst.port == CLIENT_PORT);
+            |frame: &[u8]| Datagram::parse(frame).is_some_and(|at| at.dst.port == DHCP_CLIENT);
         if let Some(answer) = tap.wait(SILENCE, is_for_client)
             && let Some(datagram) = Datagram::parse(&answer)
         {

@@ -17,10 +17,10 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 
 use super::message::{Builder, Kind, Message, code};
-use super::server::{CLIENT_PORT, SERVER_PORT};
 use crate::addr::{Endpoint, MacAddr};
 use crate::clock::Time;
 use crate::service::datagram::Datagram;
+use crate::wire::transport::{DHCP_CLIENT, DHCP_SERVER};
 
 /// Wait for the first answer; every further one is twice as long (RFC 2131 4.1).
 const FIRST_WAIT: Duration = Duration::from_secs(4);
@@ -145,7 +145,7 @@ impl Client {
     pub fn receive(&mut self, datagram: &Datagram<'_>, now: Time) {
         let Some(message) = Message::from_server(datagram.payload) else { return };
         let Some(server) = message.address(code::SERVER_IDENTIFIER) else { return };
-        if datagram.dst.port != CLIENT_PORT || message.xid() != self.xid || message.mac() != Some(self.mac) {
+        if datagram.dst.port != DHCP_CLIENT || message.xid() != self.xid || message.mac() != Some(self.mac) {
             return;
         }
         match (message.kind(), self.state) {
@@ -212,7 +212,7 @@ impl Client {
         } else {
             (MacAddr::BROADCAST, Ipv4Addr::BROADCAST)
         };
-        let (src, dst) = (Endpoint::new(own, CLIENT_PORT), Endpoint::new(dst, SERVER_PORT));
+        let (src, dst) = (Endpoint::new(own, DHCP_CLIENT), Endpoint::new(dst, DHCP_SERVER));
         Datagram { src_mac: self.mac, dst_mac, src, dst, payload: &message.finish() }.frame()
     }
 }
@@ -271,7 +271,7 @@ mod tests {
     fn sent(client: &mut Client, now: Time) -> Option<(MacAddr, Endpoint, Message)> {
         let frame = client.poll(now)?;
         let datagram = Datagram::parse(&frame).unwrap();
-        assert_eq!((datagram.src_mac, datagram.src.port, datagram.dst.port), (MAC, CLIENT_PORT, SERVER_PORT));
+        assert_eq!((datagram.src_mac, datagram.src.port, datagram.dst.port), (MAC, DHCP_CLIENT, DHCP_SERVER));
         Some((datagram.dst_mac, datagram.dst, Message::from_client(datagram.payload).unwrap()))
     }
 
@@ -287,8 +287,8 @@ mod tests {
         let datagram = Datagram {
             src_mac: SERVER_MAC,
             dst_mac: MAC,
-            src: Endpoint::new(SERVER, SERVER_PORT),
-            dst: Endpoint::new(OWN, CLIENT_PORT),
+            src: Endpoint::new(SERVER, DHCP_SERVER),
+            dst: Endpoint::new(OWN, DHCP_CLIENT),
             payload: &reply.finish(),
         };
         client.receive(&datagram, now);

@@ -28,12 +28,7 @@ use super::pool::{Client, Pool, Scope};
 use crate::addr::{Endpoint, MacAddr};
 use crate::clock::Time;
 use crate::service::datagram::Datagram;
-
-/// The port of a server or relay (RFC 2131 4.1).
-pub const SERVER_PORT: u16 = 67;
-
-/// The port of a client.
-pub const CLIENT_PORT: u16 = 68;
+use crate::wire::transport::{DHCP_CLIENT, DHCP_SERVER};
 
 /// Time of a lease unless another is set: what libvirt and dnsmasq give.
 pub const LEASE: Duration = Duration::from_secs(3600);
@@ -272,7 +267,7 @@ impl Server<'_> {
         let mut reply = exchange.reply(Kind::Ack, self.link.gateway);
         reply.ciaddr(ip);
         self.put_options(exchange.request, &mut reply);
-        let to = (exchange.mac(), Endpoint::new(ip, CLIENT_PORT));
+        let to = (exchange.mac(), Endpoint::new(ip, DHCP_CLIENT));
         Outcome { reply: self.frame(to, exchange.finish(reply)), change: Change::None }
     }
 
@@ -280,7 +275,7 @@ impl Server<'_> {
         let mut reply = exchange.reply(Kind::Nak, self.link.gateway);
         reply.put(code::MESSAGE, why.as_bytes());
         let to = if exchange.request.giaddr().is_unspecified() {
-            (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT))
+            (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, DHCP_CLIENT))
         } else {
             // The client may not have the address that it says it has (RFC 2131 4.3.2).
             reply.broadcast();
@@ -310,21 +305,21 @@ impl Server<'_> {
         let to = if !request.giaddr().is_unspecified() {
             self.relay(exchange)
         } else if !request.ciaddr().is_unspecified() {
-            (exchange.mac(), Endpoint::new(request.ciaddr(), CLIENT_PORT))
+            (exchange.mac(), Endpoint::new(request.ciaddr(), DHCP_CLIENT))
         } else if request.wants_broadcast() || request.mac().is_none() {
-            (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, CLIENT_PORT))
+            (MacAddr::BROADCAST, Endpoint::new(Ipv4Addr::BROADCAST, DHCP_CLIENT))
         } else {
-            (exchange.mac(), Endpoint::new(ip, CLIENT_PORT))
+            (exchange.mac(), Endpoint::new(ip, DHCP_CLIENT))
         };
         self.frame(to, exchange.finish(reply))
     }
 
     fn relay(&self, exchange: &Exchange<'_>) -> (MacAddr, Endpoint) {
-        (exchange.src_mac, Endpoint::new(exchange.request.giaddr(), SERVER_PORT))
+        (exchange.src_mac, Endpoint::new(exchange.request.giaddr(), DHCP_SERVER))
     }
 
     fn frame(&self, (dst_mac, dst): (MacAddr, Endpoint), payload: Vec<u8>) -> Option<Vec<u8>> {
-        let (src_mac, src) = (self.link.gateway_mac, Endpoint::new(self.link.gateway, SERVER_PORT));
+        let (src_mac, src) = (self.link.gateway_mac, Endpoint::new(self.link.gateway, DHCP_SERVER));
         Datagram { src_mac, dst_mac, src, dst, payload: &payload }.frame()
     }
 

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use hickory_proto::op::ResponseCode;
 use tokio::sync::oneshot;
 use tokio::task::spawn_local;
 use tokio::time::timeout;
@@ -26,15 +27,6 @@ use crate::worker::now;
 
 /// How long a client is kept waiting, its turn included.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a query has no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unanswered {
-    /// Too many wait.
-    Busy,
-    /// No resolver has answered in time.
-    NoAnswer,
-}
 
 /// Who waits for an answer.
 #[derive(Debug)]
@@ -72,18 +64,16 @@ impl Forwarder {
         })
     }
 
-    /// The resolvers' answer to `query` of `port`, which asks `question`. To be called within a `LocalSet`.
-    ///
-    /// # Errors
-    /// [`Unanswered`].
-    pub async fn forward(
+    /// Asks the resolvers `query` of `port`, which asks `question`. `None` if too many wait already. To be called
+    /// within a `LocalSet`.
+    pub fn forward(
         self: &Rc<Self>,
         port: PortId,
         transport: Transport,
         query: &[u8],
         question: Question,
-    ) -> Result<Vec<u8>, Unanswered> {
-        let _place = Place::take(self, port).ok_or(Unanswered::Busy)?;
+    ) -> Option<Pending> {
+        let place = Place::take(self, port)?;
         let (answer, answered) = oneshot::channel();
         let key = (question, transport);
         let asker = Asker { query: query.to_vec(), answer };
@@ -93,11 +83,7 @@ impl Forwarder {
             spawn_local(self.clone().ask(key.clone(), asker.query.clone()));
             self.asked.borrow_mut().insert(key, vec![asker]);
         }
-        let Ok(Ok(mut answer)) = timeout(PATIENCE, answered).await else {
-            return Err(Unanswered::NoAnswer);
-        };
-        message::set_id(&mut answer, message::id(query));
-        Ok(answer)
+        Some(Pending { query: query.to_vec(), answered, _place: place })
     }
 
     /// Asks a question, first as `query` does, until nobody waits for an answer to it.
@@ -127,14 +113,34 @@ impl Forwarder {
     }
 }
 
+/// A query that waits for its answer.
+#[derive(Debug)]
+pub struct Pending {
+    query: Vec<u8>,
+    answered: oneshot::Receiver<Vec<u8>>,
+    _place: Place,
+}
+
+impl Pending {
+    /// What a resolver has said, or that none has in time.
+    pub async fn answer(self) -> Vec<u8> {
+        let Ok(Ok(mut answer)) = timeout(PATIENCE, self.answered).await else {
+            return message::failure(&self.query, ResponseCode::ServFail);
+        };
+        message::set_id(&mut answer, message::id(&self.query));
+        answer
+    }
+}
+
 /// A place among those who wait, given back when it is dropped.
-struct Place<'a> {
-    forwarder: &'a Forwarder,
+#[derive(Debug)]
+struct Place {
+    forwarder: Rc<Forwarder>,
     port: PortId,
 }
 
-impl<'a> Place<'a> {
-    fn take(forwarder: &'a Forwarder, port: PortId) -> Option<Self> {
+impl Place {
+    fn take(forwarder: &Rc<Forwarder>, port: PortId) -> Option<Self> {
         let mut waiting = forwarder.waiting.borrow_mut();
         if waiting.values().sum::<usize>() >= DNS_WAITING {
             return None;
@@ -144,11 +150,11 @@ impl<'a> Place<'a> {
             return None;
         }
         *of_port += 1;
-        Some(Place { forwarder, port })
+        Some(Place { forwarder: forwarder.clone(), port })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let mut waiting = self.forwarder.waiting.borrow_mut();
         if let Some(count) = waiting.get_mut(&self.port) {

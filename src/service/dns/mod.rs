@@ -32,7 +32,7 @@ pub mod names;
 pub mod resolvers;
 pub mod upstream;
 
-use forward::{Forwarder, Unanswered};
+use forward::{Forwarder, Pending};
 use message::Received;
 use resolvers::Resolvers;
 use upstream::Transport;
@@ -44,6 +44,26 @@ pub struct Client {
     pub port: PortId,
     /// The network of that port.
     pub network: NetworkId,
+}
+
+/// What is said to a query. Only one that has a place among those that wait takes time, so whoever makes a task of it
+/// makes no more of them than there are places.
+#[derive(Debug)]
+pub enum Reply {
+    /// At once.
+    Known(Vec<u8>),
+    /// When a resolver has answered.
+    Pending(Pending),
+}
+
+impl Reply {
+    /// Waits for it.
+    pub async fn said(self) -> Vec<u8> {
+        match self {
+            Reply::Known(said) => said,
+            Reply::Pending(pending) => pending.answer().await,
+        }
+    }
 }
 
 /// The service.
@@ -60,10 +80,10 @@ impl Dns {
     }
 
     /// What is said to `message`; `None` if nothing is. To be called within a `LocalSet`.
-    pub async fn answer(&self, client: Client, transport: Transport, message: &[u8]) -> Option<Vec<u8>> {
+    pub fn ask(&self, client: Client, transport: Transport, message: &[u8]) -> Option<Reply> {
         let question = match message::read(message) {
             Received::Query(question) => question,
-            Received::Refused(said) => return Some(said),
+            Received::Refused(said) => return Some(Reply::Known(said)),
             Received::Ignored => return None,
         };
         let (known, goes_out) = {
@@ -71,15 +91,12 @@ impl Dns {
             (names::look_up(&snapshot, client.network, &question), goes_out(&snapshot, client.network))
         };
         if let Some(records) = known {
-            return Some(message::answer(message, &records, transport == Transport::Udp));
+            return Some(Reply::Known(message::answer(message, &records, transport == Transport::Udp)));
         }
-        if !goes_out {
-            return Some(message::failure(message, ResponseCode::Refused));
-        }
-        Some(match self.forwarder.forward(client.port, transport, message, question).await {
-            Ok(answer) => answer,
-            Err(Unanswered::Busy) => message::failure(message, ResponseCode::Refused),
-            Err(Unanswered::NoAnswer) => message::failure(message, ResponseCode::ServFail),
+        let forward = || self.forwarder.forward(client.port, transport, message, question);
+        Some(match goes_out.then(forward).flatten() {
+            Some(pending) => Reply::Pending(pending),
+            None => Reply::Known(message::failure(message, ResponseCode::Refused)),
         })
     }
 }

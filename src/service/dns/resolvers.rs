@@ -12,12 +12,10 @@ use std::{fs, io};
 
 use crate::clock::Time;
 use crate::limits::{DNS_RESOLVERS_MAX, RESOLV_CONF_MAX};
+use crate::wire::transport::DNS;
 
 /// How long a change of the file may go unnoticed.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The port of a DNS server.
-const PORT: u16 = 53;
 
 /// What tells a file from the one that was read: device, inode, length, and time of change in nanoseconds.
 type Stamp = (u64, u64, u64, i64, i64);
@@ -90,12 +88,12 @@ fn parse(text: &str) -> Vec<SocketAddr> {
         let word = words.next()?;
         // An IPv6 link-local address has its link behind it, as std's address with a port has.
         match word.parse::<IpAddr>() {
-            Ok(ip) => Some(SocketAddr::new(ip, PORT)),
-            Err(_) => format!("[{word}]:{PORT}").parse().ok(),
+            Ok(ip) => Some(SocketAddr::new(ip, DNS)),
+            Err(_) => format!("[{word}]:{DNS}").parse().ok(),
         }
     });
     let servers: Vec<_> = servers.take(DNS_RESOLVERS_MAX).collect();
-    if servers.is_empty() { vec![SocketAddr::new(IpAddr::from([127, 0, 0, 1]), PORT)] } else { servers }
+    if servers.is_empty() { vec![SocketAddr::new(IpAddr::from([127, 0, 0, 1]), DNS)] } else { servers }
 }
 
 #[cfg(test)]

@@ -38,7 +38,6 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -47,11 +46,13 @@ use crate::addr::{Address, Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::drops::DropReason;
 use crate::table::port_pool::PortPool;
-use crate::wire::transport::TcpSegment;
 
 mod activity;
+mod ask;
+mod connection;
 mod index;
 mod info;
+mod mapping;
 mod over;
 pub mod tcp;
 #[cfg(test)]
@@ -60,230 +61,15 @@ mod timeouts;
 mod wheel;
 
 pub use activity::{Activities, Activity};
+pub use ask::{Answer, Direction, Ended, NewConnection, Seen, Sponsor, Track};
+use connection::{Connection, State};
 use index::Index;
 pub use info::{Info, Nat, Stats};
+use mapping::Mapping;
 use over::Over;
 use tcp::Tcp;
 pub use timeouts::Timeouts;
 use wheel::Wheel;
-
-/// Which way a packet goes through the translation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Direction {
-    /// From the container to the world.
-    Outward = 0,
-    /// From the world to the container.
-    Inward = 1,
-}
-
-impl Direction {
-    /// The other way.
-    #[must_use]
-    pub const fn other(self) -> Direction {
-        match self {
-            Direction::Outward => Direction::Inward,
-            Direction::Inward => Direction::Outward,
-        }
-    }
-}
-
-/// What a packet means to its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
-    /// TCP, UDP or ICMP query.
-    pub protocol: Protocol,
-    /// The TCP header, where it is TCP.
-    pub segment: Option<TcpSegment>,
-    /// Whether it is an ICMP answer, which opens nothing.
-    pub is_answer: bool,
-    /// Bytes of the IP packet.
-    pub bytes: usize,
-    /// When.
-    pub now: Time,
-}
-
-/// What a new connection needs beyond its packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NewConnection {
-    /// The container's port of the switch, who answers for it.
-    pub port: PortId,
-    /// Whether its remote is reached through a second translation.
-    pub hairpin: bool,
-}
-
-/// Answers for what a packet makes in a table: it is asked before.
-pub trait Sponsor {
-    /// A connection is to be made.
-    ///
-    /// # Errors
-    /// Why it may not be.
-    fn connection(&mut self) -> Result<NewConnection, DropReason>;
-
-    /// The connection is to have an external port of its own, which was free until now.
-    ///
-    /// # Errors
-    /// Why it may not.
-    fn external_port(&mut self) -> Result<(), DropReason>;
-}
-
-/// Who does not mind how many external ports there are.
-impl<F: FnMut() -> Result<NewConnection, DropReason>> Sponsor for F {
-    fn connection(&mut self) -> Result<NewConnection, DropReason> {
-        self()
-    }
-
-    fn external_port(&mut self) -> Result<(), DropReason> {
-        Ok(())
-    }
-}
-
-/// A connection that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
-    /// The container's port of the switch, who answered for it.
-    pub port: PortId,
-    /// If it was the last one of a mapping: the protocol of the external port, and who answered for that.
-    pub freed: Option<(Protocol, PortId)>,
-}
-
-/// What a table answers about a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Answer<A: Address = Ipv4Addr> {
-    /// What the packet's own endpoint becomes on the other side of the translation.
-    pub endpoint: Endpoint<A>,
-    /// How further packets like it may be noted without the table; `None` if they may change more of the
-    /// connection than its [`Activity`].
-    pub track: Option<Track>,
-}
-
-/// How to note further packets of a direction of a connection in its [`Activity`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Track {
-    /// The connection's place.
-    pub number: u32,
-    /// The life that it leads there.
-    pub life: u32,
-    /// The direction.
-    pub direction: Direction,
-    /// Whether its packets push the deadline.
-    pub refreshes: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum State {
-    Tcp(Tcp),
-    /// UDP or an ICMP query, and whether the other side has spoken.
-    Query {
-        replied: bool,
-    },
-}
-
-#[derive(Debug)]
-struct Connection<A> {
-    protocol: Protocol,
-    nat: Nat,
-    opener: Direction,
-    /// Whether the outside port is the mapping's, to be given back with it.
-    mapped: bool,
-    port: PortId,
-    inside: Endpoint<A>,
-    outside: Endpoint<A>,
-    remote: Endpoint<A>,
-    state: State,
-    /// How long it lives after it was last refreshed, in milliseconds.
-    timeout: u32,
-}
-
-impl<A: Address> Connection<A> {
-    fn has_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> bool {
-        self.inside == inside && self.remote == remote && self.protocol == protocol
-    }
-
-    fn has_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> bool {
-        self.outside == outside && self.remote == remote && self.protocol == protocol
-    }
-
-    fn note(&mut self, direction: Direction, seen: &Seen, timeouts: &Timeouts, activity: &Activity) {
-        activity.count(direction, seen.bytes);
-        let refreshes = match (&mut self.state, &seen.segment) {
-            (State::Tcp(tcp), Some(segment)) => tcp.segment(direction, segment, activity),
-            (State::Tcp(_), None) => false,
-            (State::Query { replied }, _) => {
-                *replied |= direction != self.opener;
-                self.is_refreshed_by(direction)
-            }
-        };
-        if refreshes {
-            activity.refresh(seen.now);
-            self.set_timeout(timeouts);
-        }
-    }
-
-    /// Whether it is a TCP connection that only waits for late segments.
-    fn is_over(&self) -> bool {
-        matches!(self.state, State::Tcp(tcp) if tcp.is_over())
-    }
-
-    fn set_timeout(&mut self, timeouts: &Timeouts) {
-        self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
-    }
-
-    /// Whether a packet of this direction pushes the deadline. From outside it does not where that would keep a
-    /// mapping (RFC 4787 REQ-6), but does where a port is published, and for TCP until that says that it is over.
-    fn is_refreshed_by(&self, direction: Direction) -> bool {
-        let from_outside = match self.state {
-            State::Tcp(tcp) => !tcp.is_over(),
-            State::Query { .. } => !self.mapped,
-        };
-        direction == Direction::Outward || from_outside
-    }
-
-    /// Whether further packets of this direction, those with SYN, FIN or RST apart, change nothing but the
-    /// connection's activity.
-    fn is_settled(&self, direction: Direction) -> bool {
-        match self.state {
-            State::Tcp(tcp) => tcp.is_settled(),
-            State::Query { replied } => replied || direction == self.opener,
-        }
-    }
-
-    fn timeout(&self, timeouts: &Timeouts) -> Duration {
-        match (&self.state, self.protocol) {
-            (State::Tcp(tcp), _) if tcp.state == tcp::TcpState::Established => timeouts.tcp_established,
-            (State::Tcp(_), _) => timeouts.tcp_transitory,
-            (State::Query { .. }, Protocol::Icmp) => timeouts.icmp,
-            (State::Query { .. }, Protocol::Tcp | Protocol::Udp) => timeouts.udp,
-        }
-    }
-
-    fn deadline(&self, activity: &Activity) -> Time {
-        activity.refreshed() + Duration::from_millis(u64::from(self.timeout))
-    }
-
-    fn info(&self, activity: &Activity, now: Time) -> Info<A> {
-        let ordered = |by_direction: [u64; 2]| {
-            [by_direction[self.opener as usize], by_direction[self.opener.other() as usize]]
-        };
-        Info {
-            protocol: self.protocol,
-            state: match self.state {
-                State::Tcp(tcp) => tcp.state.as_str(),
-                State::Query { replied: true } => "REPLIED",
-                State::Query { replied: false } => "UNREPLIED",
-            },
-            nat: self.nat,
-            opener: self.opener,
-            port: self.port,
-            inside: self.inside,
-            outside: self.outside,
-            remote: self.remote,
-            expires: self.deadline(activity).since(now),
-            packets: ordered(activity.packets()),
-            bytes: ordered(activity.bytes()),
-        }
-    }
-}
 
 /// A place for a connection.
 #[derive(Debug)]
@@ -313,17 +99,6 @@ struct New<A> {
     inside: Endpoint<A>,
     outside: Endpoint<A>,
     remote: Endpoint<A>,
-}
-
-/// The external port that all connections of one inside endpoint share.
-#[derive(Debug)]
-struct Mapping<A> {
-    protocol: Protocol,
-    inside: Endpoint<A>,
-    outside_port: u16,
-    /// Who answers for the external port.
-    port: PortId,
-    connections: u32,
 }
 
 /// One shard of the connection table.
@@ -488,18 +263,6 @@ impl<A: Address> Table<A> {
         self.slots[number as usize].used().map(|connection| connection.port)
     }
 
-    /// The external port that a new connection of `inside` will have, if it has one already.
-    pub fn mapping(&self, protocol: Protocol, inside: Endpoint<A>) -> Option<u16> {
-        let hash = self.hasher.hash_one((protocol, inside));
-        let mapping = self.mappings.find(hash, |m| m.protocol == protocol && m.inside == inside)?;
-        Some(mapping.outside_port)
-    }
-
-    /// Who masquerades with this external port.
-    pub fn holder(&self, protocol: Protocol, port: u16) -> Option<Endpoint<A>> {
-        self.pools[protocol as usize].holder(port)
-    }
-
     /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` of each.
     pub fn expire(&mut self, now: Time, budget: usize, mut ended: impl FnMut(Ended)) {
         for _ in 0..budget {
@@ -560,37 +323,11 @@ impl<A: Address> Table<A> {
         Stats { connections: self.by_inside.len() as u64, ..self.stats }
     }
 
-    /// Keeps an external port from being dealt.
-    pub fn reserve(&mut self, protocol: Protocol, port: u16) {
-        self.pools[protocol as usize].reserve(port);
-    }
-
-    /// Ends a reservation.
-    pub fn release(&mut self, protocol: Protocol, port: u16, now: Time) {
-        self.pools[protocol as usize].release(port, now);
-    }
-
     /// Takes back that a connection was refused for this reason: there is room now, and it is tried once more.
     pub fn readmit(&mut self, reason: DropReason) {
         if let Some(count) = self.refusals(reason) {
             *count = count.saturating_sub(1);
         }
-    }
-
-    /// Gives a free external port away to another table, as much like `like` as there is one.
-    pub fn lend(&mut self, protocol: Protocol, like: u16, now: Time) -> Option<u16> {
-        let random = self.random();
-        self.pools[protocol as usize].lend(like, random, now)
-    }
-
-    /// As [`Table::lend`], the port that has rested longest.
-    pub fn lend_resting(&mut self, protocol: Protocol) -> Option<u16> {
-        self.pools[protocol as usize].lend_resting()
-    }
-
-    /// Takes over an external port that no table has.
-    pub fn adopt(&mut self, protocol: Protocol, port: u16) {
-        self.pools[protocol as usize].adopt(port);
     }
 
     fn refuse_if_full(&mut self) -> Result<(), DropReason> {
@@ -618,61 +355,6 @@ impl<A: Address> Table<A> {
             DropReason::NatPortsExhausted => Some(&mut self.stats.ports_exhausted),
             _ => None,
         }
-    }
-
-    /// The external endpoint for one more connection from `inside` to `remote`: its mapping's, made if there is
-    /// none.
-    ///
-    /// A connection by a publication that was taken back while its packet was on the way may stand at that
-    /// endpoint, towards the same remote. Then this one is refused until that one has ended: there is one
-    /// connection behind an outside endpoint and a remote.
-    fn map(
-        &mut self,
-        seen: &Seen,
-        [inside, remote]: [Endpoint<A>; 2],
-        external: A,
-        port: PortId,
-        mut sponsor: impl Sponsor,
-    ) -> Result<Endpoint<A>, DropReason> {
-        let (protocol, random) = (seen.protocol, self.random());
-        let known = self.mapping(protocol, inside);
-        let pool = &mut self.pools[protocol as usize];
-        let Some(outside_port) = known.or_else(|| pool.take(inside, random, seen.now)) else {
-            return Err(self.refuse(DropReason::NatPortsExhausted));
-        };
-        let outside = Endpoint::new(external, outside_port);
-        let free = self.find_outside(protocol, outside, remote).is_none();
-        let allowed = match known {
-            _ if !free => Err(DropReason::NatPortsExhausted),
-            Some(_) => Ok(()),
-            None => sponsor.external_port(),
-        };
-        if let Err(reason) = allowed {
-            if known.is_none() {
-                self.pools[protocol as usize].untake(outside_port);
-            }
-            return Err(self.refuse(reason));
-        }
-        if let Some(mapping) = self.mapping_of(protocol, inside) {
-            mapping.connections += 1;
-            return Ok(outside);
-        }
-        let mapping = Mapping { protocol, inside, outside_port, port, connections: 1 };
-        let hasher = &self.hasher;
-        let hash = hasher.hash_one((protocol, inside));
-        self.mappings.insert_unique(hash, mapping, |m| hasher.hash_one((m.protocol, m.inside)));
-        Ok(outside)
-    }
-
-    fn mapping_of(&mut self, protocol: Protocol, inside: Endpoint<A>) -> Option<&mut Mapping<A>> {
-        let hash = self.hasher.hash_one((protocol, inside));
-        self.mappings.find_mut(hash, |m| m.protocol == protocol && m.inside == inside)
-    }
-
-    /// The next number of a keyed sequence: nobody outside can predict it.
-    fn random(&mut self) -> u64 {
-        self.dice = self.dice.wrapping_add(1);
-        self.hasher.hash_one(self.dice)
     }
 
     /// Notes a packet of a known connection.
@@ -769,19 +451,8 @@ impl<A: Address> Table<A> {
         self.by_outside.remove(hasher.hash_one((protocol, outside, remote)), number, |other| {
             used(other).map_or(0, |c| hasher.hash_one((c.protocol, c.outside, c.remote)))
         });
-        let mut freed = None;
-        if connection.mapped {
-            let hash = self.hasher.hash_one((protocol, inside));
-            let entry = self.mappings.find_entry(hash, |m| m.protocol == protocol && m.inside == inside);
-            if let Ok(mut entry) = entry {
-                entry.get_mut().connections -= 1;
-                if entry.get().connections == 0 {
-                    freed = Some((protocol, entry.remove().0.port));
-                    self.pools[protocol as usize].give(outside.port, now);
-                }
-            }
-        }
-        Ended { port: connection.port, freed }
+        let unmapped = connection.mapped.then(|| self.unmap(protocol, inside, outside.port, now)).flatten();
+        Ended { port: connection.port, freed: unmapped.map(|port| (protocol, port)) }
     }
 
     fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {

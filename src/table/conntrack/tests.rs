@@ -1,7 +1,7 @@
 //! The connection table in virtual time.
 
 use super::*;
-use crate::wire::transport::{ACK, FIN, RST, SYN};
+use crate::wire::transport::{ACK, FIN, RST, SYN, TcpSegment};
 
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const PORT: PortId = PortId(7);

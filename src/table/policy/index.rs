@@ -83,7 +83,12 @@ const fn has_ports(transport: u8) -> bool {
     transport <= UDP
 }
 
-/// Numbers for names.
+/// Names that may be remembered for each pair of keys that occurs, of which each holds two at most; and some more, so
+/// that a short list is not arranged anew with every change.
+const NAMES_PER_BUCKET: usize = 4;
+const SPARE_NAMES: usize = 64;
+
+/// Numbers for names. Those that no rule says any more stay until there are too many of them.
 #[derive(Debug, Clone, Default)]
 struct Names(HashMap<Arc<str>, u32, RandomState>);
 
@@ -145,7 +150,16 @@ impl Index {
                 self.buckets.remove(&keys);
             }
         }
+        if self.names() > NAMES_PER_BUCKET * self.buckets.len() + SPARE_NAMES {
+            *self = Index::new(list);
+            return;
+        }
         self.order(list);
+    }
+
+    /// Names that have a number.
+    pub(super) fn names(&self) -> usize {
+        self.networks.0.len() + self.ports.0.len()
     }
 
     /// Puts the tuples in the order of their first rules.

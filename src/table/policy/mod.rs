@@ -23,7 +23,6 @@
 //! # Locks and clocks
 //! None. A policy is immutable, but for what its rules count.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -35,16 +34,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::addr::Protocol;
 
+mod defaults;
 mod index;
 mod list;
 #[cfg(test)]
 mod tests;
 
+pub use defaults::Defaults;
 use index::Index;
 use list::List;
 
 /// What becomes of a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
     /// It may be made.
@@ -103,7 +104,7 @@ pub struct Question<'a> {
 }
 
 /// What a rule says of an end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Place {
     /// It is on the network with this name.
     Network(String),
@@ -120,7 +121,7 @@ pub enum Place {
 }
 
 /// A rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rule {
     /// What becomes of connections that match.
     pub action: Action,
@@ -181,9 +182,6 @@ impl Ruling {
     }
 }
 
-/// Defaults by the networks' names: who opens, and whom to.
-pub type Defaults = BTreeMap<(String, String), Action>;
-
 /// Rules and defaults, compiled.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
@@ -231,7 +229,7 @@ impl Policy {
     /// Notes what can be said of it as a whole.
     fn summarized(mut self) -> Self {
         self.within = self.list.rules().any(may_be_within)
-            || self.defaults.iter().any(|((from, to), action)| from == to && *action == Action::Deny);
+            || self.defaults.iter().any(|(from, to, action)| from == to && action == Action::Deny);
         let names_host = |rule: &Rule| rule.from.iter().chain(&rule.to).any(|place| *place == Place::Host);
         self.host = self.list.rules().any(names_host);
         self
@@ -280,9 +278,8 @@ impl Policy {
         let (Some(from), Some(to)) = (question.from.network, question.to.network) else {
             return Ruling::Open;
         };
-        let default = || self.defaults.get(&(from.to_owned(), to.to_owned()));
-        match if self.defaults.is_empty() { None } else { default() } {
-            Some(&action) => Ruling::Default(action),
+        match self.defaults.get(from, to) {
+            Some(action) => Ruling::Default(action),
             None if from == to => Ruling::Open,
             None => Ruling::Isolated,
         }

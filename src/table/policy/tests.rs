@@ -171,3 +171,16 @@ fn thousands_of_rules_of_one_kind_are_one_search() {
     assert_eq!(policy.judge(&ask(web, web2, Protocol::Tcp, 7777)), Ruling::Rule(7776, Action::Allow));
     assert_eq!(policy.judge(&ask(web, web2, Protocol::Udp, 7777)), Ruling::Rule(10_000, Action::Deny));
 }
+
+#[test]
+fn names_that_no_rule_says_any_more_are_forgotten() {
+    let web = || Arc::new(Listed::new(rule(Action::Deny, &[Place::Port("web".into())], &[]), None));
+    let mut policy = policy([]).with(0, web());
+    for n in 0..1000 {
+        let (from, to) = (Place::Port(format!("c{n}")), Place::Network(format!("n{n}")));
+        policy = policy.with(1, Arc::new(Listed::new(rule(Action::Allow, &[from], &[to]), None))).without(1);
+        assert!(policy.index.names() <= 2 * 64, "{n}: {}", policy.index.names());
+    }
+    let [web, _, web2, ..] = ends();
+    assert_eq!(policy.judge(&ask(web, web2, Protocol::Tcp, 80)), Ruling::Rule(0, Action::Deny));
+}

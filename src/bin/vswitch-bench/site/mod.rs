@@ -27,6 +27,7 @@ use ::vswitchd::host::netns::Netns;
 use ::vswitchd::lab::rig::{INTERNET, Rig, UPLINK_MTU};
 use ::vswitchd::lab::traffic::Talk;
 use ipnet::Ipv4Net;
+use serde_json::Value;
 
 use crate::case::Plane;
 use crate::peer::{Kind, Peer};
@@ -116,6 +117,17 @@ impl Site {
         match &self.memory {
             Memory::Daemon(client) => vswitchd::attach(client, netns, host),
             Memory::Nothing | Memory::Kernel => Err(Error::failed("attach", "not our switch", "")),
+        }
+    }
+
+    /// Asks our switch as `vswitchctl NOUN VERB` does.
+    ///
+    /// # Errors
+    /// If it is not our switch, or that refuses.
+    pub(crate) fn ask(&self, noun: &str, verb: &str, arguments: &Value) -> Result<Value, Error> {
+        match &self.memory {
+            Memory::Daemon(client) => vswitchd::ask(client, noun, verb, arguments),
+            Memory::Nothing | Memory::Kernel => Err(Error::failed(noun, "not our switch", "")),
         }
     }
 

@@ -70,7 +70,12 @@ pub(super) fn attach(client: &Client, netns: &Netns, host: u16) -> Result<(), Er
 }
 
 /// Asks the daemon as `vswitchctl NOUN VERB` does.
-fn ask<T: DeserializeOwned>(client: &Client, noun: &str, verb: &str, arguments: &Value) -> Result<T, Error> {
+pub(super) fn ask<T: DeserializeOwned>(
+    client: &Client,
+    noun: &str,
+    verb: &str,
+    arguments: &Value,
+) -> Result<T, Error> {
     client.call(&Request::parse(noun, verb, arguments.to_string().as_bytes())?)
 }
 

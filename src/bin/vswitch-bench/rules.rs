@@ -1,0 +1,206 @@
+//! `--rules` and `--publications`: what a long list costs those whom it is not about, and whoever changes it.
+//!
+//! Two of our switches, one with the lists and one without, carry the same established flows in turn; the medians are
+//! compared. Then one more rule and one more publication are added to the long lists, and while two containers talk,
+//! the configuration is changed by file fifty times a second.
+
+use std::fmt::Write as _;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use vswitchd::control::error::Error;
+use vswitchd::lab::interrupt::Interrupt;
+
+use crate::case::{Case, Cores, Plane, Window, chosen};
+use crate::load::{self, joined, ping_pong};
+use crate::peer::Peer;
+use crate::progress::Progress;
+use crate::site::Site;
+use crate::stats::median;
+
+/// What established flows are measured with.
+const CASES: &str = "l2/tcp/1,nat/tcp-out/1,nat/tcp-in/1";
+
+/// The share of the throughput that a long list may cost.
+const COST: f64 = 0.03;
+
+/// How long adding one may take, in milliseconds.
+const ADD_MS: f64 = 10.0;
+
+/// How often one more is added.
+const ADDED: usize = 11;
+
+/// Files that are applied, and time between two.
+const APPLIES: u32 = 500;
+const APPLY_PAUSE: Duration = Duration::from_millis(20);
+
+/// The first of the published ports, below those that other things here use.
+const FIRST_PORT: usize = 10_000;
+
+/// How long the lists are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lists {
+    pub(crate) rules: u16,
+    pub(crate) publications: u16,
+}
+
+/// Builds both switches, says what the lists cost, and tells whether all is within its bounds.
+///
+/// # Errors
+/// If one cannot be built or measured, or we are interrupted.
+pub(crate) fn run(
+    (peer, options): (&Peer, &[String]),
+    lists: Lists,
+    (runs, window): (usize, Window),
+    interrupt: &Interrupt,
+) -> Result<bool, Error> {
+    let (without, with) = (Site::build(peer, options)?, Site::build(peer, options)?);
+    let file = dump(&with)? + &lists.sections();
+    let begun = Instant::now();
+    apply(&with, &file)?;
+    let took = begun.elapsed().as_secs_f64();
+    let Lists { rules, publications } = lists;
+    let mut passed =
+        tell(true, &format!("a file of {rules} rules and {publications} publications: {took:.2} s"));
+    passed &= throughput([&without, &with], (runs, window), interrupt)?;
+    passed &= additions(&with, lists)?;
+    passed &= applies(&without)?;
+    Ok(passed)
+}
+
+impl Lists {
+    /// The lists as sections of a file: rules about addresses, ports and names that no measured flow has.
+    fn sections(self) -> String {
+        let mut text = String::new();
+        for n in 0..self.rules {
+            let [a, b] = (n / 2).to_be_bytes();
+            // Writing to a string cannot fail.
+            let _ = if n % 2 == 0 {
+                writeln!(text, "[[policy]]\naction = \"deny\"\nfrom = \"c11\"\nto = \"203.{a}.{b}.0/24\"")
+            } else {
+                let port = 20_000 + n;
+                writeln!(
+                    text,
+                    "[[policy]]\naction = \"deny\"\nto = \"c12\"\nproto = \"tcp\"\ndport = \"{port}\""
+                )
+            };
+        }
+        for port in (FIRST_PORT..).take(self.publications.into()) {
+            let _ = writeln!(text, "[[publish]]\nspec = \"{port}:80\"\nto = \"c12\"");
+        }
+        text
+    }
+}
+
+fn throughput(
+    sites: [&Site; 2],
+    (runs, window): (usize, Window),
+    interrupt: &Interrupt,
+) -> Result<bool, Error> {
+    let mut passed = true;
+    let cases = chosen(Some(CASES));
+    let mut progress = Progress::new(cases.len() * runs * sites.len());
+    sites.iter().for_each(|site| site.pause());
+    for case in cases {
+        let mut values = [Vec::new(), Vec::new()];
+        for run in 0..runs {
+            for turn in [run % 2, (run + 1) % 2] {
+                if interrupt.came() {
+                    return Err(Error::failed(case.name, "interrupted", ""));
+                }
+                progress.step(case.name, ["without", "with"][turn]);
+                values[turn].push(once(case, sites[turn], window)?);
+            }
+        }
+        let [without, with] = values.map(|values| median(&values).unwrap_or(0.0));
+        let (ratio, unit) = (with / without, case.load.unit());
+        let what = format!("{}: {without:.2} {unit} without, {with:.2} with, ratio {ratio:.3}", case.name);
+        passed &= tell(ratio > 1.0 - COST, &what);
+    }
+    sites.iter().for_each(|site| site.resume());
+    Ok(passed)
+}
+
+fn once(case: &Case, site: &Site, window: Window) -> Result<f64, Error> {
+    site.resume();
+    let sample = load::run(case, site, window);
+    site.pause();
+    sample.map(|sample| sample.value)
+}
+
+/// Adds one more of each, and takes it back.
+fn additions(site: &Site, lists: Lists) -> Result<bool, Error> {
+    let middle = usize::from(lists.rules / 2).max(1);
+    let rule =
+        |n: usize| json!({ "action": "deny", "from": "c11", "to": format!("192.0.2.{n}"), "before": middle });
+    let spec = |n: usize| format!("{}:80/tcp", FIRST_PORT - 1 - n);
+    let (mut rules, mut publications) = (Vec::new(), Vec::new());
+    for n in 0..ADDED {
+        let begun = Instant::now();
+        site.ask("policy", "add", &rule(n))?;
+        rules.push(begun.elapsed().as_secs_f64() * 1e3);
+        let begun = Instant::now();
+        site.ask("publish", "add", &json!({ "spec": spec(n), "to": "c12" }))?;
+        publications.push(begun.elapsed().as_secs_f64() * 1e3);
+        site.ask("policy", "rm", &json!({ "rule": middle }))?;
+        site.ask("publish", "rm", &json!({ "spec": spec(n) }))?;
+    }
+    let mut passed = true;
+    for (what, times) in [("rule", rules), ("publication", publications)] {
+        let (usual, worst) = (median(&times).unwrap_or(0.0), times.iter().copied().fold(0.0, f64::max));
+        passed &=
+            tell(usual < ADD_MS, &format!("adding a {what} takes {usual:.1} ms, at most {worst:.1} ms"));
+    }
+    Ok(passed)
+}
+
+/// Applies file after file while two containers talk, and says what became of that.
+fn applies(site: &Site) -> Result<bool, Error> {
+    let failed = |why: &dyn std::fmt::Display| Error::failed("applies", why, "");
+    let file = dump(site)?;
+    let rule = "\n[[policy]]\naction = \"deny\"\nfrom = \"c12\"\nto = \"203.0.113.0/24\"\n";
+    let publication = format!("\n[[publish]]\nspec = \"{FIRST_PORT}:80\"\nto = \"c12\"\n");
+    let files = [file.clone() + rule + &publication, file];
+    let talk = site.talk(Plane::Outwards).ok_or_else(|| failed(&"the switch has no such plane"))?;
+    let length = APPLY_PAUSE * (APPLIES + APPLIES / 10);
+    let window = Window { warm_up: Duration::from_millis(200), length };
+    let before = site.lost()?;
+    let (rounds, late) = thread::scope(|scope| {
+        let applying = scope.spawn(|| -> Result<Duration, Error> {
+            let begun = Instant::now();
+            for n in 0..APPLIES {
+                thread::sleep((APPLY_PAUSE * n).saturating_sub(begun.elapsed()));
+                apply(site, &files[n as usize % 2])?;
+            }
+            Ok(begun.elapsed().saturating_sub(APPLY_PAUSE * APPLIES))
+        });
+        let rounds = ping_pong::datagrams(talk, Cores::Two, site, window).map_err(|error| failed(&error));
+        Ok::<_, Error>((rounds?, joined(applying)?))
+    })?;
+    let (mut rounds, dropped) = (rounds, site.lost()? - before);
+    let (count, lost, p99) = (rounds.count(), rounds.lost, rounds.micros(0.99));
+    let what = format!(
+        "{APPLIES} files at {} a second, {:.1} s late at the end: {count} round trips of another flow, {lost} lost, \
+         p99 {p99:.0} us; {dropped} frames dropped",
+        Duration::from_secs(1).as_millis() / APPLY_PAUSE.as_millis(),
+        late.as_secs_f64(),
+    );
+    Ok(tell(lost == 0 && dropped == 0, &what))
+}
+
+fn dump(site: &Site) -> Result<String, Error> {
+    let answer = site.ask("dump", "", &json!({}))?;
+    Ok(answer["text"].as_str().unwrap_or_default().to_owned())
+}
+
+fn apply(site: &Site, text: &str) -> Result<(), Error> {
+    let answer = site.ask("apply", "", &json!({ "text": text }))?;
+    let faults = answer["faults"].as_array().map_or(0, Vec::len);
+    if faults == 0 { Ok(()) } else { Err(Error::failed("apply", &answer["faults"][0], "")) }
+}
+
+fn tell(passed: bool, what: &str) -> bool {
+    println!("{}  {what}", if passed { "PASS" } else { "FAIL" });
+    passed
+}
