@@ -30,6 +30,7 @@ mod rows_ports;
 mod services;
 mod switch;
 mod transfer;
+mod uplinks;
 mod vlan;
 
 /// What a test comes to; the error is printed.
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         dhcp::TESTS,
         transfer::TESTS,
         vlan::TESTS,
+        uplinks::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,
