@@ -11,7 +11,7 @@
 //!
 //! A publication with several containers gives each new connection to one of them. A container that goes leaves the
 //! others, whose connections stay. Where it is asked for, they are checked, and one that is down gets no new
-//! connections ([`crate::service::health`]).
+//! connections (`service::health`).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;

@@ -93,11 +93,11 @@ pub struct Answer<A: Address = Ipv4Addr> {
     /// What the packet's own endpoint becomes on the other side of the translation.
     pub endpoint: Endpoint<A>,
     /// How further packets like it may be noted without the table; `None` if they may change more of the
-    /// connection than its [`Activity`].
+    /// connection than its [`Activity`](super::activity::Activity).
     pub track: Option<Track>,
 }
 
-/// How to note further packets of a direction of a connection in its [`Activity`].
+/// How to note further packets of a direction of a connection in its [`Activity`](super::activity::Activity).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Track {
     /// The connection's place.
