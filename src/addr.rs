@@ -1,4 +1,4 @@
-//! Names of things on the wire and in the switch: MAC addresses, endpoints, port and network numbers.
+//! Names of things on the wire and in the switch: MAC addresses, endpoints, VLAN, port and network numbers.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::limits::VIDS;
 
 /// A 48-bit IEEE 802 MAC address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -104,6 +106,44 @@ impl Serialize for MacAddr {
 impl<'de> Deserialize<'de> for MacAddr {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// The number of a VLAN (IEEE 802.1Q 9.6), one of [`VIDS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct Vid(u16);
+
+/// Why a number is no VLAN's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the number of a VLAN (write one from 1 to 4094)")]
+pub struct ParseVidError;
+
+impl TryFrom<u16> for Vid {
+    type Error = ParseVidError;
+
+    fn try_from(number: u16) -> Result<Self, ParseVidError> {
+        if VIDS.contains(&number) { Ok(Vid(number)) } else { Err(ParseVidError) }
+    }
+}
+
+impl From<Vid> for u16 {
+    fn from(Vid(number): Vid) -> u16 {
+        number
+    }
+}
+
+impl FromStr for Vid {
+    type Err = ParseVidError;
+
+    fn from_str(text: &str) -> Result<Self, ParseVidError> {
+        text.parse::<u16>().map_err(|_| ParseVidError)?.try_into()
+    }
+}
+
+impl fmt::Display for Vid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
     }
 }
 

@@ -41,6 +41,8 @@ drop_reasons! {
     OverMtu = "over-mtu",
     /// The device's offload promises contradict the frame (a segment size without headers, a checksum beyond the end).
     BadOffload = "bad-offload",
+    /// The frame has the tag of a VLAN that its trunk does not carry.
+    UnknownVlan = "unknown-vlan",
     /// The source MAC is a group address or zero (IEEE 802.1D 7.8: no station has it).
     BadSourceMac = "bad-source-mac",
     /// A port sent with the gateway's own MAC or IP address as its source.
@@ -74,6 +76,8 @@ drop_reasons! {
     NoOtherPort = "no-other-port",
     /// The port it came from or should leave by has been removed.
     PortGone = "port-gone",
+    /// The frame has a VLAN tag of its own, by which whoever is behind the trunk would take it for one of another network.
+    VlanHopping = "vlan-hopping",
     /// The device it should leave by is down.
     EgressDown = "egress-down",
     /// The device it should leave by did not take it: its queue is full.

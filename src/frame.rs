@@ -55,8 +55,8 @@ pub enum Segment {
         /// Payload bytes of every datagram but the last.
         size: u16,
     },
-    /// One IPv4 datagram without a VLAN tag, to be cut into fragments (RFC 791 3.2). No device has or takes
-    /// such a frame: the pipeline makes it, and every edge cuts it.
+    /// One IPv4 datagram, to be cut into fragments (RFC 791 3.2). No device has or takes such a frame: the
+    /// pipeline makes it, without a VLAN tag, and every edge cuts it.
     Fragments {
         /// Most bytes of a fragment with its IP header.
         size: u16,
@@ -220,6 +220,23 @@ impl Frame {
         }
     }
 
+    /// Takes the outermost VLAN tag out again, which must be there: the reverse of [`Frame::insert_vlan_tag`].
+    pub fn remove_vlan_tag(&mut self) {
+        if self.len < 18 {
+            return;
+        }
+        self.buffer.0.copy_within(self.start..self.start + 12, self.start + 4);
+        self.start += 4;
+        self.len -= 4;
+        // What pointed into the tag points into the header now, and is found to be wrong there.
+        if let Checksum::Partial { start, .. } = &mut self.offload.checksum {
+            *start = start.saturating_sub(4);
+        }
+        if self.offload.is_super() {
+            self.offload.header_len = self.offload.header_len.saturating_sub(4);
+        }
+    }
+
     /// How many packets it stands for.
     pub fn packets(&self) -> u32 {
         let Some(size) = self.offload.segment.size() else { return 1 };
@@ -295,6 +312,30 @@ mod tests {
         assert_eq!(&frame.bytes()[..12], &bytes[..12]);
         assert_eq!(&frame.bytes()[12..18], &[0x81, 0, 0, 7, 8, 0]);
         assert_eq!(frame.offload.checksum, Checksum::Partial { start: 38, offset: 16 });
+        // Prefixes go before it, and it comes out again.
+        assert!(frame.put_prefix(&[9; 10]));
+        assert_eq!(frame.with_prefix(10)[10..], *frame.bytes());
+        frame.remove_vlan_tag();
+        assert_eq!((frame.bytes(), frame.offload), (&bytes[..], offload));
+        frame.truncate(17);
+        frame.remove_vlan_tag();
+        assert_eq!(frame.len(), 17, "there is no room for a tag in it");
+    }
+
+    #[test]
+    fn the_largest_frame_has_room_for_one_more_tag() {
+        let mut frame = Frame::new();
+        let bytes: Vec<u8> = (0..=250u8).cycle().take(FRAME_MAX).collect();
+        let segment = Segment::Tcp4 { size: 1448, ecn: false };
+        let checksum = Checksum::Partial { start: 34, offset: 16 };
+        let offload = Offload { checksum, segment, header_len: 66 };
+        frame.fill(&bytes, offload);
+        frame.insert_vlan_tag([0x81, 0x00, 0x00, 0x07]);
+        assert!(frame.put_prefix(&[9; 10]));
+        assert_eq!((frame.len(), frame.offload.header_len), (FRAME_MAX + 4, 70));
+        assert_eq!(frame.bytes()[16..], bytes[12..]);
+        frame.remove_vlan_tag();
+        assert_eq!((frame.bytes(), frame.offload), (&bytes[..], offload));
     }
 
     #[test]

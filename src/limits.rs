@@ -6,9 +6,9 @@ use std::time::Duration;
 /// without a move. The frame then starts at an address that leaves the IP header aligned.
 pub const HEADROOM: usize = 62;
 
-/// The largest frame: a 65,535-byte IP packet, an Ethernet header and one VLAN tag. Longer ones cannot be
-/// read whole and are dropped.
-pub const FRAME_MAX: usize = 65_535 + 14 + 4;
+/// The largest frame: a 65,535-byte IP packet, an Ethernet header and two VLAN tags, one of which may be a trunk's.
+/// Longer ones cannot be read whole and are dropped.
+pub const FRAME_MAX: usize = 65_535 + 14 + 2 * 4;
 
 /// Size of a frame buffer: headroom and the largest frame, in whole pages.
 pub const BUFFER_SIZE: usize = (HEADROOM + FRAME_MAX).next_multiple_of(4096);
@@ -43,6 +43,9 @@ pub const UPLINKS_MAX: usize = 8;
 
 /// Networks of a switch. One more is refused.
 pub const NETWORKS_MAX: usize = 4094;
+
+/// VLANs of a trunk, by their VIDs (IEEE 802.1Q 9.6: 0 is no VLAN, and 4095 is reserved). Others are refused.
+pub const VIDS: std::ops::RangeInclusive<u16> = 1..=4094;
 
 /// Workers of a switch.
 pub const WORKERS_MAX: usize = 64;

@@ -25,9 +25,11 @@ use crate::table::route_table::RouteTable;
 mod ends;
 mod health;
 mod publications;
+mod vlans;
 
 pub use health::{Check, Condition, Watch};
 pub use publications::{Publication, Publications, Scope, Target};
+pub use vlans::{Vlan, Vlans};
 
 /// What a network is connected to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,6 +155,11 @@ pub struct Port {
     pub network: Option<NetworkId>,
     /// The address that it is known by, if there is one: what its names resolve to, and what rules that name it mean.
     pub ip: Option<Ipv4Addr>,
+    /// The VLAN that it is, if its frames travel with a tag over another port's device.
+    pub vlan: Option<Vlan>,
+    /// The VLANs that travel over its device, each a port of its own: if there are any, it is a trunk, and what has no
+    /// tag is its own. The snapshot keeps it.
+    pub vlans: Vlans,
     /// Names that it has besides its own.
     pub aliases: Arc<[String]>,
     /// Largest IP packet that it carries, in bytes.
@@ -360,9 +367,15 @@ impl Snapshot {
         self.subnets.sort_unstable_by_key(|subnet| subnet.first);
     }
 
-    /// Puts a port in its place, and into its network's list.
+    /// Puts a port in its place, into its network's list, and if it is a VLAN into its trunk's.
     pub fn set_port(&mut self, port: Port) {
         let (id, network, address) = (port.id, port.network, port.address());
+        if let Some(Vlan { trunk, vid }) = port.vlan
+            && let Some(Some(slot)) = self.ports.get_mut(trunk.index())
+            && slot.vlans.port(vid) != Some(id)
+        {
+            Arc::make_mut(slot).vlans.insert(vid, id);
+        }
         self.forget_address(id);
         self.by_address.extend(address.map(|ip| (ip, id)));
         set_slot(&mut self.ports, id.index(), Some(Arc::new(port)));
@@ -373,10 +386,13 @@ impl Snapshot {
         }
     }
 
-    /// Removes a port, and from its network's list. What was learned from it is the caller's to forget.
+    /// Removes a port, and from its network's and its trunk's list. What was learned from it is the caller's to forget.
     pub fn remove_port(&mut self, id: PortId) {
         self.forget_address(id);
-        let network = self.port(id).and_then(|port| port.network);
+        let (network, vlan) = self.port(id).map_or((None, None), |port| (port.network, port.vlan));
+        if let Some(Some(slot)) = vlan.and_then(|vlan| self.ports.get_mut(vlan.trunk.index())) {
+            Arc::make_mut(slot).vlans.remove(id);
+        }
         set_slot(&mut self.ports, id.index(), None);
         if let Some(Some(slot)) = network.and_then(|network| self.networks.get_mut(network.index()))
             && let Ok(place) = slot.ports.binary_search(&id)

@@ -126,8 +126,8 @@ impl From<AddressBook> for Document {
 
 impl From<Document> for AddressBook {
     fn from(document: Document) -> AddressBook {
-        let mut book = AddressBook::default();
-        book.subnets = document.networks.into_iter().map(|entry| (entry.name, entry.subnet)).collect();
+        let subnets = document.networks.into_iter().map(|entry| (entry.name, entry.subnet)).collect();
+        let mut book = AddressBook { subnets, ..AddressBook::default() };
         for PortEntry { network, port, ip, mac } in
             document.ports.into_iter().rev().take(REMEMBERED_PORTS).rev()
         {

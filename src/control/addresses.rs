@@ -124,8 +124,10 @@ impl<H: Host> Control<H> {
             |mac: &MacAddr| is_taken(*mac).is_none() && *mac != network.gateway_mac && mac.is_station();
         let mac = match (wanted, ip) {
             (Some(mac), _) => mac,
-            // Whoever is behind an existing device has an address of its own.
-            (None, _) if matches!(attachment, Attachment::Device { .. }) => return Ok(None),
+            // Whoever is behind an existing device has an address of its own, on its VLANs too.
+            (None, _) if matches!(attachment, Attachment::Device { .. } | Attachment::Vlan { .. }) => {
+                return Ok(None);
+            }
             // With the address that it had, or without any, as it was there last.
             (None, ip) if ip == kept.ip && kept.mac.is_some_and(|mac| usable(&mac)) => return Ok(kept.mac),
             (None, Some(ip)) => MacAddr::from_ipv4(ip),

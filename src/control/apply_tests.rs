@@ -314,6 +314,26 @@ fn a_port_is_secured_with_the_addresses_that_it_is_listed_with() {
 }
 
 #[test]
+fn a_port_is_found_by_the_address_that_it_has_now() {
+    let mut control = switch();
+    let at = |control: &Switch, ip: &str| {
+        let snapshot = control.shared().snapshot_full();
+        snapshot.port_with(ip.parse().unwrap()).map(|port| port.name.clone())
+    };
+    port(&mut control, r#"{"name":"web","netns":"red"}"#);
+    port(&mut control, r#"{"name":"db","netns":"blue"}"#);
+    assert_eq!(at(&control, "10.1.0.2").as_deref(), Some("web"));
+    ask(&mut control, "port set", r#"{"name":"web","settings":[{"security":"off"}]}"#).unwrap();
+    assert_eq!(at(&control, "10.1.0.2").as_deref(), Some("web"));
+    ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
+    assert_eq!((at(&control, "10.1.0.2"), at(&control, "10.1.0.3").as_deref()), (None, Some("db")));
+    let snapshot = control.shared().snapshot_full();
+    let ports: Vec<_> =
+        snapshot.networks.iter().flatten().flat_map(|network| network.ports.clone()).collect();
+    assert_eq!(ports, [PortId(2)]);
+}
+
+#[test]
 fn row_06_the_ageing_time_can_be_set() {
     let mut control = switch();
     let seconds = |control: &mut Switch, body: &str| {

@@ -3,6 +3,11 @@
 //! A port has one name and an interface on each network that it is connected to; each interface is a port of the data
 //! plane. At most one of them has the container's default route: that of the first network that leads out. When it
 //! goes, the next one gets it.
+//!
+//! An interface has a device of its own, in the port's namespace, or it is a VLAN of the port's first interface, which
+//! then is a trunk ([`crate::port::vlan`]), as of a VM with one card. At the other end somebody else makes the VLAN's
+//! interface and configures it; the switch keeps an address for it, tells it by DHCP, and holds it to that. A trunk
+//! stays as long as it carries VLANs, and when it vanishes, they go first.
 
 use std::sync::Arc;
 
@@ -14,8 +19,9 @@ use super::ports::{NewInterface, not_connected};
 use super::records::PortRecord;
 use super::request::{NetworkConnect, NetworkDisconnect, NetworkHostPort};
 use super::response::PortInfo;
+use crate::addr::Vid;
 use crate::clock::Time;
-use crate::snapshot::{Network, NetworkMode};
+use crate::snapshot::{Network, NetworkMode, Vlan};
 
 /// What the name of a host's interface begins with.
 const HOST_PREFIX: &str = "vsw-";
@@ -27,8 +33,9 @@ impl<H: Host> Control<H> {
     /// Gives a port an interface on one more network.
     ///
     /// # Errors
-    /// `NotFound` for an unknown network or port, `Usage` for a port that is not attached to a namespace, `Exists`
-    /// if it is connected with other addresses or one of them is taken, and what the kernel refuses.
+    /// `NotFound` for an unknown network or port, `Usage` for a port that is not attached to a namespace (unless it is
+    /// to be a VLAN) or is the host, `Exists` if it is connected with other addresses or one of them is taken, or the
+    /// VLAN is, and what the kernel refuses.
     pub(super) fn network_connect(&mut self, connect: &NetworkConnect, now: Time) -> Result<PortInfo, Error> {
         let network = self.network(connect.network.as_str())?;
         let first = self.port(&connect.port)?.clone();
@@ -36,13 +43,10 @@ impl<H: Host> Control<H> {
             check_same(connect, there)?;
             return Ok(self.port_info(&connect.port, there));
         }
-        let Attachment::Netns { netns, .. } = &first.attachment else {
-            let why = "is not attached to a namespace, in which another interface could be made";
-            return Err(Error::usage(&connect.port, why, "add what is behind it as a port of its own"));
+        let (attachment, mac) = match connect.vlan {
+            Some(vid) => (self.vlan_of(&first, vid, connect)?, connect.mac.or(first.mac)),
+            None => (self.another_interface(&first, connect)?, connect.mac),
         };
-        let ifname =
-            connect.ifname.as_ref().map_or_else(|| self.next_ifname(&connect.port), ToString::to_string);
-        let attachment = Attachment::Netns { netns: netns.clone(), ifname };
         let identity = self.host.identify(&attachment)?;
         if identity != first.netns {
             let why = "is attached to an older namespace of this name";
@@ -56,13 +60,49 @@ impl<H: Host> Control<H> {
             attachment,
             netns: identity,
             ip: connect.ip,
-            mac: connect.mac,
+            mac,
             no_address: false,
-            may_lead_out: !has_default_route && !first.no_address,
+            may_lead_out: connect.vlan.is_none() && !has_default_route && !first.no_address,
             aliases: self.snapshot().port(first.id).map(|port| port.aliases.clone()).unwrap_or_default(),
             dns: false,
         };
         self.plug(new, now)
+    }
+
+    /// Where another interface of a port is to be made.
+    fn another_interface(&self, first: &PortRecord, connect: &NetworkConnect) -> Result<Attachment, Error> {
+        let Attachment::Netns { netns, .. } = &first.attachment else {
+            let why = "is not attached to a namespace, in which another interface could be made";
+            let hint = "make it a VLAN of the one that there is: --vlan VID";
+            return Err(Error::usage(&connect.port, why, hint));
+        };
+        let ifname =
+            connect.ifname.as_ref().map_or_else(|| self.next_ifname(&connect.port), ToString::to_string);
+        Ok(Attachment::Netns { netns: netns.clone(), ifname })
+    }
+
+    /// The VLAN with this tag of a port's first interface.
+    fn vlan_of(&self, first: &PortRecord, vid: Vid, connect: &NetworkConnect) -> Result<Attachment, Error> {
+        let NetworkConnect { port, ifname, .. } = connect;
+        if ifname.is_some() {
+            let why = "a VLAN has no interface of its own that could be named";
+            return Err(Error::usage(port, why, "leave out ifname or vlan"));
+        }
+        if matches!(first.attachment, Attachment::Host { .. }) {
+            let why = "is the host, which is on each network by an interface of its own";
+            return Err(Error::usage(port, why, "vswitchctl network host-port"));
+        }
+        if let Some(there) = self.ports.all(port).iter().find(|there| there.attachment.vid() == Some(vid)) {
+            let network = self.snapshot().network(there.network).map_or_else(String::new, |n| n.name.clone());
+            let why = format_args!("is network {network} on port {port}");
+            let hint = format_args!("choose another, or: vswitchctl network disconnect {network} {port}");
+            return Err(Error::exists(format_args!("VLAN {vid}"), why, hint));
+        }
+        Ok(Attachment::Vlan {
+            vlan: Vlan { trunk: first.id, vid },
+            netns: first.attachment.netns().map(str::to_owned),
+            ifname: first.attachment.ifname().to_owned(),
+        })
     }
 
     /// The first of eth1, eth2 and so on that no interface of the port has.
@@ -75,7 +115,7 @@ impl<H: Host> Control<H> {
     /// Takes a port's interface on a network away.
     ///
     /// # Errors
-    /// `NotFound` if there is none, `Exists` if it is the port's only one.
+    /// `NotFound` if there is none, `Exists` if it is the port's only one or carries VLANs.
     pub(super) fn network_disconnect(
         &mut self,
         disconnect: &NetworkDisconnect,
@@ -92,6 +132,12 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(port, why, format_args!("remove it: vswitchctl port rm {port}")));
         }
         let id = record.id;
+        if let Some(vlan) = self.ports.all(port).iter().find(|other| other.is_vlan_of(id)) {
+            let on = self.snapshot().network(vlan.network).map_or_else(String::new, |n| n.name.clone());
+            let why = format_args!("network {on} is a VLAN of its interface on network {}", network.name);
+            let hint = format_args!("disconnect that first: vswitchctl network disconnect {on} {port}");
+            return Err(Error::exists(port, why, hint));
+        }
         if self.detach(id, now).is_some_and(|record| record.has_default_route) {
             self.pass_default_route_on(port);
         }
@@ -185,12 +231,13 @@ pub(super) fn can_lead_out(record: &PortRecord, network: &Network) -> bool {
 fn check_same(connect: &NetworkConnect, there: &PortRecord) -> Result<(), Error> {
     let same = connect.ip.is_none_or(|ip| there.ip == Some(ip))
         && connect.mac.is_none_or(|mac| there.mac == Some(mac))
-        && connect.ifname.as_ref().is_none_or(|ifname| there.attachment.ifname() == ifname.as_str());
+        && connect.ifname.as_ref().is_none_or(|ifname| there.attachment.ifname() == ifname.as_str())
+        && connect.vlan == there.attachment.vid();
     if same {
         return Ok(());
     }
     let NetworkConnect { network, port, .. } = connect;
-    let why = format_args!("is connected to network {network} with another address or name");
+    let why = format_args!("is connected to network {network} with another address, name or VLAN");
     let hint = format_args!("disconnect it first: vswitchctl network disconnect {network} {port}");
     Err(Error::exists(port, why, hint))
 }

@@ -14,9 +14,9 @@ use super::error::Error;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use super::uplink::UplinkSettings;
-use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId, Vid};
 use crate::host::guard::Hidden;
-use crate::snapshot::Network;
+use crate::snapshot::{Network, Vlan};
 use crate::worker::WorkerOptions;
 
 /// What a port is attached to.
@@ -44,6 +44,15 @@ pub enum Attachment {
         /// The interface's name.
         ifname: String,
     },
+    /// A VLAN of another port's interface.
+    Vlan {
+        /// Which.
+        vlan: Vlan,
+        /// The namespace that the trunk's interface is in, if it is in another one.
+        netns: Option<String>,
+        /// The trunk's interface.
+        ifname: String,
+    },
 }
 
 impl Attachment {
@@ -53,14 +62,26 @@ impl Attachment {
             Attachment::Netns { ifname, .. }
             | Attachment::Tap { ifname }
             | Attachment::Device { ifname }
-            | Attachment::Host { ifname } => ifname,
+            | Attachment::Host { ifname }
+            | Attachment::Vlan { ifname, .. } => ifname,
         }
+    }
+
+    /// The VLAN that it is.
+    pub fn vlan(&self) -> Option<Vlan> {
+        if let Attachment::Vlan { vlan, .. } = self { Some(*vlan) } else { None }
+    }
+
+    /// Its tag, if it is a VLAN.
+    pub fn vid(&self) -> Option<Vid> {
+        self.vlan().map(|vlan| vlan.vid)
     }
 
     /// The namespace, if the interface is in another one.
     pub fn netns(&self) -> Option<&str> {
         match self {
             Attachment::Netns { netns, .. } => Some(netns),
+            Attachment::Vlan { netns, .. } => netns.as_deref(),
             Attachment::Tap { .. } | Attachment::Device { .. } | Attachment::Host { .. } => None,
         }
     }

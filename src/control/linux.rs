@@ -169,6 +169,10 @@ impl LinuxHost {
                 let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
                 Ok(Arc::new(packet))
             }
+            Attachment::Vlan { vlan, ifname, .. } => {
+                let device = self.ports.get(&vlan.trunk).and_then(|opened| opened.watched.upgrade());
+                device.ok_or_else(|| Error::not_found(ifname, "the interface is gone", "add the port again"))
+            }
         }
     }
 
@@ -246,8 +250,11 @@ impl Host for LinuxHost {
     }
 
     fn start_port(&mut self, id: PortId) {
-        if let Some(device) = self.ports.get_mut(&id).and_then(|opened| opened.device.take()) {
-            self.workers.attach(id, &[device]);
+        let Some(opened) = self.ports.get_mut(&id) else { return };
+        let Some(device) = opened.device.take() else { return };
+        match opened.attachment.vid() {
+            Some(vid) => self.workers.attach_vlan(id, &device, vid),
+            None => self.workers.attach(id, &[device]),
         }
     }
 
@@ -271,6 +278,7 @@ impl Host for LinuxHost {
             Attachment::Device { ifname } => {
                 netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
             }
+            Attachment::Vlan { vlan, .. } => self.port_is_up(vlan.trunk),
             Attachment::Netns { .. } | Attachment::Tap { .. } | Attachment::Host { .. } => {
                 opened.watched.upgrade().is_some_and(|device| tap_is_up(&*device))
             }
@@ -284,7 +292,7 @@ impl Host for LinuxHost {
             Attachment::Netns { netns, ifname } => Ok(opened.namespace(netns)?.run(|| set(ifname))??),
             Attachment::Tap { ifname } | Attachment::Host { ifname } => Ok(set(ifname)?),
             // Its owner sets it; the switch only stops sending more.
-            Attachment::Device { .. } => Ok(()),
+            Attachment::Device { .. } | Attachment::Vlan { .. } => Ok(()),
         }
     }
 

@@ -92,7 +92,10 @@ impl Host for MemoryHost {
             Attachment::Device { .. } if !self.is_obliging && !self.interfaces.contains(ifname) => {
                 return Err(Error::not_found(ifname, "no such interface", "see ip link"));
             }
-            Attachment::Device { .. } => false,
+            Attachment::Vlan { vlan, .. } if !self.open.contains_key(&vlan.trunk) => {
+                return Err(Error::not_found(ifname, "the interface is gone", "add the port again"));
+            }
+            Attachment::Device { .. } | Attachment::Vlan { .. } => false,
         };
         if taken {
             return Err(Error::exists(ifname, "the interface name is taken", "choose another one"));

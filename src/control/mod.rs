@@ -55,3 +55,5 @@ mod uplink_lease;
 pub mod uplink_spec;
 #[cfg(test)]
 mod uplink_tests;
+#[cfg(test)]
+mod vlan_tests;

@@ -50,12 +50,15 @@ impl<H: Host> Control<H> {
         let network = self.network(name.as_str())?;
         let ports = self.ports.on_network(network.id);
         let port_names: Vec<_> = ports.clone().map(|(name, _)| name.to_string()).collect();
+        let vlans = ports.clone().filter_map(|(name, port)| Some((name.to_string(), port.attachment.vid()?)));
+        let vlans = vlans.collect();
         let addresses = ports.filter(|(_, port)| port.ip.is_some()).count() as u64;
         let hosts = (1u64 << (32 - network.subnet.prefix_len())) - 3; // network, broadcast, gateway
         let ageing = self.snapshot().mac_ageing;
         Ok(NetworkDetail {
             network: self.network_info(&network),
             port_names,
+            vlans,
             addresses: Usage { used: addresses, limit: hosts },
             macs: Usage {
                 used: network.fdb.entries(now, ageing).len() as u64,

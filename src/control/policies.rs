@@ -96,6 +96,7 @@ impl<H: Host> Control<H> {
         let policy = self.snapshot().policy.clone();
         let (mut rules, mut may_forbid) = (policy.rules().to_vec(), false);
         for change in changes {
+            #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else changes rules")]
             match change {
                 Request::PolicyRm(PolicyRm { rule: WhichRule::At(n), .. })
                     if (1..=rules.len()).contains(n) =>
@@ -108,7 +109,6 @@ impl<H: Host> Control<H> {
                     let end = rules.len();
                     rules.insert(add.before.map_or(end, |before| before.saturating_sub(1).min(end)), listed);
                 }
-                #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else changes rules")]
                 _ => {}
             }
         }

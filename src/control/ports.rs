@@ -13,13 +13,13 @@ use super::host::{Attachment, Host, NetnsIdentity, PortPlan};
 use super::name::Name;
 use super::networks::checked_mtu;
 use super::records::PortRecord;
-use super::request::{Bound, PortAdd, PortInspect, PortSet, PortSetting, Remove, Security};
+use super::request::{Bound, PortAdd, PortInspect, PortSet, PortSetting, Remove, Security, VlanSpec};
 use super::response::{NatPorts, PortDetail, PortInfo, Usage};
 use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
-use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port};
+use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port, Vlans};
 use crate::wire::arp;
 
 /// The interface's name in a namespace unless another was asked for.
@@ -109,9 +109,11 @@ impl<H: Host> Control<H> {
             let there = self.ports.on(&add.name, network.id).unwrap_or(first);
             check_same(add, &attachment, netns, &network, there)?;
             self.check_same_names(add, there)?;
+            self.check_same_vlans(add)?;
             return Ok(self.port_info(&add.name, there));
         }
         self.check_device(&attachment)?;
+        self.check_vlans(add, &network)?;
         let new = NewInterface {
             name: &add.name,
             network: &network,
@@ -124,7 +126,14 @@ impl<H: Host> Control<H> {
             aliases: aliases(add),
             dns: add.dns,
         };
-        self.plug(new, now)
+        let added = self.plug(new, now)?;
+        for connect in add.vlans() {
+            if let Err(error) = self.network_connect(&connect, now) {
+                self.port_rm(&Remove { name: add.name.clone(), if_exists: true }, now)?;
+                return Err(error);
+            }
+        }
+        Ok(added)
     }
 
     /// Makes an interface of a port, and puts it on its network.
@@ -159,6 +168,7 @@ impl<H: Host> Control<H> {
         let is_host = matches!(attachment, Attachment::Host { .. });
         let port = Port {
             ip,
+            vlan: attachment.vlan(),
             aliases: new.aliases,
             pins: Some(Pins { mac, ip }),
             host: with_prefix.filter(|_| is_host),
@@ -211,8 +221,11 @@ impl<H: Host> Control<H> {
         self.detach(id, now);
     }
 
-    /// Removes an interface and everything that hangs on it.
+    /// Removes an interface and everything that hangs on it, the VLANs that it carries first.
     pub(super) fn detach(&mut self, id: PortId, now: Time) -> Option<PortRecord> {
+        for vlan in self.vlans_of(id) {
+            self.detach(vlan, now);
+        }
         let (name, record) = self.ports.remove(id)?;
         let snapshot = self.snapshot();
         self.unpublish_port(record.id, now);
@@ -235,6 +248,15 @@ impl<H: Host> Control<H> {
     /// The numbers of all interfaces of a port.
     pub(super) fn ids_of(&self, name: &Name) -> Vec<PortId> {
         self.ports.all(name).iter().map(|record| record.id).collect()
+    }
+
+    /// The numbers of the VLANs that an interface carries.
+    fn vlans_of(&self, trunk: PortId) -> Vec<PortId> {
+        self.ports
+            .iter()
+            .filter(|(_, record)| record.is_vlan_of(trunk))
+            .map(|(_, record)| record.id)
+            .collect()
     }
 
     pub(super) fn port_set(&mut self, set: &PortSet) -> Result<usize, Error> {
@@ -282,6 +304,8 @@ impl<H: Host> Control<H> {
             name: name.to_string(),
             network: Some(network),
             ip: None,
+            vlan: None,
+            vlans: Vlans::default(),
             aliases: Arc::default(),
             mtu,
             quota: CONNECTIONS_PER_PORT,
@@ -323,6 +347,7 @@ impl<H: Host> Control<H> {
             mac: record.mac,
             netns: record.attachment.netns().map(str::to_owned),
             ifname: record.attachment.ifname().to_owned(),
+            vlan: record.attachment.vid(),
             state: state.to_owned(),
             rx_packets: totals.rx_packets,
             rx_bytes: totals.rx_bytes,
@@ -341,6 +366,36 @@ impl<H: Host> Control<H> {
         }
         let hint = format!("choose another name, or remove it first: vswitchctl port rm {}", add.name);
         Err(Error::exists(&add.name, "exists with other aliases, or another resolv.conf", hint))
+    }
+
+    /// Whether the VLANs that an `add` asks for can be: each on a network of its own, with a tag of its own.
+    fn check_vlans(&self, add: &PortAdd, native: &Network) -> Result<(), Error> {
+        for (place, VlanSpec { network, vid }) in add.vlans.iter().enumerate() {
+            let on = self.network(network.as_str())?;
+            let others = &add.vlans[..place];
+            if on.id == native.id || others.iter().any(|other| other.network == *network) {
+                let why = format_args!("would be on network {network} twice");
+                return Err(Error::usage(&add.name, why, "give each network one VLAN"));
+            }
+            if let Some(other) = others.iter().find(|other| other.vid == *vid) {
+                let why = format_args!("would be two networks, {} and {network}", other.network);
+                return Err(Error::usage(format_args!("VLAN {vid}"), why, "give each VLAN one network"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a port that exists has the VLANs that an `add` of it asks for.
+    fn check_same_vlans(&self, add: &PortAdd) -> Result<(), Error> {
+        for VlanSpec { network, vid } in &add.vlans {
+            let on = self.network(network.as_str())?.id;
+            if self.ports.on(&add.name, on).and_then(|there| there.attachment.vid()) != Some(*vid) {
+                let why = format_args!("exists, and network {network} is not its VLAN {vid}");
+                let hint = format_args!("vswitchctl network connect {network} {} --vlan {vid}", add.name);
+                return Err(Error::exists(&add.name, why, hint));
+            }
+        }
+        Ok(())
     }
 
     /// An interface can be one port only, and never an uplink.

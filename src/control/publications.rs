@@ -177,7 +177,6 @@ impl<H: Host> Control<H> {
         let mut taken = Publications::clone(&self.snapshot().publications);
         let mut records = Vec::new();
         for add in adds {
-            #[allow(clippy::wildcard_enum_match_arm, reason = "nothing else publishes")]
             let Request::PublishAdd(add) = add else { continue };
             match self.planned_publication(add).and_then(|planned| self.claim(planned, &taken)) {
                 Ok(record) => {
@@ -306,6 +305,8 @@ impl<H: Host> Control<H> {
         if removed.is_empty() {
             return;
         }
+        // Before the rest, so that the relay has let go of them when that is done.
+        self.release_on_host(removed);
         // Whoever still finds them has done so when this returns.
         self.host.settle();
         let gone: Publications = removed.iter().map(PublicationRecord::publication).collect();
@@ -316,7 +317,6 @@ impl<H: Host> Control<H> {
         for Listen { protocol, ports, .. } in removed.iter().map(|record| &record.spec.listen) {
             ports.clone().for_each(|port| self.shared.conntrack.release(*protocol, port, now));
         }
-        self.release_on_host(removed);
     }
 
     /// What is asked for, as far as it can be.

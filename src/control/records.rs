@@ -40,7 +40,13 @@ impl PortRecord {
             Attachment::Tap { .. } => PortKind::Tap,
             Attachment::Device { .. } => PortKind::Device,
             Attachment::Host { .. } => PortKind::Host,
+            Attachment::Vlan { .. } => PortKind::Vlan,
         }
+    }
+
+    /// Whether it is a VLAN that this port's device carries.
+    pub(super) fn is_vlan_of(&self, port: PortId) -> bool {
+        self.attachment.vlan().is_some_and(|vlan| vlan.trunk == port)
     }
 }
 

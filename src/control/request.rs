@@ -29,7 +29,9 @@ use crate::table::policy::Action;
 mod networks;
 mod uplinks;
 
-pub use networks::{NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting};
+pub use networks::{
+    NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting, VlanSpec,
+};
 pub use uplinks::{UplinkSet, UplinkSetting};
 
 macro_rules! requests {
@@ -358,6 +360,25 @@ pub struct PortAdd {
     #[arg(long, conflicts_with_all = ["tap", "device"])]
     #[serde(default)]
     pub dns: bool,
+    /// Put it on this network too, as a VLAN of the same interface, like network connect --vlan; may be given several
+    /// times
+    #[arg(long = "vlan", value_name = "NETWORK=VID")]
+    #[serde(default, rename = "vlan")]
+    pub vlans: Vec<VlanSpec>,
+}
+
+impl PortAdd {
+    /// The requests that connect it to the networks of its VLANs.
+    pub fn vlans(&self) -> impl Iterator<Item = NetworkConnect> {
+        self.vlans.iter().map(|VlanSpec { network, vid }| NetworkConnect {
+            network: network.clone(),
+            port: self.name.clone(),
+            ip: None,
+            mac: None,
+            ifname: None,
+            vlan: Some(*vid),
+        })
+    }
 }
 
 /// Changes settings of a port.

@@ -3,6 +3,7 @@
 //! Every field is present in every object; what does not apply is `null`. Numbers are plain numbers in
 //! the unit that the name says (bytes, seconds); names stand for networks and ports, never their numbers.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::dhcp_setting::Route;
 use super::error::Error;
 use super::request::Security;
-use crate::addr::{Endpoint, MacAddr, Protocol};
+use crate::addr::{Endpoint, MacAddr, Protocol, Vid};
 use crate::snapshot::{Check, NetworkMode, Policing, UplinkMode};
 use crate::table::policy::Action;
 
@@ -268,6 +269,8 @@ pub struct NetworkDetail {
     #[serde(flatten)]
     pub network: NetworkInfo,
     pub port_names: Vec<String>,
+    /// Those of them that are on it by a VLAN, and its tag there.
+    pub vlans: BTreeMap<String, Vid>,
     /// Addresses given to ports, of those that the prefix has for hosts.
     pub addresses: Usage,
     pub macs: Usage,
@@ -286,6 +289,8 @@ pub enum PortKind {
     Device,
     /// A TAP in the switch's namespace with an address for the host.
     Host,
+    /// A VLAN of the port's first interface.
+    Vlan,
 }
 
 impl PortKind {
@@ -296,6 +301,7 @@ impl PortKind {
             PortKind::Tap => "tap",
             PortKind::Device => "device",
             PortKind::Host => "host",
+            PortKind::Vlan => "vlan",
         }
     }
 }
@@ -312,6 +318,8 @@ pub struct PortInfo {
     /// The namespace as the user called it.
     pub netns: Option<String>,
     pub ifname: String,
+    /// What its frames are tagged with on that interface; `null` for one without a tag.
+    pub vlan: Option<Vid>,
     /// `up` or `down`.
     pub state: String,
     pub rx_packets: u64,

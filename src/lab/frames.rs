@@ -16,7 +16,7 @@ use crate::worker::now;
 /// IEEE 802 local experimental EtherType 1.
 pub const EXPERIMENTAL: u16 = 0x88b5;
 
-/// A packet socket on `eth0` of a container.
+/// A packet socket on an interface of a container.
 #[derive(Debug)]
 pub struct Tap<'a> {
     device: Packet,
@@ -29,8 +29,16 @@ impl<'a> Tap<'a> {
     /// # Errors
     /// If there is no `eth0`.
     pub fn open(netns: &'a Netns) -> io::Result<Tap<'a>> {
+        Tap::open_on(netns, "eth0")
+    }
+
+    /// As [`Tap::open`], on another interface.
+    ///
+    /// # Errors
+    /// If there is none of this name.
+    pub fn open_on(netns: &'a Netns, ifname: &str) -> io::Result<Tap<'a>> {
         let options = PacketOptions { promiscuous: true, ..PacketOptions::default() };
-        let device = netns.run(|| Packet::open("eth0", options)).map_err(io::Error::other)??;
+        let device = netns.run(|| Packet::open(ifname, options)).map_err(io::Error::other)??;
         Ok(Tap { device, netns })
     }
 

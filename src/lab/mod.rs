@@ -8,12 +8,13 @@
 //!
 //! What is shown is grouped in [`scenario`]s.
 //!
-//! [`rig`], [`traffic`], [`flood`], [`frames`] and [`interrupt`] serve the integration tests and the benchmark as
+//! [`rig`], [`traffic`], [`flood`], [`frames`], [`machine`] and [`interrupt`] serve the integration tests and the benchmark as
 //! well.
 
 pub mod flood;
 pub mod frames;
 pub mod interrupt;
+pub mod machine;
 pub mod rig;
 mod scenario;
 mod switch;

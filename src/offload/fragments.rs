@@ -5,7 +5,7 @@
 //! as many bytes as fit, a multiple of eight.
 
 use crate::frame::{BadOffload, Frame};
-use crate::wire::ethernet;
+use crate::wire::ethernet::Ethernet;
 use crate::wire::ipv4::{self, HEADER_MAX, Ipv4};
 
 /// The fragments of a datagram.
@@ -30,10 +30,11 @@ impl<'a> Fragments<'a> {
     /// bytes.
     ///
     /// # Errors
-    /// [`BadOffload`] if it is not a whole IPv4 packet in an untagged frame, or a packet of that size has no
-    /// room for its header and eight bytes.
+    /// [`BadOffload`] if it is not a whole IPv4 packet, or a packet of that size has no room for its header and
+    /// eight bytes.
     pub fn of(frame: &'a Frame, size: usize) -> Result<Self, BadOffload> {
-        let (link, packet) = frame.bytes().split_at_checked(ethernet::HEADER_LEN).ok_or(BadOffload)?;
+        let eth = Ethernet::parse(frame.bytes()).map_err(|_| BadOffload)?;
+        let (link, packet) = frame.bytes().split_at_checked(eth.len).ok_or(BadOffload)?;
         let ip = Ipv4::parse(packet).map_err(|_| BadOffload)?;
         if ip.is_fragment || size < ip.header_len + 8 {
             return Err(BadOffload);
@@ -72,7 +73,7 @@ impl<'a> Fragments<'a> {
 mod tests {
     use super::*;
     use crate::frame::Offload;
-    use crate::wire::be16;
+    use crate::wire::{be16, ethernet};
     use proptest::prelude::*;
 
     /// A datagram of numbered bytes with these options.
@@ -131,6 +132,21 @@ mod tests {
         let lengths: Vec<_> = pieces.iter().map(Vec::len).collect();
         assert_eq!(lengths, [32 + 32, 24 + 40, 24 + 28]);
         assert_eq!(be16(&pieces[2], 6), 9);
+    }
+
+    #[test]
+    fn every_piece_has_the_tag_of_the_whole() {
+        let mut frame = datagram(&[], 3000);
+        let untagged = cut(&frame, 1500);
+        frame.insert_vlan_tag([0x81, 0x00, 0x00, 0x07]);
+        let mut fragments = Fragments::of(&frame, 1500).unwrap();
+        let mut piece = Frame::new();
+        for packet in untagged {
+            assert!(fragments.next_into(&mut piece));
+            assert_eq!(piece.bytes()[12..16], [0x81, 0x00, 0x00, 0x07]);
+            assert_eq!(piece.bytes()[18..], packet);
+        }
+        assert!(!fragments.next_into(&mut piece));
     }
 
     #[test]

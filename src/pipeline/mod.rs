@@ -544,26 +544,32 @@ fn port_on<'a>(snapshot: &'a Snapshot, link: &Link<'_>) -> Option<&'a Port> {
     snapshot.port(id).map(|port| &**port)
 }
 
-/// Sends a frame to those of `ports` whose MTU it fits.
+/// Sends a frame to those of `ports` whose MTU it fits, and which are no trunk where its tag would mean another network.
 fn emit(cx: &mut Context<'_>, frame: Frame, ports: impl IntoIterator<Item = PortId>) {
-    let l3_len = packet::l3_len(&frame);
+    let (l3_len, names_vlan) = (packet::l3_len(&frame), ethernet::names_vlan(frame.bytes()));
     let (snapshot, row) = (cx.snapshot, cx.ingress.counters.row(cx.worker));
-    let (mut fits, mut too_small) = (0, 0);
+    let (mut fits, mut too_small, mut hopping) = (0, 0, 0);
     let account = cx.ingress.id;
     let addressee = Addressee::of(&frame);
     let takers = ports.into_iter().filter(|&port| {
         let Some(port) = snapshot.port(port).filter(|port| host_port::takes(port, addressee)) else {
             return false;
         };
+        let hops = names_vlan && !port.vlans.is_empty();
         let fit = l3_len <= usize::from(port.mtu);
-        *(if fit { &mut fits } else { &mut too_small }) += 1;
-        fit
+        let count = match (hops, fit) {
+            (true, _) => &mut hopping,
+            (false, true) => &mut fits,
+            (false, false) => &mut too_small,
+        };
+        *count += 1;
+        fit && !hops
     });
     cx.out.send(frame, takers, account);
-    for _ in 0..too_small {
-        row.dropped(DropReason::OverMtu, cx.now);
+    for (count, reason) in [(too_small, DropReason::OverMtu), (hopping, DropReason::VlanHopping)] {
+        (0..count).for_each(|_| row.dropped(reason, cx.now));
     }
-    match fits + too_small {
+    match fits + too_small + hopping {
         0 => row.dropped(DropReason::NoOtherPort, cx.now),
         targets => row.copies.add(targets - 1),
     }

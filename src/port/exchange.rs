@@ -15,11 +15,13 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
+use crate::addr::Vid;
 use crate::frame::Frame;
 use crate::limits::BURST_FRAMES;
 use crate::offload;
 use crate::port::framing::Framing;
 use crate::port::ring::{BATCH, Ring};
+use crate::port::vlan::Tagged;
 use crate::port::{Device, NotSent, Promises, Received};
 
 /// How batches of frames are read and written.
@@ -50,6 +52,8 @@ pub struct Lane {
     reads: Option<(RawFd, Framing)>,
     /// How the ring writes it, if it can.
     writes: Option<(RawFd, Framing)>,
+    /// What frames are tagged with before they are written.
+    vid: Option<Vid>,
 }
 
 impl Lane {
@@ -102,7 +106,7 @@ impl Exchange {
     /// What does not work.
     pub fn try_ring(device: &Arc<dyn Device>) -> io::Result<()> {
         let mut exchange = Exchange::new(Io::Uring)?;
-        let lane = exchange.open(device.clone());
+        let lane = exchange.open(device.clone(), None);
         let Some((fd, framing)) = lane.reads else {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "the device has no descriptor to read"));
         };
@@ -114,11 +118,11 @@ impl Exchange {
         }
     }
 
-    /// Makes a lane to a device.
-    pub fn open(&self, device: Arc<dyn Device>) -> Lane {
+    /// Makes a lane to a device. Frames that leave by it are tagged if it has a `vid`.
+    pub fn open(&self, device: Arc<dyn Device>, vid: Option<Vid>) -> Lane {
         let by_ring = |framing: Option<Framing>| self.ring.as_ref().and(device.fd().zip(framing));
         let (reads, writes) = (by_ring(device.read_framing()), by_ring(device.write_framing()));
-        Lane { promises: device.promises(), reads, writes, device }
+        Lane { promises: device.promises(), reads, writes, vid, device }
     }
 
     /// Reads into `frames`, in order and without blocking, and appends to `received` what became of each.
@@ -145,7 +149,8 @@ impl Exchange {
     }
 
     /// Writes frames, in order and without blocking: of `frames` the one that each of `sends` names, to the
-    /// lane beside it, if there is one. Tells `done` what became of each send, in order.
+    /// lane beside it, if there is one. Tells `done` what became of each send, in order. The sends of one frame stand
+    /// side by side.
     pub fn transmit<'a>(
         &mut self,
         frames: &mut [Frame],
@@ -153,13 +158,21 @@ impl Exchange {
         mut done: impl FnMut(usize, &Frame, Result<(), NotSent>),
     ) {
         let count = sends.len();
+        let mut tagged = Tagged::default();
         for (number, (index, lane)) in sends.enumerate() {
-            let frame = &mut frames[index];
             let Some(lane) = lane else {
                 self.write_queued(frames, number, &mut done);
                 done(number, &frames[index], Err(NotSent::Gone));
                 continue;
             };
+            if tagged.differs(index, lane.vid) {
+                // A copy that is queued goes as it is now.
+                if self.queue.last().is_some_and(|queued| queued.index == index) {
+                    self.write_queued(frames, number, &mut done);
+                }
+                tagged.change(index, &mut frames[index], lane.vid);
+            }
+            let frame = &mut frames[index];
             if self.ring.is_some()
                 && count > 1
                 && let Some((fd, framing)) = lane.writes

@@ -14,10 +14,12 @@ use super::kernel_tests::{
     HERE, THERE, configure, in_namespace, is_udp, kernel_socket, readable, turn_around,
 };
 use super::memory::MemoryPort;
+use super::packet::{Packet, PacketOptions};
 use super::plain::PlainTap;
 use super::tap::Tap;
 use super::{Device, NotSent, Promises, Received};
 use crate::frame::{Checksum, Frame, Offload};
+use crate::wire::{checksum, ethernet};
 
 /// Runs `test` in a namespace with an exchange of each kind, as far as there is one.
 fn with_exchanges(test: fn(Exchange)) {
@@ -58,7 +60,7 @@ fn batches_bring_frames_in_their_order_and_take_them_in_theirs() {
     with_exchanges(|mut exchange| {
         let tap = Arc::new(Tap::create("tap").unwrap());
         configure("tap", HERE, THERE);
-        let lane = exchange.open(tap.clone());
+        let lane = exchange.open(tap.clone(), None);
         let socket = kernel_socket();
         (0..100).for_each(|n| assert_eq!(socket.send(&[n]).unwrap(), 1));
         let mut frames = udp_frames(&mut exchange, &lane, 16, 100);
@@ -87,12 +89,12 @@ fn every_frame_of_a_batch_has_a_fate_of_its_own() {
     with_exchanges(|mut exchange| {
         let tap = Arc::new(Tap::create("tap").unwrap());
         configure("tap", HERE, THERE);
-        let lane = exchange.open(tap);
-        let down = exchange.open(Arc::new(Tap::create("down").unwrap()));
+        let lane = exchange.open(tap, None);
+        let down = exchange.open(Arc::new(Tap::create("down").unwrap()), None);
         let plain = Arc::new(PlainTap::create("plain").unwrap());
-        let plain = exchange.open(plain);
+        let plain = exchange.open(plain, None);
         let memory = Arc::new(MemoryPort::new(Promises::NONE));
-        let in_memory = exchange.open(memory.clone());
+        let in_memory = exchange.open(memory.clone(), None);
         let socket = kernel_socket();
         (0..4).for_each(|n| assert_eq!(socket.send(&[n]).unwrap(), 1));
         let mut frames = udp_frames(&mut exchange, &lane, 8, 4);
@@ -125,11 +127,68 @@ fn every_frame_of_a_batch_has_a_fate_of_its_own() {
 }
 
 #[test]
+fn every_copy_of_a_frame_has_the_tag_of_its_lane() {
+    with_exchanges(|mut exchange| {
+        let tap: Arc<dyn Device> = Arc::new(Tap::create("tap").unwrap());
+        configure("tap", HERE, THERE);
+        let plain = Arc::new(MemoryPort::new(Promises::NONE));
+        let lane = |vid: Option<u16>| exchange.open(tap.clone(), vid.map(|vid| vid.try_into().unwrap()));
+        let (native, seven, eight) = (lane(None), lane(Some(7)), lane(Some(8)));
+        let finished = exchange.open(plain.clone(), 9.try_into().ok());
+        let socket = kernel_socket();
+        (0..3).for_each(|n| assert_eq!(socket.send(&[n]).unwrap(), 1));
+        let mut frames = udp_frames(&mut exchange, &native, 8, 3);
+        frames.iter_mut().for_each(turn_around);
+        let before: Vec<_> = frames.iter().map(|frame| frame.bytes().to_vec()).collect();
+        let seen = Packet::open("tap", PacketOptions::default()).unwrap();
+
+        let lanes = [
+            (0, &native, None),
+            (0, &seven, Some(7)),
+            (0, &seven, Some(7)),
+            (0, &eight, Some(8)),
+            (0, &native, None),
+            (1, &eight, Some(8)),
+            (2, &seven, Some(7)),
+            (2, &native, None),
+            (2, &finished, None),
+        ];
+        let mut told = 0;
+        exchange.transmit(&mut frames, lanes.iter().map(|&(n, lane, _)| (n, Some(lane))), |_, _, outcome| {
+            assert_eq!(outcome, Ok(()));
+            told += 1;
+        });
+        assert_eq!(told, lanes.len());
+        let (mut frame, mut got) = (Frame::new(), Vec::new());
+        while seen.receive(&mut frame) != Received::Empty {
+            let vid = ethernet::outer_vid(frame.bytes());
+            if vid.is_some() {
+                frame.remove_vlan_tag();
+            }
+            if is_udp(&frame) {
+                assert_eq!(frame.bytes()[..42], before[usize::from(number(&frame))][..42]);
+                assert_eq!(frame.offload.checksum, Checksum::Partial { start: 34, offset: 6 });
+                got.push((usize::from(number(&frame)), vid));
+            }
+        }
+        let sent = lanes.iter().filter(|(_, lane, _)| !std::ptr::eq(*lane, &finished));
+        assert!(got.iter().copied().eq(sent.map(|&(n, _, vid)| (n, vid))), "{got:?}");
+        // Finished behind the tag.
+        let (bytes, offload) = plain.pop().unwrap();
+        assert_eq!((&bytes[12..16], offload), (&[0x81, 0, 0, 9][..], Offload::NONE));
+        assert_eq!(
+            checksum::fold(checksum::sum(&bytes[30..38]) + 17 + 9 + checksum::sum(&bytes[38..])),
+            0xffff
+        );
+    });
+}
+
+#[test]
 fn a_device_ends_with_its_lane() {
     with_exchanges(|mut exchange| {
         for round in 0..3 {
             let tap: Arc<dyn Device> = Arc::new(Tap::create("tap").unwrap());
-            let lane = exchange.open(tap.clone());
+            let lane = exchange.open(tap.clone(), None);
             let mut received = Vec::new();
             exchange.receive(&lane, &mut frames(4), &mut received);
             assert_eq!(received, [Received::Empty; 4]);

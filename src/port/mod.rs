@@ -20,6 +20,7 @@ pub mod plain;
 mod ring;
 pub mod tap;
 pub mod virtio_net;
+pub mod vlan;
 
 #[cfg(test)]
 mod exchange_tests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol, UplinkId};
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol, UplinkId, Vid};
 use crate::clock::Time;
 use crate::counters::{PortCounters, Totals};
 use crate::drops::DropReason;
@@ -23,6 +23,7 @@ use crate::port::memory::MemoryPort;
 use crate::shared::{Conntrack, Fdb, Neighbors, Shared};
 use crate::snapshot::{
     Network, NetworkMode, Pins, Policing, Port, Publication, Scope, Snapshot, Target, Uplink, UplinkMode,
+    Vlan, Vlans,
 };
 use crate::table::policy::Policy;
 use crate::table::route_table::{RouteTable, Via};
@@ -145,8 +146,23 @@ impl Switch {
         let id = snapshot.free_port().expect("a free port number");
         let network = snapshot.network(network).expect("the network").clone();
         let ip = network.subnet.hosts().nth(1 + usize::from(id.0)).expect("a free address");
-        self.plug(id, Some((network.id, ip)), 1500, device.clone());
+        self.plug(id, Some((network.id, ip)), None);
+        self.handle.attach(id, device.clone(), true);
+        self.run();
         Station { id, mac: MacAddr::from_ipv4(ip), ip, gateway_mac: network.gateway_mac, device }
+    }
+
+    /// Makes a VLAN of a station's port, with the next address of its network and the station's MAC address. What it
+    /// sends and receives passes the station's device, with the tag.
+    pub fn add_vlan(&mut self, trunk: &Station, network: NetworkId, vid: Vid) -> Station {
+        let snapshot = self.shared.snapshot_full();
+        let id = snapshot.free_port().expect("a free port number");
+        let network = snapshot.network(network).expect("the network").clone();
+        let ip = network.subnet.hosts().nth(1 + usize::from(id.0)).expect("a free address");
+        self.plug(id, Some((network.id, ip)), Some(Vlan { trunk: trunk.id, vid }));
+        self.handle.attach_vlan(id, trunk.device.clone(), vid);
+        self.run();
+        Station { id, ip, gateway_mac: network.gateway_mac, ..trunk.clone() }
     }
 
     /// Adds an uplink with a default route to a router, and returns the router. The first one has the address [`EXTERNAL`]
@@ -182,7 +198,9 @@ impl Switch {
             share_addresses(&mut snapshot.uplinks);
         });
         let device = Arc::new(MemoryPort::new(Promises::ALL));
-        self.plug(id.port(), None, 1500, device.clone());
+        self.plug(id.port(), None, None);
+        self.handle.attach(id.port(), device.clone(), true);
+        self.run();
         Station { id: id.port(), mac: router_mac, ip: router, gateway_mac: mac, device }
     }
 
@@ -193,14 +211,16 @@ impl Switch {
         self.shared.publish(|snapshot| snapshot.set_network(changed));
     }
 
-    fn plug(&mut self, id: PortId, place: Option<(NetworkId, Ipv4Addr)>, mtu: u16, device: Arc<MemoryPort>) {
+    fn plug(&mut self, id: PortId, place: Option<(NetworkId, Ipv4Addr)>, vlan: Option<Vlan>) {
         let port = Port {
             id,
             name: format!("p{}", id.0),
             network: place.map(|(network, _)| network),
             ip: place.map(|(_, ip)| ip),
+            vlan,
+            vlans: Vlans::default(),
             aliases: Arc::default(),
-            mtu,
+            mtu: 1500,
             quota: CONNECTIONS_PER_PORT,
             pins: None,
             host: None,
@@ -211,8 +231,6 @@ impl Switch {
             missed: Arc::new(AtomicU64::new(0)),
         };
         self.shared.publish(|snapshot| snapshot.set_port(port));
-        self.handle.attach(id, device, true);
-        self.run();
     }
 
     /// Turns port security on at a station's port: it keeps to the station's addresses.

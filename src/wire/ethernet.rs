@@ -1,7 +1,7 @@
 //! Ethernet II headers (IEEE 802.3, 3.1.1) and VLAN tags (IEEE 802.1Q, 9.6).
 
 use super::{Malformed, be16, mac_at};
-use crate::addr::MacAddr;
+use crate::addr::{MacAddr, Vid};
 use crate::limits::PRIORITY_TAGS_MAX;
 
 /// Bytes of an Ethernet header.
@@ -20,6 +20,12 @@ pub const IPV6: u16 = 0x86dd;
 pub const VLAN: u16 = 0x8100;
 /// EtherType of a service VLAN tag.
 pub const SERVICE_VLAN: u16 = 0x88a8;
+
+/// Bytes of a VLAN tag: its EtherType and its control information.
+pub const TAG_LEN: usize = 4;
+
+/// The VID in a tag's control information; priority and drop eligibility are beside it (IEEE 802.1Q 9.6).
+const VID_MASK: u16 = 0x0fff;
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +82,7 @@ pub fn carried(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
     let (mut ethertype, mut rest) = (be16(frame, 12), frame.get(HEADER_LEN..).ok_or(Malformed)?);
     for _ in 0..=PRIORITY_TAGS_MAX {
         let skipped = match ethertype {
-            VLAN | SERVICE_VLAN if be16(rest, 0) & 0x0fff == 0 => 4,
+            VLAN | SERVICE_VLAN if be16(rest, 0) & VID_MASK == 0 => TAG_LEN,
             0..=LENGTH_MAX if is_snap(rest) => 8,
             _ => return Ok((ethertype, rest)),
         };
@@ -85,6 +91,26 @@ pub fn carried(frame: &[u8]) -> Result<(u16, &[u8]), Malformed> {
         ethertype = be16(header, skipped - 2);
     }
     Err(Malformed)
+}
+
+/// The VID of the customer VLAN tag that a frame begins with; 0 of a priority tag. `None` for a frame with another tag
+/// or none, or one that ends within it.
+pub fn outer_vid(frame: &[u8]) -> Option<u16> {
+    let is_tagged = be16(frame, 12) == VLAN && frame.len() >= HEADER_LEN + TAG_LEN;
+    is_tagged.then(|| be16(frame, HEADER_LEN) & VID_MASK)
+}
+
+/// Whether a station with an interface for each customer VLAN may take a frame for one of a VLAN, as it came: it has
+/// such a tag, or one is behind what stations look through ([`carried`]).
+pub fn names_vlan(frame: &[u8]) -> bool {
+    matches!(be16(frame, 12), VLAN | SERVICE_VLAN)
+        && carried(frame).map_or(true, |(ethertype, _)| ethertype == VLAN)
+}
+
+/// A customer VLAN tag, with the lowest priority.
+pub fn vlan_tag(vid: Vid) -> [u8; TAG_LEN] {
+    let ([a, b], [c, d]) = (VLAN.to_be_bytes(), u16::from(vid).to_be_bytes());
+    [a, b, c, d]
 }
 
 /// Whether an LLC header says that an EtherType follows (RFC 1042, IEEE 802.1H).

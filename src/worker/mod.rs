@@ -30,14 +30,14 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::addr::{NetworkId, PortId};
+use crate::addr::{NetworkId, PortId, Vid};
 use crate::clock::Time;
 use crate::coalesce::Coalescer;
 use crate::frame::{Frame, Offload};
 use crate::limits::BURST_FRAMES;
 use crate::pipeline::{Outbox, Pipeline};
 use crate::port::exchange::{Exchange, Io, Lane};
-use crate::port::{Device, Promises, Received};
+use crate::port::{Device, Promises, Received, vlan};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -115,6 +115,8 @@ enum Command {
     Attach {
         port: PortId,
         device: Arc<dyn Device>,
+        /// The tag that its frames get, if it is a VLAN of the device.
+        vid: Option<Vid>,
         reads: bool,
     },
     Detach {
@@ -345,7 +347,7 @@ impl Worker {
         while let Ok(command) = self.commands.try_recv() {
             obeyed = true;
             match command {
-                Command::Attach { port, device, reads } => self.attach(port, device, reads, now),
+                Command::Attach { port, device, vid, reads } => self.attach(port, device, vid, reads, now),
                 Command::Detach { port, done } => {
                     self.detach(port);
                     // Who asked may have given up waiting.
@@ -368,12 +370,12 @@ impl Worker {
         obeyed
     }
 
-    fn attach(&mut self, port: PortId, device: Arc<dyn Device>, reads: bool, now: Time) {
+    fn attach(&mut self, port: PortId, device: Arc<dyn Device>, vid: Option<Vid>, reads: bool, now: Time) {
         self.detach(port);
         if self.attached.len() <= port.index() {
             self.attached.resize_with(port.index() + 1, || None);
         }
-        let (lane, appetite) = (self.exchange.open(device), Appetite::default());
+        let (lane, appetite) = (self.exchange.open(device, vid), Appetite::default());
         self.attached[port.index()] =
             Some(Attached { lane, watched: None, reads: false, listed: false, last: now, appetite });
         if reads {
@@ -463,12 +465,22 @@ impl Worker {
             self.exchange.receive(lane, &mut burst[1..], received);
         }
         let end = received.last().copied();
+        let vlans = self.snapshot.port(port).map(|port| &port.vlans).filter(|vlans| !vlans.is_empty());
         let mut frames = 0;
-        for (frame, received) in burst.drain(..).zip(received.drain(..)) {
+        for (mut frame, received) in burst.drain(..).zip(received.drain(..)) {
             match received {
                 Received::Frame => {
                     frames += 1;
-                    self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
+                    let ingress = vlans.map_or(Ok(port), |vlans| vlan::untag(vlans, port, &mut frame));
+                    match ingress {
+                        Ok(port) => {
+                            self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
+                        }
+                        Err(reason) => {
+                            self.pipeline.refuse(&self.snapshot, port, &frame, reason, now);
+                            self.outbox.discard(frame);
+                        }
+                    }
                 }
                 Received::Dropped(reason) => {
                     self.pipeline.refuse(&self.snapshot, port, &frame, reason, now);

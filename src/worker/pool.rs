@@ -15,7 +15,7 @@ use mio::Waker;
 
 use super::crew::Crew;
 use super::{Command, Load, OnEvent, Outgoing, Worker, WorkerLoad, WorkerOptions};
-use crate::addr::{NetworkId, PortId};
+use crate::addr::{NetworkId, PortId, Vid};
 use crate::clock::Time;
 use crate::frame::Offload;
 use crate::port::Device;
@@ -48,7 +48,12 @@ impl WorkerHandle {
 
     /// Gives the worker a device to write to, and to read from if `reads`.
     pub fn attach(&self, port: PortId, device: Arc<dyn Device>, reads: bool) {
-        self.send(Command::Attach { port, device, reads });
+        self.send(Command::Attach { port, device, vid: None, reads });
+    }
+
+    /// Gives the worker the device of a trunk for one of its VLANs.
+    pub fn attach_vlan(&self, port: PortId, trunk: Arc<dyn Device>, vid: Vid) {
+        self.send(Command::Attach { port, device: trunk, vid: Some(vid), reads: false });
     }
 
     /// Has the worker read a port that it writes to.
@@ -121,6 +126,11 @@ impl WorkerPool {
             let reads = devices.len() > 1 || index == crew.reader(port);
             handle.attach(port, device.clone(), reads);
         }
+    }
+
+    /// Makes every worker write to the device of a trunk for one of its VLANs. Who reads it is who reads the trunk.
+    pub fn attach_vlan(&self, port: PortId, trunk: &Arc<dyn Device>, vid: Vid) {
+        self.handles.iter().for_each(|handle| handle.attach_vlan(port, trunk.clone(), vid));
     }
 
     /// Makes every worker let go of a port's device. Returns when all have, or after a second.

@@ -181,7 +181,7 @@ fn all_found() -> Result<bool, Failed> {
 
 /// Whether a program is there, without running it: a DHCP client would begin with this machine's interfaces. Where it
 /// must be, its absence is a failure.
-fn found(program: &str) -> Result<bool, Failed> {
+pub(crate) fn found(program: &str) -> Result<bool, Failed> {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let there = std::env::split_paths(&paths).any(|directory| directory.join(program).is_file());
     let must_run = std::env::var("CI").is_ok_and(|ci| ci == "true");

@@ -30,6 +30,7 @@ mod services;
 mod switch;
 mod transfer;
 mod uplinks;
+mod vlan;
 
 /// What a test comes to; the error is printed.
 pub(crate) type Outcome = Result<(), Failed>;
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         dhcp::TESTS,
         transfer::TESTS,
         uplinks::TESTS,
+        vlan::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,
         bench::TESTS,

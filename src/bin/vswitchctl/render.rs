@@ -157,6 +157,7 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
 
 fn network_detail(detail: &NetworkDetail) -> String {
     let network = &detail.network;
+    let vlans: Vec<_> = detail.vlans.iter().map(|(port, vid)| format!("{vid} of {port}")).collect();
     facts(&[
         ("name", network.name.clone()),
         ("subnet", network.subnet.to_string()),
@@ -165,6 +166,7 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("mtu", network.mtu.to_string()),
         ("uplink", or_dash(network.uplink.as_ref())),
         ("ports", detail.port_names.join(", ")),
+        ("vlans", vlans.join(", ")),
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),
@@ -213,7 +215,7 @@ fn leases(leases: &[LeaseInfo], wide: bool) -> String {
 }
 
 fn ports(ports: &[PortInfo], status: &Status, wide: bool) -> String {
-    let columns = ["NAME", "NETWORK", "KIND", "IP", "MAC", "STATE", ">RX", ">TX", ">DROPS"];
+    let columns = ["NAME", "NETWORK", "KIND", "IP", "MAC", "STATE", ">RX", ">TX", ">DROPS", ">VLAN"];
     let extra = ["NETNS", "IFNAME", ">RX-PACKETS", ">TX-PACKETS"];
     let mut table = Table::new(&if wide { [&columns[..], &extra].concat() } else { columns.to_vec() });
     for port in ports {
@@ -227,6 +229,7 @@ fn ports(ports: &[PortInfo], status: &Status, wide: bool) -> String {
             bytes(port.rx_bytes, wide),
             bytes(port.tx_bytes, wide),
             port.drops.to_string(),
+            or_dash(port.vlan),
         ];
         if wide {
             cells.extend([or_dash(port.netns.as_ref()), port.ifname.clone()]);
@@ -242,7 +245,10 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
     let port = &detail.port;
     let published: Vec<_> =
         detail.published.iter().map(|p| format!("{}/{} to {}", listen(p), p.proto, p.target_first)).collect();
-    let network = |port: &PortInfo| format!("{} ({} {})", port.network, port.ifname, or_dash(port.ip));
+    let network = |port: &PortInfo| {
+        let vlan = port.vlan.map_or_else(String::new, |vid| format!(" VLAN {vid}"));
+        format!("{} ({}{vlan} {})", port.network, port.ifname, or_dash(port.ip))
+    };
     let networks: Vec<_> = detail.interfaces.iter().map(network).collect();
     let mut text = facts(&[
         ("name", port.name.clone()),
@@ -251,6 +257,7 @@ fn port_detail(detail: &PortDetail, wide: bool) -> String {
         ("kind", port.kind.as_str().to_owned()),
         ("netns", or_dash(port.netns.as_ref())),
         ("ifname", port.ifname.clone()),
+        ("vlan", or_dash(port.vlan)),
         ("ip", or_dash(port.ip)),
         ("mac", or_dash(port.mac)),
         ("mtu", detail.mtu.to_string()),

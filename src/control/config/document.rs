@@ -213,8 +213,14 @@ impl Reader {
 
     fn port(&mut self, line: usize, item: Item<'_>) -> Option<()> {
         let (item, settings) = without(item, "set");
-        let add: PortAdd = self.arguments("port add", item)?;
+        let mut add: PortAdd = self.arguments("port add", item)?;
         self.once("port", add.name.to_string(), line)?;
+        for connect in add.vlans().collect::<Vec<_>>() {
+            if self.once("connect", format!("{} {}", connect.network, connect.port), line).is_some() {
+                self.wish(line, Request::NetworkConnect(connect));
+            }
+        }
+        add.vlans.clear();
         let network = add.network.clone().map_or_else(|| DEFAULT_NETWORK.parse().ok(), Some);
         self.settings(&add.name, network, settings);
         self.wish(line, Request::PortAdd(add));

@@ -67,7 +67,11 @@ impl<H: Host> Control<H> {
                     port: name.clone(),
                     ip: record.ip,
                     mac: record.mac,
-                    ifname: Some(attachment.ifname().parse()?),
+                    ifname: match attachment.vid() {
+                        None => Some(attachment.ifname().parse()?),
+                        Some(_) => None,
+                    },
+                    vlan: attachment.vid(),
                 })),
             }
             if let Some(port) = snapshot.port(record.id) {
@@ -173,13 +177,15 @@ fn port_add(name: &Name, network: &Name, record: &PortRecord, aliases: &[String]
         no_address: record.no_address,
         aliases: aliases.iter().map(|alias| alias.parse()).collect::<Result<_, _>>()?,
         dns: record.dns,
+        vlans: Vec::new(),
     };
     match &record.attachment {
         Attachment::Netns { netns, ifname } => {
             (add.netns, add.ifname) = (Some(netns.parse()?), Some(ifname.parse()?));
         }
         Attachment::Tap { ifname } | Attachment::Host { ifname } => add.tap = Some(ifname.parse()?),
-        Attachment::Device { ifname } => add.device = Some(ifname.parse()?),
+        // A VLAN is never the first.
+        Attachment::Device { ifname } | Attachment::Vlan { ifname, .. } => add.device = Some(ifname.parse()?),
     }
     Ok(add)
 }

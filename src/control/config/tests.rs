@@ -233,6 +233,51 @@ fn rules_take_their_places_with_few_steps() {
 }
 
 #[test]
+fn vlans_stand_with_their_port_or_by_themselves() {
+    let mut control = switch();
+    let with_port = |more: &str| {
+        let networks = RICH.split("[[port]]").next().unwrap();
+        format!(
+            "{networks}[[network]]\nname = \"dmz\"\n\n[[port]]\nname = \"vm\"\ndevice = \"veth0\"\n{more}"
+        )
+    };
+    let text = with_port("vlan = [\"backend=10\", \"dmz=20\"]\n");
+    let done = changes(&mut control, &text);
+    assert!(done.contains(&"network connect backend vm --vlan 10".into()), "{done:#?}");
+    assert_eq!(changes(&mut control, &text), Vec::<String>::new());
+    let dumped = dump(&mut control);
+    assert!(dumped.contains("vlan = 20"), "{dumped}");
+    assert_eq!(changes(&mut control, &dumped), Vec::<String>::new());
+    let mut other = switch();
+    changes(&mut other, &dumped);
+    assert_eq!(dump(&mut other), dumped);
+    // They change places, and one goes.
+    let swapped = with_port("vlan = [\"backend=20\", \"dmz=10\"]\n");
+    assert_eq!(
+        changes(&mut control, &swapped),
+        [
+            "network disconnect backend vm --if-exists",
+            "network disconnect dmz vm --if-exists",
+            "network connect backend vm --vlan 20",
+            "network connect dmz vm --vlan 10",
+        ]
+    );
+    let one = with_port("[[connect]]\nnetwork = \"dmz\"\nport = \"vm\"\nvlan = 10\nset = { mtu = 1300 }\n");
+    assert_eq!(
+        changes(&mut control, &one),
+        ["network disconnect backend vm --if-exists", "port set vm --network dmz mtu=1300"]
+    );
+    for (wrong, says) in [
+        ("vlan = [\"dmz=4095\"]\n", "1 to 4094"),
+        ("vlan = [\"dmz=1\"]\n[[connect]]\nnetwork = \"dmz\"\nport = \"vm\"\nvlan = 2\n", "stands in line"),
+        ("vlan = [\"dmz=1\", \"backend=1\"]\n", "VLAN 1: is network"),
+    ] {
+        let faults = apply(&mut control, &with_port(wrong)).unwrap().faults;
+        assert!(faults.len() == 1 && faults[0].error.to_string().contains(says), "{wrong}: {faults:?}");
+    }
+}
+
+#[test]
 fn networks_can_change_places() {
     let mut control = switch();
     changes(&mut control, RICH);

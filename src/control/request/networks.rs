@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::super::error::Error;
 use super::super::name::{IfName, Name};
 use super::parse_mode;
-use crate::addr::MacAddr;
+use crate::addr::{MacAddr, Vid};
 use crate::snapshot::NetworkMode;
 
 /// Changes a network.
@@ -59,7 +59,7 @@ impl FromStr for NetworkSetting {
 pub struct NetworkConnect {
     /// The network
     pub network: Name,
-    /// The port, which is attached to a namespace
+    /// The port, which is attached to a namespace; with --vlan, any
     pub port: Name,
     /// Its address on this network [default: what it had there last, or the lowest free one]
     #[arg(long)]
@@ -70,6 +70,45 @@ pub struct NetworkConnect {
     /// The interface's name inside the namespace [default: eth1, or the next free number]
     #[arg(long)]
     pub ifname: Option<IfName>,
+    /// Make no interface: the port's first one carries the network, tagged with this VLAN
+    #[arg(long, value_name = "VID", conflicts_with = "ifname")]
+    #[serde(default)]
+    pub vlan: Option<Vid>,
+}
+
+/// A network, and its VLAN on a port's interface: `NETWORK=VID`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct VlanSpec {
+    /// The network.
+    pub network: Name,
+    /// Its tag.
+    pub vid: Vid,
+}
+
+impl FromStr for VlanSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = |why| Error::usage(text, why, "write NETWORK=VID, like backend=10");
+        let (network, vid) = text.split_once('=').ok_or_else(|| wrong("no VLAN of a network"))?;
+        let vid = vid.parse().map_err(|_| wrong("a VLAN's number is from 1 to 4094"))?;
+        Ok(VlanSpec { network: network.parse()?, vid })
+    }
+}
+
+impl TryFrom<String> for VlanSpec {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl From<VlanSpec> for String {
+    fn from(VlanSpec { network, vid }: VlanSpec) -> String {
+        format!("{network}={vid}")
+    }
 }
 
 /// Takes a port's interface on a network away.
@@ -119,6 +158,12 @@ mod tests {
             let setting: NetworkSetting = text.parse().unwrap();
             assert_eq!(serde_json::to_string(&setting).unwrap(), json);
             assert_eq!(serde_json::from_str::<NetworkSetting>(json).unwrap(), setting);
+        }
+        for text in ["backend=1", "b=4094"] {
+            assert_eq!(String::from(text.parse::<VlanSpec>().unwrap()), text);
+        }
+        for wrong in ["backend", "backend=", "backend=0", "backend=4095", "=7", "a b=7", "b=-1"] {
+            assert_eq!(wrong.parse::<VlanSpec>().unwrap_err().kind, Kind::Usage, "{wrong}");
         }
         for wrong in ["mode", "mode=host", "mtu=", "mtu=70000", "subnet=10.0.0.0/8", "uplink=", "uplink=a/b"]
         {

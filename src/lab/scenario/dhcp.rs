@@ -45,9 +45,9 @@ fn set_up() -> Result<Lab, Failure> {
     Ok(lab)
 }
 
-/// What a machine gets when it asks for an address.
-fn ask(machine: &Container) -> Result<Config, Failure> {
-    let tap = Tap::open(&machine.netns)?;
+/// What a machine gets when it asks for an address by an interface.
+pub(super) fn ask(machine: &Container, ifname: &str) -> Result<Config, Failure> {
+    let tap = Tap::open_on(&machine.netns, ifname)?;
     let mut client = Client::new(machine.mac, std::process::id(), now());
     let begun = now();
     while now().since(begun) < PATIENCE {
@@ -62,7 +62,7 @@ fn ask(machine: &Container) -> Result<Config, Failure> {
             client.receive(&datagram, now());
         }
         if let Some(config) = client.config() {
-            tell(format_args!("{} gets {} by DHCP", machine.port.name, config.address));
+            tell(format_args!("{} gets {} by DHCP on {ifname}", machine.port.name, config.address));
             return Ok(config);
         }
     }
@@ -71,7 +71,7 @@ fn ask(machine: &Container) -> Result<Config, Failure> {
 
 /// Configures a machine with what it gets.
 fn configure(machine: &Container) -> Result<Config, Failure> {
-    let config = ask(machine)?;
+    let config = ask(machine, "eth0")?;
     machine.netns.run(|| {
         netlink::add_address("eth0", config.address)?;
         config.gateway.map_or(Ok(()), |gateway| netlink::add_route(Ipv4Net::default(), gateway))
@@ -116,7 +116,7 @@ fn security(lab: &Lab) -> Result<(), Failure> {
 }
 
 fn own_address(lab: &Lab) -> Result<(), Failure> {
-    let config = ask(lab.container("db")?)?;
+    let config = ask(lab.container("db")?, "eth0")?;
     let expected = Ipv4Addr::new(172, 30, 0, 50);
     ensure(config.address.addr() == expected, || format!("{} instead of {expected}", config.address))
 }
@@ -124,7 +124,7 @@ fn own_address(lab: &Lab) -> Result<(), Failure> {
 fn settings(lab: &Lab) -> Result<(), Failure> {
     let info: DhcpInfo = lab.ctl("network dhcp default lease=600 domain=lab.example")?;
     ensure(info.lease_seconds == 600, || format!("{info:?}"))?;
-    ask(lab.container("db")?)?;
+    ask(lab.container("db")?, "eth0")?;
     let leases: Vec<LeaseInfo> = lab.ctl("dhcp leases --port db")?;
     let left = leases.first().and_then(|lease| lease.expires_seconds).unwrap_or(0);
     ensure((590..=600).contains(&left), || format!("{left} seconds are left of it"))

@@ -14,6 +14,7 @@ mod internal;
 mod isolation;
 mod policy;
 mod routed;
+mod vlan;
 
 /// All stages, in the order in which they are shown.
 pub(super) const STAGES: &[Stage] = &[
@@ -26,6 +27,7 @@ pub(super) const STAGES: &[Stage] = &[
     policy::STAGE,
     dhcp::STAGE,
     dns::STAGE,
+    vlan::STAGE,
 ];
 
 /// A world, and what is shown in it.
