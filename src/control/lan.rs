@@ -30,7 +30,7 @@ use super::networks::{
 use super::records::PortRecord;
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting};
 use super::response::{NetworkInfo, UplinkInfo};
-use crate::addr::{MacAddr, NetworkId, PortId};
+use crate::addr::{MacAddr, NetworkId, PortId, UplinkId};
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, PORTS_MAX};
 use crate::shared::{Fdb, Neighbors};
@@ -91,7 +91,7 @@ impl<H: Host> Control<H> {
         if let Some(there) = there {
             let same_uplink = known.is_some_and(|lan| lan.ifname == ifname);
             let same = same_uplink && same_settings(there, &network, create.mtu.is_some());
-            return if same { Ok(self.network_info(there)) } else { Err(differs(there)) };
+            return if same { Ok(self.network_info(there)) } else { Err(differs(&self.network_info(there))) };
         }
         self.check_apart_from_networks(network.subnet)?;
         let name = self.check_uplink(&ifname)?;
@@ -157,6 +157,7 @@ impl<H: Host> Control<H> {
             router,
             mtu,
             mode: NetworkMode::Bridge,
+            uplink: UplinkId::FIRST,
             dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
@@ -166,8 +167,8 @@ impl<H: Host> Control<H> {
 
     /// The name of the port that an interface will be. An interface can be one thing only.
     fn check_uplink(&self, ifname: &str) -> Result<Name, Error> {
-        if self.uplink.as_ref().is_some_and(|uplink| uplink.settings.name == ifname) {
-            let why = "is the uplink that is translated to";
+        if self.uplink(ifname).is_ok() {
+            let why = "is an uplink that is translated to";
             return Err(Error::exists(ifname, why, "bridge another interface, or use --uplink-mode bridge"));
         }
         let name: Name = ifname.parse()?;

@@ -99,7 +99,7 @@ fn only_what_has_an_interface_of_its_own_is_bridged() {
     control.host_mut().lans.insert("eth2".into(), LanFacts { address: None, router: None, ..facts() });
     for (body, kind) in [
         (r#"{"name":"b","mode":"bridge"}"#, Kind::Usage),
-        (r#"{"name":"b","mode":"nat","uplink":"eth2"}"#, Kind::Usage),
+        (r#"{"name":"b","mode":"nat","uplink":"eth2"}"#, Kind::NotFound),
         (r#"{"name":"b","mode":"bridge","uplink":"eth9"}"#, Kind::NotFound),
         (r#"{"name":"b","mode":"bridge","uplink":"eth2"}"#, Kind::Usage),
         (r#"{"name":"b","mode":"bridge","uplink":"eth2","subnet":"192.168.1.0/25"}"#, Kind::Exists),

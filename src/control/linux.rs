@@ -18,7 +18,7 @@ use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use super::uplink::UplinkSettings;
-use crate::addr::{MacAddr, PortId, Protocol};
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
 use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
@@ -33,7 +33,6 @@ use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
-use crate::service::dhcp::client::Config;
 use crate::service::relay::{Door, Doors};
 use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{WorkerOptions, WorkerPool};
@@ -88,10 +87,9 @@ impl Opened {
 #[derive(Debug)]
 pub struct LinuxHost {
     workers: WorkerPool,
-    /// How many uplink sockets there are.
+    /// How many sockets an uplink has.
     worker_count: usize,
     offload: bool,
-    uplink: Option<UplinkSettings>,
     ports: HashMap<PortId, Opened>,
     reserved: Vec<(Listen, Vec<Reserved>)>,
     /// Where processes of the host reach what is published.
@@ -102,18 +100,11 @@ pub struct LinuxHost {
 impl LinuxHost {
     /// Acts in the calling thread's namespace, with these workers. `offload` says whether devices pass
     /// super-frames and unfinished checksums on.
-    pub fn new(
-        workers: WorkerPool,
-        worker_count: usize,
-        offload: bool,
-        uplink: Option<UplinkSettings>,
-        doors: Doors,
-    ) -> Self {
+    pub fn new(workers: WorkerPool, worker_count: usize, offload: bool, doors: Doors) -> Self {
         LinuxHost {
             workers,
             worker_count,
             offload,
-            uplink,
             ports: HashMap::new(),
             reserved: Vec::new(),
             doors,
@@ -212,7 +203,7 @@ impl LinuxHost {
             .map(|route| HostRoute {
                 prefix: route.prefix,
                 gateway: route.gateway,
-                by_uplink: route.ifindex == link.index,
+                ifindex: route.ifindex,
                 metric: route.metric,
             })
             .collect();
@@ -233,13 +224,7 @@ impl LinuxHost {
         let on_link = settings.address.map(|address| HostRoute {
             prefix: address.trunc(),
             gateway: None,
-            by_uplink: true,
-            metric: 0,
-        });
-        let default = settings.gateway.map(|gateway| HostRoute {
-            prefix: ipnet::Ipv4Net::default(),
-            gateway: Some(gateway),
-            by_uplink: true,
+            ifindex: link.index,
             metric: 0,
         });
         Ok(Some(UplinkFacts {
@@ -249,7 +234,7 @@ impl LinuxHost {
             up: link.up,
             addresses: settings.address.into_iter().collect(),
             host_addresses: settings.address.iter().map(ipnet::Ipv4Net::addr).collect(),
-            routes: on_link.into_iter().chain(default).collect(),
+            routes: on_link.into_iter().collect(),
         }))
     }
 }
@@ -378,27 +363,18 @@ impl Host for LinuxHost {
         }))
     }
 
-    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
-        let Some(settings) = &self.uplink else { return Ok(None) };
+    fn uplink(&mut self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error> {
         match settings.mode {
             UplinkMode::Shared => self.shared_facts(&settings.name),
             UplinkMode::Own => self.own_facts(settings),
         }
     }
 
-    fn set_uplink_address(&mut self, config: Option<Config>) {
-        if let Some(settings) = &mut self.uplink {
-            settings.address = config.map(|config| config.address);
-            settings.gateway = config.and_then(|config| config.gateway);
-        }
-    }
-
-    fn open_uplink(&mut self) -> Result<(), Error> {
-        let Some(settings) = &self.uplink else { return Ok(()) };
-        self.workers.detach(PortId::UPLINK);
+    fn open_uplink(&mut self, id: UplinkId, settings: &UplinkSettings) -> Result<(), Error> {
+        self.workers.detach(id.port());
         let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
-            fanout: (self.worker_count > 1).then_some(fanout_group(PortId::UPLINK)),
+            fanout: (self.worker_count > 1).then_some(fanout_group(id.port())),
             promiscuous: false,
             own_mac: own_mac(settings, link.mac),
             offload: self.offload,
@@ -408,15 +384,14 @@ impl Host for LinuxHost {
             let packet = Packet::open(&settings.name, options);
             devices.push(Arc::new(packet.map_err(|error| packet_error(&settings.name, &error))?));
         }
-        self.workers.attach(PortId::UPLINK, &devices);
+        self.workers.attach(id.port(), &devices);
         Ok(())
     }
 
-    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error> {
-        let Some(settings) = &self.uplink else { return Ok(()) };
+    fn guard(&mut self, interfaces: &[String], hidden: Vec<Hidden>) -> Result<(), Error> {
         match &mut self.guard {
-            Some(guard) => guard.update(&hidden)?,
-            None => self.guard = Some(Guard::install(&settings.name, &hidden)?),
+            Some(guard) => guard.update(interfaces, &hidden)?,
+            None => self.guard = Some(Guard::install(interfaces, &hidden)?),
         }
         Ok(())
     }

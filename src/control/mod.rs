@@ -55,5 +55,8 @@ mod subnets;
 pub mod table;
 pub mod uplink;
 mod uplink_lease;
+pub mod uplink_spec;
+#[cfg(test)]
+mod uplink_tests;
 #[cfg(test)]
 mod vlan_tests;

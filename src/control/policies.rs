@@ -18,7 +18,7 @@ use super::rules::{is_named, is_there, too_many};
 use crate::addr::{Endpoint, NetworkId, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
-use crate::snapshot::{NetworkMode, Snapshot};
+use crate::snapshot::{NetworkMode, Snapshot, Uplink};
 use crate::table::conntrack::{Info, Nat};
 use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
 
@@ -184,7 +184,12 @@ impl<H: Host> Control<H> {
             }
         };
         let snapshot = self.snapshot();
-        let (from, to) = (self.end(&snapshot, &check.from)?, self.end(&snapshot, &check.to)?);
+        let inside = |spec| self.end(&snapshot, spec, None).ok()?.network;
+        let network = inside(&check.from).or_else(|| inside(&check.to));
+        let network = network.and_then(|name| self.network(name).ok());
+        let by = network.and_then(|network| snapshot.uplink_of(&network)).or(snapshot.uplinks.first());
+        let by = by.map(|uplink| &**uplink);
+        let (from, to) = (self.end(&snapshot, &check.from, by)?, self.end(&snapshot, &check.to, by)?);
         let question = Question { from, to, protocol: Some(check.proto), port };
         let verdict = verdict(&snapshot, &question);
         let listed = verdict.rule().and_then(|number| Some((number, snapshot.policy.rules().get(number)?)));
@@ -336,12 +341,16 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// An end of a connection that is asked about. A whole network has no single address: what a rule says of a part
+    /// An end of a connection that is asked about, which if it is outside is reached by this uplink. A whole network has no single address: what a rule says of a part
     /// of its prefix is not about it.
-    fn end<'a>(&'a self, snapshot: &'a Snapshot, spec: &PlaceSpec) -> Result<End<'a>, Error> {
+    fn end<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        spec: &PlaceSpec,
+        by: Option<&Uplink>,
+    ) -> Result<End<'a>, Error> {
         let outside = |ip, zone| End { ip, zone, port: None, network: None };
-        let uplink = snapshot.uplink.as_deref();
-        let address = uplink.and_then(|uplink| uplink.address);
+        let address = by.and_then(|uplink| uplink.address);
         Ok(match self.place(spec)? {
             Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),
             Place::Lan => {
@@ -352,7 +361,7 @@ impl<H: Host> Control<H> {
                 let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.addr());
                 outside(ip, Zone::Host)
             }
-            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr()),
+            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr(), by),
             Place::Prefix(prefix) => {
                 return Err(Error::usage(prefix, "not one end of a connection", "give an address"));
             }
@@ -448,11 +457,16 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
         return Some(Question { from, to: called, protocol: Some(protocol), port: to.port });
     }
     let network = snapshot.network_of(from.ip).map(|network| network.id);
+    let by = snapshot.uplink_with(outside.ip).or_else(|| {
+        let port = snapshot.port(connection.port)?;
+        snapshot.uplink_of(snapshot.network(port.network?)?)
+    });
+    let by = by.map(|uplink| &**uplink);
     let from = match opener {
         Some(port) if nat != Nat::Hairpin && port.network == network => snapshot.end_at(port, from.ip),
-        _ => snapshot.end(from.ip),
+        _ => snapshot.end(from.ip, by),
     };
-    Some(Question { from, to: snapshot.end(to.ip), protocol: Some(protocol), port: to.port })
+    Some(Question { from, to: snapshot.end(to.ip, by), protocol: Some(protocol), port: to.port })
 }
 
 /// What decides about a connection.

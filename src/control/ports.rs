@@ -227,6 +227,9 @@ impl<H: Host> Control<H> {
     /// Removes an interface whose device has vanished by itself, and its port with the last one. A bridged network
     /// waits for its interface to come back.
     pub fn port_gone(&mut self, id: PortId, now: Time) {
+        if self.uplink_at(id).is_some() {
+            return self.follow_uplinks(now);
+        }
         if self.bridged_by(id).is_some() {
             return self.lan_lost(id, now);
         }
@@ -317,7 +320,7 @@ impl<H: Host> Control<H> {
         Port {
             id,
             name: name.to_string(),
-            network: (id != PortId::UPLINK).then_some(network),
+            network: Some(network),
             ip: None,
             vlan: None,
             vlans: Vlans::default(),
@@ -335,7 +338,7 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// The name of a port, or of the uplink; a number if it is gone.
+    /// The name of a port, or of an uplink; a number if it is gone.
     pub(super) fn port_name(&self, id: PortId) -> String {
         self.snapshot().port(id).map_or_else(|| format!("#{}", id.0), |port| port.name.clone())
     }
@@ -414,11 +417,11 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
-    /// An interface can be one port only, and never the uplink.
+    /// An interface can be one port only, and never an uplink.
     fn check_device(&self, attachment: &Attachment) -> Result<(), Error> {
         let Attachment::Device { ifname } = attachment else { return Ok(()) };
-        if self.uplink.as_ref().is_some_and(|uplink| uplink.settings.name == *ifname) {
-            return Err(Error::exists(ifname, "is the uplink", "choose another interface"));
+        if self.uplink(ifname).is_ok() {
+            return Err(Error::exists(ifname, "is an uplink", "choose another interface"));
         }
         match self.ports.iter().find(|(_, port)| port.opens(ifname)) {
             Some((name, _)) => {

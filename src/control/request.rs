@@ -27,10 +27,12 @@ use crate::snapshot::{Check, NetworkMode};
 use crate::table::policy::Action;
 
 mod networks;
+mod uplinks;
 
 pub use networks::{
     NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting, VlanSpec,
 };
+pub use uplinks::{UplinkSet, UplinkSetting};
 
 macro_rules! requests {
     ($($(#[doc = $doc:literal])+ $variant:ident($arguments:ty) = $noun:literal $verb:literal $access:ident,)+) => {
@@ -115,6 +117,10 @@ requests! {
     NetworkInspect(Named) = "network" "inspect" reads,
     /// Show a network's DHCP server, after changing settings of it.
     NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
+    /// All uplinks.
+    UplinkLs(NoArguments) = "uplink" "ls" reads,
+    /// Change an uplink.
+    UplinkSet(UplinkSet) = "uplink" "set" changes,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -239,7 +245,7 @@ pub struct NetworkCreate {
     /// Largest IP packet in bytes [default: the uplink's]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
-    /// The interface that a network of mode bridge is bridged to
+    /// The uplink that leads out of it [default: the first], or of mode bridge the interface that it is bridged to
     #[arg(long, value_name = "IFACE")]
     #[serde(default)]
     pub uplink: Option<IfName>,
@@ -900,7 +906,7 @@ mod tests {
     #[test]
     fn wrong_requests_are_refused_with_something_to_do() {
         for (noun, verb, body, says) in [
-            ("frob", "ls", "", "no such noun (one of status, network, port"),
+            ("frob", "ls", "", "no such noun (one of status, network, uplink, port"),
             ("port", "frob", "", "no such verb of port (one of ls, add, rm"),
             ("status", "ls", "", "it takes no verb"),
             ("port", "add", "{}", "missing field `name`"),

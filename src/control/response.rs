@@ -23,6 +23,7 @@ use crate::table::policy::Action;
 pub enum Response {
     Status(Box<Status>),
     Networks(Vec<NetworkInfo>),
+    Uplinks(Vec<UplinkInfo>),
     Network(NetworkInfo),
     NetworkDetail(Box<NetworkDetail>),
     Dhcp(DhcpInfo),
@@ -163,8 +164,11 @@ pub struct Usage {
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
-    /// `null` without an uplink.
+    /// The first uplink; `null` without one.
     pub uplink: Option<UplinkInfo>,
+    /// All of them.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkInfo>,
     pub workers: usize,
     /// How they read and write: `uring` or `syscall`.
     pub io: String,
@@ -181,7 +185,7 @@ pub struct Status {
     pub imbalance: i64,
 }
 
-/// The uplink.
+/// An uplink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct UplinkInfo {
@@ -257,7 +261,7 @@ pub struct NetworkInfo {
     pub ports: usize,
     /// `null` on a bridged network, whose gateway is not the switch.
     pub gateway_mac: Option<MacAddr>,
-    /// The interface that it is bridged to, if it is.
+    /// The uplink that leads out of it, or the interface that it is bridged to; `null` if there is none.
     #[serde(default)]
     pub uplink: Option<String>,
 }
@@ -396,7 +400,7 @@ pub struct FdbEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct NeighborInfo {
-    /// The network, or the uplink's interface.
+    /// The network, or an uplink's interface.
     pub network: String,
     pub ip: Ipv4Addr,
     /// `null` while nobody answered.
@@ -488,7 +492,7 @@ pub struct Timeout {
 #[allow(missing_docs)]
 pub struct PublicationInfo {
     pub proto: Protocol,
-    /// The uplink's address; `null` for all of them.
+    /// An uplink's address; `null` for all of them.
     pub ip: Option<Ipv4Addr>,
     pub port_first: u16,
     pub port_last: u16,
@@ -604,7 +608,7 @@ pub struct DroppedFrame {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Stats {
-    /// The uplink first, under its interface's name.
+    /// The uplinks first, under their interfaces' names.
     pub ports: Vec<PortStats>,
     pub workers: Vec<WorkerStats>,
 }
@@ -614,7 +618,7 @@ pub struct Stats {
 #[allow(missing_docs)]
 pub struct PortStats {
     pub name: String,
-    /// `null` for the uplink.
+    /// `null` for an uplink.
     pub network: Option<String>,
     #[serde(flatten)]
     pub counts: Counts,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options, uplink_settings};
+use super::{NetworkSpec, Options};
 use crate::addr::MacAddr;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::config::{self, Document, Wish};
@@ -17,6 +17,7 @@ use crate::control::linux::LinuxHost;
 use crate::control::memory::MemoryHost;
 use crate::control::name::Name;
 use crate::control::request::Request;
+use crate::control::uplink_spec;
 use crate::host::state::StateDir;
 use crate::limits::MTU_MAX;
 use crate::shared::{Conntrack, Shared};
@@ -52,20 +53,24 @@ pub fn check(options: &Options) -> Result<(), Error> {
     let listens = wishes
         .filter_map(|wish| if let Request::PublishAdd(add) = &wish.request { add.spec.ip } else { None });
     let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
-    let uplink = UplinkFacts {
-        index: 1,
+    let facts = |index| UplinkFacts {
+        index,
         mac: MacAddr::ZERO,
         mtu: MTU_MAX,
         up: true,
         host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
-        addresses,
+        // What is published on an address is on the first one.
+        addresses: if index == 1 { addresses.clone() } else { Vec::new() },
         routes: Vec::new(),
     };
     let any_lan = Some(any_lan(options));
-    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), any_lan, ..MemoryHost::default() };
+    let uplinks = uplink_spec::all(&options.uplinks, &options.nat_ports)?;
+    let interfaces = uplinks.iter().zip(1..).map(|(uplink, index)| (uplink.name.clone(), facts(index)));
+    let host =
+        MemoryHost { is_obliging: true, uplinks: interfaces.collect(), any_lan, ..MemoryHost::default() };
     let mut control = Control::new(shared, host, StateDir::none());
-    if let Some(settings) = uplink_settings(options)? {
-        control.open_uplink(settings, now())?;
+    for uplink in uplinks {
+        control.open_uplink(uplink, now())?;
     }
     set_up(&mut control, options)
 }
@@ -111,7 +116,7 @@ fn given_networks(options: &Options) -> Result<Vec<NetworkSpec>, Error> {
             return Err(Error::usage(DEFAULT_NETWORK, why, "leave one of them out"));
         }
         network.mode = Some(NetworkMode::Bridge);
-        network.uplink.get_or_insert(ifname.parse()?);
+        network.uplink.get_or_insert_with(|| ifname.clone());
     }
     Ok(networks)
 }

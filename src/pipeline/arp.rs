@@ -66,7 +66,7 @@ pub(super) fn on_uplink(
     let answers = uplink.mode == UplinkMode::Own;
     if own == Some(ip) && mac != uplink.mac {
         if answers && uplink.neighbors.may_defend(cx.now) {
-            announce(cx, (uplink.mac, ip), &[PortId::UPLINK]);
+            announce(cx, (uplink.mac, ip), &[uplink.id.port()]);
         }
         return Err(DropReason::ArpConflict);
     }

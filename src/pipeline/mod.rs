@@ -187,7 +187,7 @@ fn link_of<'a>(cx: &Context<'a>) -> Result<Ingress<'a>, DropReason> {
     let snapshot = cx.snapshot;
     match cx.ingress.network {
         Some(id) => snapshot.network(id).map(|network| Ingress::Network(network)),
-        None => snapshot.uplink.as_ref().map(|uplink| Ingress::Uplink(uplink)),
+        None => snapshot.uplink_at(cx.ingress).map(|uplink| Ingress::Uplink(uplink)),
     }
     .ok_or(DropReason::PortGone)
 }
@@ -248,9 +248,9 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
         return Ok(Class::Service(service));
     }
     let asks_host = || {
-        let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode != NetworkMode::Internal);
         // The host may have an address on a network, too: that is a station there.
-        uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
+        network.mode != NetworkMode::Internal
+            && cx.snapshot.is_hosts(ip.dst)
             && cx.snapshot.network_of(ip.dst).is_none()
     };
     let for_gateway = ip.dst == gateway || (view.transport.is_echo_request() && asks_host());
@@ -414,11 +414,10 @@ impl Pipeline {
                 network.fdb.expire(now, snapshot.mac_ageing);
             }
         }
-        if self.worker == 0
-            && let Some(uplink) = snapshot.uplink.as_deref()
-            && let Some(address) = uplink.address
-        {
-            self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+        for uplink in snapshot.uplinks.iter().skip(self.worker).step_by(workers) {
+            if let Some(address) = uplink.address {
+                self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+            }
         }
     }
 
@@ -541,7 +540,7 @@ fn way_mtu(snapshot: &Snapshot, ingress: &Port, egress: PortId) -> Option<u16> {
     let egress = snapshot.port(egress)?;
     let link = match egress.network {
         Some(id) => snapshot.network(id)?.mtu,
-        None => snapshot.uplink.as_ref()?.mtu,
+        None => snapshot.uplink_at(egress)?.mtu,
     };
     Some(link.min(ingress.mtu).min(egress.mtu))
 }
@@ -550,7 +549,7 @@ fn way_mtu(snapshot: &Snapshot, ingress: &Port, egress: PortId) -> Option<u16> {
 fn port_on<'a>(snapshot: &'a Snapshot, link: &Link<'_>) -> Option<&'a Port> {
     let id = match link {
         Link::Network(network) => *network.ports.first()?,
-        Link::Uplink(..) => PortId::UPLINK,
+        Link::Uplink(uplink, _) => uplink.id.port(),
     };
     snapshot.port(id).map(|port| &**port)
 }

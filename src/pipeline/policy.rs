@@ -68,7 +68,8 @@ fn examine(cx: &mut Context<'_>, frame: &Frame, arrived: &Arrived<'_>) -> Result
         (Way::In { inside, .. } | Way::Around { inside, .. }, _) => inside,
         (Way::Between(_) | Way::Out { .. }, _) => flow_to(),
     };
-    let question = question(cx, view, cx.snapshot.end(to.ip), to.port);
+    let by = if let Way::Out { uplink, .. } = arrived.way { Some(uplink) } else { None };
+    let question = question(cx, view, cx.snapshot.end(to.ip, by), to.port);
     let ruling = cx.snapshot.policy.judge(&question);
     if ruling.action() == Action::Allow || is_established(cx, arrived) {
         return Ok(());
@@ -164,7 +165,7 @@ fn question<'a>(cx: &Context<'a>, view: &View, to: End<'a>, port: u16) -> Questi
     let src = view.ip.src;
     let from = match cx.ingress.network {
         Some(_) => cx.snapshot.end_at(cx.ingress, src),
-        None => cx.snapshot.end(src),
+        None => cx.snapshot.end(src, cx.snapshot.uplink_at(cx.ingress).map(|uplink| &**uplink)),
     };
     let protocol = match view.ip.protocol {
         ipv4::TCP => Some(Protocol::Tcp),

@@ -30,6 +30,7 @@ mod rows_ports;
 mod services;
 mod switch;
 mod transfer;
+mod uplinks;
 mod vlan;
 
 /// What a test comes to; the error is printed.
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,
+        uplinks::TESTS,
         vlan::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,

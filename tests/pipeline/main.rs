@@ -33,6 +33,7 @@ mod publish;
 mod security;
 mod services;
 mod tcp;
+mod uplinks;
 mod vlans;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -12,12 +12,14 @@ use vswitchd::control::response::{
     PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use vswitchd::control::table::{self, Table};
+use vswitchd::limits::UPLINKS_MAX;
 
 /// Asks, and lays the answer out. `wide` has more columns and exact numbers.
 pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<String, Error> {
     let status = || client.call::<Status>(&Request::Status(NoArguments {}));
     Ok(match request {
         Request::Status(_) => status_text(&status()?, wide),
+        Request::UplinkLs(_) => uplinks(&client.call::<Vec<UplinkInfo>>(request)?),
         Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
         Request::NetworkCreate(_) => {
             let network: NetworkInfo = client.call(request)?;
@@ -62,6 +64,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         }
         Request::NetworkRm(_)
         | Request::NetworkSet(_)
+        | Request::UplinkSet(_)
         | Request::NetworkDisconnect(_)
         | Request::PortRm(_)
         | Request::PortSet(_)
@@ -84,7 +87,10 @@ fn facts(lines: &[(&str, String)]) -> String {
 }
 
 fn status_text(status: &Status, wide: bool) -> String {
-    let uplink = status.uplink.as_ref().map_or_else(|| "none".to_owned(), uplink_text);
+    let mut uplinks: Vec<_> = status.uplinks.iter().map(|it| ("uplink", uplink_text(it))).collect();
+    if uplinks.is_empty() {
+        uplinks.push(("uplink", "none".to_owned()));
+    }
     let connections = &status.connections;
     let workers = if wide {
         format!("{}, io {}, poll {}", status.workers, status.io, status.poll)
@@ -94,10 +100,9 @@ fn status_text(status: &Status, wide: bool) -> String {
     let directory = status.state.directory.as_deref().unwrap_or("none");
     // The problem names the file.
     let state = status.state.problem.as_deref().unwrap_or(directory);
-    facts(&[
+    let mut lines = vec![
         ("version", status.version.clone()),
         ("uptime", time(status.uptime_seconds, wide)),
-        ("uplink", uplink),
         ("workers", workers),
         ("networks", format!("{}/{}", status.networks, status.limits.networks)),
         ("ports", format!("{}/{}", status.ports, status.limits.ports)),
@@ -106,7 +111,26 @@ fn status_text(status: &Status, wide: bool) -> String {
         ("received", traffic(status.totals.rx_packets, status.totals.rx_bytes, wide)),
         ("sent", traffic(status.totals.tx_packets, status.totals.tx_bytes, wide)),
         ("dropped", format!("{} frames", status.totals.drops)),
-    ])
+    ];
+    lines.splice(2..2, uplinks);
+    facts(&lines)
+}
+
+fn uplinks(uplinks: &[UplinkInfo]) -> String {
+    let mut table = Table::new(&["NAME", "MODE", "ADDRESS", "GATEWAY", ">MTU", "MAC", "STATE"]);
+    for uplink in uplinks {
+        table.row(vec![
+            uplink.name.clone(),
+            uplink.mode.as_str().to_owned(),
+            or_dash(uplink.address),
+            or_dash(uplink.gateway),
+            uplink.mtu.to_string(),
+            uplink.mac.to_string(),
+            if uplink.up { "up" } else { "down" }.to_owned(),
+        ]);
+    }
+    table.footer(format!("{}/{UPLINKS_MAX} uplinks", uplinks.len()));
+    table.to_string()
 }
 
 fn uplink_text(uplink: &UplinkInfo) -> String {
@@ -117,7 +141,7 @@ fn uplink_text(uplink: &UplinkInfo) -> String {
 }
 
 fn networks(networks: &[NetworkInfo], status: &Status) -> String {
-    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS"]);
+    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS", "UPLINK"]);
     for network in networks {
         table.row(vec![
             network.name.clone(),
@@ -126,6 +150,7 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
             network.mode.as_str().to_owned(),
             network.mtu.to_string(),
             network.ports.to_string(),
+            or_dash(network.uplink.as_ref()),
         ]);
     }
     table.footer(format!("{}/{} networks", networks.len(), status.limits.networks));
@@ -145,13 +170,14 @@ fn network_detail(detail: &NetworkDetail) -> String {
         ("gateway", gateway),
         ("mode", network.mode.as_str().to_owned()),
         ("mtu", network.mtu.to_string()),
+        ("uplink", or_dash(network.uplink.as_ref())),
         ("ports", detail.port_names.join(", ")),
         ("vlans", vlans.join(", ")),
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),
     ];
-    lines.extend(detail.bridged_to.as_ref().map(|uplink| ("uplink", uplink_text(uplink))));
+    lines.extend(detail.bridged_to.as_ref().map(|uplink| ("bridged to", uplink_text(uplink))));
     facts(&lines)
 }
 

@@ -15,6 +15,7 @@ use crate::control::request::{
     PolicyDefault, PortAdd, PortSet, PublishAdd, Request, TimeoutSetting,
 };
 use crate::control::response::Fault;
+use crate::control::uplink_spec::UplinkSpec;
 
 /// What a line of the file asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,8 +141,39 @@ impl Reader {
                         self.wish(line, Request::FdbAgeing(FdbAgeing { seconds: Some(ageing) }));
                     }
                 }
+                "uplink" => self.uplinks(line, value),
                 name => self.option(line, name, value.get_ref()),
             }
+        }
+    }
+
+    /// One uplink or several, each as the command line has it or as a table.
+    fn uplinks(&mut self, line: usize, value: Item<'_>) {
+        let DeValue::Array(items) = value.get_ref() else { return self.uplink(line, value.get_ref()) };
+        for item in items {
+            let line = self.line(&item.span());
+            self.uplink(line, item.get_ref());
+        }
+    }
+
+    /// An uplink: `name`, and what there is of `mode`, `address` and `gateway`.
+    fn uplink(&mut self, line: usize, value: &DeValue<'_>) {
+        let spec = match value {
+            DeValue::Table(table) => {
+                let name = table.get("name").and_then(|name| word(name.get_ref())).unwrap_or_default();
+                let others = table.iter().filter(|(key, _)| key.get_ref() != "name");
+                let fields =
+                    others.map(|(key, value)| Some(format!(",{}={}", key.get_ref(), word(value.get_ref())?)));
+                fields.collect::<Option<String>>().map(|fields| name + &fields)
+            }
+            _ => word(value),
+        };
+        match spec.ok_or_else(not_a_word).and_then(|spec| spec.parse::<UplinkSpec>()) {
+            Ok(uplink) => {
+                let option = DaemonOption { line, name: "uplink".to_owned(), value: uplink.to_string() };
+                self.document.options.push(option);
+            }
+            Err(error) => self.fault(line, error),
         }
     }
 

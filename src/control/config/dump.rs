@@ -33,7 +33,10 @@ impl<H: Host> Control<H> {
                 gateway: network.router,
                 mode: Some(network.mode),
                 mtu: Some(network.mtu),
-                uplink: self.bridged_to(network.id).map(str::parse).transpose()?,
+                uplink: match self.bridged_to(network.id) {
+                    Some(ifname) => Some(ifname.parse()?),
+                    None => self.chosen_uplink(network)?,
+                },
             }));
         }
         for network in snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some()) {
@@ -228,7 +231,12 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
     let mut root = Map::new();
     for (name, value) in options {
         let value = if name.starts_with("no_") { Value::Bool(true) } else { scalar(value) };
-        root.insert(name.clone(), value);
+        match root.get_mut(name) {
+            None => drop(root.insert(name.clone(), value)),
+            // One that is repeated.
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
     }
     for wish in wishes {
         let arguments = arguments(wish)?;
@@ -302,6 +310,7 @@ pub(super) fn command(request: &Request) -> String {
             words.extend(set.settings.iter().map(|setting| match setting {
                 NetworkSetting::Mode(mode) => format!("mode={}", mode.as_str()),
                 NetworkSetting::Mtu(mtu) => format!("mtu={mtu}"),
+                NetworkSetting::Uplink(ifname) => format!("uplink={ifname}"),
             }));
         }
         Request::CtTimeouts(CtTimeouts { settings }) => {

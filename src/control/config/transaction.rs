@@ -12,7 +12,7 @@ use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
-use crate::control::name::Name;
+use crate::control::name::{IfName, Name};
 use crate::control::policies::usual_default;
 use crate::control::policy_spec::WhichRule;
 use crate::control::ports::change;
@@ -40,9 +40,15 @@ impl<H: Host> Control<H> {
     /// `Failed` if the kernel refused a step. What was done before it is undone then.
     pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
         let mut document = read(&apply.text);
-        for DaemonOption { line, name, value } in std::mem::take(&mut document.options) {
-            let refused = self.refuse_option(&name, &value);
-            document.faults.extend(refused.map(|error| Fault { line, error }));
+        let options = std::mem::take(&mut document.options);
+        for (at, DaemonOption { line, name, .. }) in options.iter().enumerate() {
+            // One that is repeated is compared as a whole.
+            if options[..at].iter().any(|before| before.name == *name) {
+                continue;
+            }
+            let values = options.iter().filter(|option| option.name == *name);
+            let refused = self.refuse_option(name, &values.map(|option| &*option.value).collect::<Vec<_>>());
+            document.faults.extend(refused.map(|error| Fault { line: *line, error }));
         }
         self.fulfil(document, apply.dry_run, now)
     }
@@ -71,20 +77,16 @@ impl<H: Host> Control<H> {
         Ok(Configuration { text: file(&self.options, &self.wishes()?)? })
     }
 
-    /// Why an option of the daemon cannot have this value, if it cannot.
-    fn refuse_option(&self, name: &str, value: &str) -> Option<Error> {
-        match self.options.iter().find(|(known, _)| known == name) {
-            Some((_, running)) if running == value => None,
-            Some((_, running)) => {
-                let why = format_args!("is {running} while the switch runs");
-                Some(Error::failed(name, why, "restart vswitchd with the new value"))
-            }
-            None => Some(Error::usage(
-                name,
-                "is no option that this switch was started with",
-                "leave it out, or restart vswitchd with it",
-            )),
+    /// Why an option of the daemon cannot have these values, if it cannot.
+    fn refuse_option(&self, name: &str, values: &[&str]) -> Option<Error> {
+        let running = self.options.iter().filter(|(known, _)| known == name);
+        let running: Vec<_> = running.map(|(_, value)| value.as_str()).collect();
+        if running.is_empty() {
+            let why = "is no option that this switch was started with";
+            return Some(Error::usage(name, why, "leave it out, or restart vswitchd with it"));
         }
+        let why = format_args!("is {} while the switch runs", running.join(" and "));
+        (running != values).then(|| Error::failed(name, why, "restart vswitchd with the new value"))
     }
 
     /// The steps from what is to what is wished, and what stands in the way.
@@ -145,7 +147,8 @@ impl<H: Host> Control<H> {
             book: self.book.clone(),
             publications: self.publications.clone(),
             dhcp: self.dhcp.clone(),
-            uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            uplinks: self.uplinks.iter().map(UplinkRecord::copy).collect(),
+            host_ports: self.host_ports.clone(),
             lans: self.lans.clone(),
             retired: self.retired,
             options: self.options.clone(),
@@ -271,11 +274,16 @@ impl Run<'_> {
             None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
         };
         let there_by = self.books.bridged_to(there.id);
-        let same_uplink = wish.uplink.as_ref().is_none_or(|ifname| Some(ifname.as_str()) == there_by);
+        let same_uplink =
+            there_by.is_none() || wish.uplink.as_ref().is_none_or(|ifname| Some(ifname.as_str()) == there_by);
         // A LAN is one until somebody says otherwise.
         let usual = if there_by.is_some() { NetworkMode::Bridge } else { NetworkMode::Nat };
         let mode = NetworkSetting::Mode(wish.mode.unwrap_or(usual));
-        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
+        let first = || self.books.uplinks.first().and_then(|uplink| uplink.settings.name.parse().ok());
+        let uplink = wish.uplink.clone().or_else(first);
+        let is_there = |name: &IfName| self.books.uplink(name.as_str()).is_ok_and(|it| it.id == there.uplink);
+        let uplink = uplink.filter(|name| there_by.is_none() && !is_there(name)).map(NetworkSetting::Uplink);
+        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).chain(uplink).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
         same_subnet && same_gateway && same_uplink && self.step(&set).is_ok()
     }

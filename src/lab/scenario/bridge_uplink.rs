@@ -42,8 +42,7 @@ pub(super) const STAGE: Stage = Stage {
 fn set_up() -> Result<Lab, Failure> {
     let mut lab =
         Lab::start_as("--uplink eth0 --uplink-mode bridge --network inner=10.9.0.0/24", |options| {
-            options.bridged = options.uplink.take();
-            (options.uplink_address, options.uplink_gateway) = (None, None);
+            options.bridged = options.uplinks.pop().map(|uplink| uplink.name);
             options.networks = "inner=10.9.0.0/24".parse().into_iter().collect();
         })?;
     lab.attach("web", "default", "--ip 192.0.2.50")?;
