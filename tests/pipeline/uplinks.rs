@@ -146,6 +146,7 @@ fn what_is_published_on_an_address_is_at_the_uplink_that_has_it() {
         ports: 53..=53,
         scope: Scope::Any,
         targets,
+        health: None,
     };
     switch.shared.publish(|snapshot| Arc::make_mut(&mut snapshot.publications).insert(publication));
     let question = |router: &Station, n| {
