@@ -601,7 +601,7 @@ sctp = 1
             [&whole, NEXT, &whole.replace("77", "78").replace("10.2.0.9", "10.2.0.8")].concat().into_bytes(),
         ),
         ("faults", [network, faults].concat().into_bytes()),
-        ("half-a-file", whole[..whole.len() / 2].as_bytes().to_vec()),
+        ("half-a-file", whole.as_bytes()[..whole.len() / 2].to_vec()),
         ("head", [base, network].concat().into_bytes()),
         ("no-toml", b"[[network]\nname = ".to_vec()),
     ]

@@ -153,12 +153,32 @@ impl fmt::Display for Vid {
 pub struct PortId(pub u16);
 
 impl PortId {
-    /// The uplink's number. It exists whether or not there is an uplink.
-    pub const UPLINK: PortId = PortId(0);
+    /// The first uplink's number, which nothing else has, whether or not there is an uplink.
+    pub const UPLINK: PortId = UplinkId::FIRST.port();
 
     /// The number as an index.
     pub const fn index(self) -> usize {
         self.0 as usize
+    }
+}
+
+/// The number of an uplink, in the order in which they were named when the switch was started. Its port of the switch has
+/// the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UplinkId(pub u16);
+
+impl UplinkId {
+    /// The one that was named first: the way out of networks that name none.
+    pub const FIRST: UplinkId = UplinkId(0);
+
+    /// The number as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The number of its port.
+    pub const fn port(self) -> PortId {
+        PortId(self.0)
     }
 }
 

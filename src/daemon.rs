@@ -15,28 +15,27 @@ pub use setup::check;
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
-use ipnet::Ipv4Net;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 
-use crate::addr::PortId;
 use crate::control::apply::Control;
 use crate::control::config::Document;
 use crate::control::error::Error;
 use crate::control::linux::LinuxHost;
+use crate::control::name::IfName;
 use crate::control::request::NetworkCreate;
 use crate::control::server::{self, Call};
 use crate::control::socket::{Socket, usual_path};
 use crate::control::uplink::UplinkSettings;
+use crate::control::uplink_spec::{self, UplinkSpec};
 use crate::host::cores;
 use crate::host::memory::prefer_huge_pages;
 use crate::host::state::{self, StateDir};
@@ -57,26 +56,13 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// A network to start with.
 pub type NetworkSpec = NetworkCreate;
 
-/// Where the uplink's address comes from in mode `own`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UplinkAddress {
-    /// It is this one.
-    Fixed(Ipv4Net),
-    /// The link's DHCP server gives one.
-    Dhcp,
-}
-
 /// How to run.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The uplink's interface; `None` for networks only.
-    pub uplink: Option<String>,
-    /// How the uplink's address is used.
-    pub uplink_mode: UplinkMode,
-    /// The address of mode `own`.
-    pub uplink_address: Option<UplinkAddress>,
-    /// The next hop of mode `own`.
-    pub uplink_gateway: Option<Ipv4Addr>,
+    /// The uplinks, the usual one first; none for networks only.
+    pub uplinks: Vec<UplinkSpec>,
+    /// The interface that the network "default" is bridged to, if it is.
+    pub bridged: Option<IfName>,
     /// Networks; when empty, one called "default" on a prefix that is free.
     pub networks: Vec<NetworkSpec>,
     /// External ports for masquerading.
@@ -107,10 +93,8 @@ impl Default for Options {
     /// No uplink, one network, everything else as the command line has it.
     fn default() -> Self {
         Options {
-            uplink: None,
-            uplink_mode: UplinkMode::Shared,
-            uplink_address: None,
-            uplink_gateway: None,
+            uplinks: Vec::new(),
+            bridged: None,
             networks: Vec::new(),
             nat_ports: NAT_PORTS,
             workers: None,
@@ -133,7 +117,7 @@ impl Default for Options {
 /// # Errors
 /// Why it cannot start.
 pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let uplink = uplink_settings(&options)?;
+    let uplinks = uplink_spec::all(&options.uplinks, &options.nat_ports)?;
     let socket = Socket::bind(&options.socket, options.group.as_deref())?;
     let usual = || state::default_path(&options.socket, &usual_path());
     let state_dir = options.state_dir.clone().unwrap_or_else(usual);
@@ -171,10 +155,10 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
             sender.send_all(frames);
         });
         let services = services.map_err(|error| Error::failed("services", error, "see ulimit -u"))?;
-        let host = LinuxHost::new(workers.clone(), count, options.offload, uplink.clone(), services.doors());
+        let host = LinuxHost::new(workers.clone(), count, options.offload, services.doors());
         let control = Control::new(shared, host, StateDir::open(&state_dir));
         let outcome = tokio::select! {
-            outcome = serve(control, &options, uplink, &socket, events, on_ready, stop) => outcome,
+            outcome = serve(control, &options, uplinks, &socket, events, on_ready, stop) => outcome,
             never = staff(&workers) => match never {},
         };
         drop(services);
@@ -187,7 +171,7 @@ pub fn run(options: Options, on_ready: impl FnOnce(), stop: impl Future<Output =
 async fn serve(
     mut control: Control<LinuxHost>,
     options: &Options,
-    uplink: Option<UplinkSettings>,
+    uplinks: Vec<UplinkSettings>,
     socket: &Socket,
     mut events: mpsc::UnboundedReceiver<Event>,
     on_ready: impl FnOnce(),
@@ -195,9 +179,11 @@ async fn serve(
 ) -> Result<(), Error> {
     // Before the first look at the host, so that no change falls between.
     let mut watcher = Watcher::new()?;
-    if let Some(settings) = uplink {
-        warn_of_ephemeral_ports(&settings);
-        control.open_uplink(settings, now())?;
+    if uplinks.iter().any(|uplink| uplink.mode == UplinkMode::Shared) {
+        warn_of_ephemeral_ports(&options.nat_ports);
+    }
+    for uplink in uplinks {
+        control.open_uplink(uplink, now())?;
     }
     control.set_options(options.settings.clone());
     setup::set_up(&mut control, options)?;
@@ -216,7 +202,6 @@ async fn serve(
             biased;
             () = &mut stop => return Ok(()),
             Some(event) = events.recv() => match event {
-                Event::PortGone(PortId::UPLINK) => control.follow_uplink(now()),
                 Event::PortGone(port) => control.port_gone(port, now()),
                 // They are served below, as after everything else.
                 Event::Punted => {}
@@ -225,7 +210,8 @@ async fn serve(
             },
             change = watcher.changed() => {
                 if change.links {
-                    control.follow_uplink(now());
+                    control.follow_uplinks(now());
+                    control.follow_lans(now());
                 }
                 if change.nft {
                     control.repair_guard();
@@ -237,11 +223,11 @@ async fn serve(
                 // A client that has gone does not need its answer.
                 let _ = call.reply.send(control.apply(call.request, now()));
             }
-            // After the calls, which a flood of what is punted would hold up: each of them ends in serving, too.
-            () = until(due) => {}
             ended = &mut server => {
                 return ended.map_err(|error| Error::failed(options.socket.display(), error, "restart vswitchd"));
             }
+            // The last, or a flood of what is punted would hold up all others: each of them ends in serving, too.
+            () = until(due) => {}
         }
         control.serve(now());
     }
@@ -257,55 +243,13 @@ async fn staff(workers: &WorkerPool) -> Infallible {
     }
 }
 
-fn uplink_settings(options: &Options) -> Result<Option<UplinkSettings>, Error> {
-    let Some(name) = &options.uplink else { return Ok(None) };
-    let (address, gateway) = (options.uplink_address, options.uplink_gateway);
-    match (options.uplink_mode, address, gateway) {
-        (UplinkMode::Shared, None, None) => {}
-        (UplinkMode::Shared, ..) => {
-            let why = "mode shared uses the host's own address";
-            return Err(Error::usage("--uplink-address", why, "leave it out, or use --uplink-mode own"));
-        }
-        (UplinkMode::Own, None, _) => {
-            let why = "the switch needs an address of its own";
-            return Err(Error::usage("--uplink-mode own", why, "give --uplink-address CIDR, or dhcp"));
-        }
-        (UplinkMode::Own, Some(UplinkAddress::Dhcp), Some(gateway)) => {
-            let why = "the DHCP server names the next hop";
-            return Err(Error::usage(gateway, why, "leave --uplink-gateway out"));
-        }
-        (UplinkMode::Own, Some(UplinkAddress::Fixed(address)), Some(gateway))
-            if !address.contains(&gateway) =>
-        {
-            let why = format_args!("is not on the uplink's network {}", address.trunc());
-            return Err(Error::usage(gateway, why, "give an address on it"));
-        }
-        (UplinkMode::Own, Some(_), _) => {}
-    }
-    let fixed = match address {
-        Some(UplinkAddress::Fixed(address)) => Some(address),
-        Some(UplinkAddress::Dhcp) | None => None,
-    };
-    Ok(Some(UplinkSettings {
-        name: name.clone(),
-        mode: options.uplink_mode,
-        dhcp: address == Some(UplinkAddress::Dhcp),
-        address: fixed,
-        gateway,
-        nat_ports: options.nat_ports.clone(),
-    }))
-}
-
 /// Says when the host may use ports of the range for masquerading for itself.
-fn warn_of_ephemeral_ports(settings: &UplinkSettings) {
+fn warn_of_ephemeral_ports(nat_ports: &RangeInclusive<u16>) {
     const RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-    if settings.mode != UplinkMode::Shared {
-        return;
-    }
     let text = std::fs::read_to_string(RANGE).unwrap_or_default();
     let mut ports = text.split_whitespace().map(str::parse::<u16>);
     let (Some(Ok(first)), Some(Ok(last))) = (ports.next(), ports.next()) else { return };
-    let (nat_first, nat_last) = settings.nat_ports.clone().into_inner();
+    let (nat_first, nat_last) = nat_ports.clone().into_inner();
     if first <= nat_last && nat_first <= last {
         log::warn!(
             "NAT ports {nat_first}-{nat_last} overlap the host's own ephemeral ports {first}-{last}, and the \
@@ -320,29 +264,5 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(errno) = raised {
         log::warn!("cannot raise the limit of open files: {errno}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn uplink_options_that_contradict_are_refused() {
-        let address = "192.0.2.5/24".parse().ok().map(UplinkAddress::Fixed);
-        let base = Options { uplink: Some("eth0".into()), ..Options::default() };
-        assert!(uplink_settings(&base).unwrap().is_some());
-        let shared = Options { uplink_address: address, ..base.clone() };
-        assert!(uplink_settings(&shared).is_err());
-        let own = Options { uplink_mode: UplinkMode::Own, ..base };
-        assert!(uplink_settings(&own).is_err());
-        let own = Options { uplink_address: address, ..own };
-        assert!(uplink_settings(&own).is_ok());
-        let far = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 3, 1)), ..own };
-        assert!(uplink_settings(&far).is_err());
-        let dhcp = Options { uplink_address: Some(UplinkAddress::Dhcp), uplink_gateway: None, ..far };
-        assert!(uplink_settings(&dhcp).unwrap().is_some_and(|settings| settings.dhcp));
-        let both = Options { uplink_gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ..dhcp };
-        assert!(uplink_settings(&both).is_err());
     }
 }

@@ -86,6 +86,8 @@ drop_reasons! {
     EgressError = "egress-error",
     /// For the host's MAC address, but not for the address that the host has on the network: it is no router there.
     NotForHost = "not-for-host",
+    /// For the host's MAC address on a LAN that is bridged to the host's own interface: the two do not meet there.
+    HostBehindUplink = "host-behind-uplink",
     // Gateway and ARP
     /// An ARP packet of the wrong form, or with a sender that cannot be a station.
     BadArp = "bad-arp",

@@ -35,8 +35,11 @@ pub const COALESCED_DATAGRAMS_MAX: usize = 64;
 /// It starts with the burst's, [`BURST_FRAMES`] of [`BUFFER_SIZE`], which is 4.25 MiB.
 pub const POOL_FRAMES_MAX: usize = 2 * BURST_FRAMES;
 
-/// Ports of a switch, the uplink included. One more is refused.
+/// Ports of a switch, the uplinks included. One more is refused.
 pub const PORTS_MAX: usize = 4096;
+
+/// Uplinks of a switch. One more is refused.
+pub const UPLINKS_MAX: usize = 8;
 
 /// Networks of a switch. One more is refused.
 pub const NETWORKS_MAX: usize = 4094;

@@ -13,7 +13,7 @@ use std::sync::atomic::AtomicU64;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::addr::{MacAddr, NetworkId, PortId};
+use crate::addr::{MacAddr, NetworkId, PortId, UplinkId};
 use crate::counters::PortCounters;
 use crate::limits::{MAC_AGEING, MAC_MOVES_PER_SECOND, MACS_PER_PORT, STORM_FRAMES};
 use crate::shared::{Fdb, Neighbors};
@@ -41,6 +41,8 @@ pub enum NetworkMode {
     Routed,
     /// To nothing else.
     Internal,
+    /// To a LAN, whose stations and routers are on it.
+    Bridge,
 }
 
 impl NetworkMode {
@@ -50,11 +52,12 @@ impl NetworkMode {
             NetworkMode::Nat => "nat",
             NetworkMode::Routed => "routed",
             NetworkMode::Internal => "internal",
+            NetworkMode::Bridge => "bridge",
         }
     }
 }
 
-/// A network: one broadcast domain with a gateway.
+/// A network: one broadcast domain, with a gateway unless it is part of a LAN.
 #[derive(Debug, Clone)]
 pub struct Network {
     /// Its number.
@@ -63,14 +66,20 @@ pub struct Network {
     pub name: String,
     /// Its prefix.
     pub subnet: Ipv4Net,
-    /// The gateway's address, within the prefix.
-    pub gateway: Ipv4Addr,
-    /// The gateway's MAC address.
+    /// The gateway's address, within the prefix. `None` on a LAN ([`NetworkMode::Bridge`]): there the switch is no
+    /// station, answers nobody and routes nothing.
+    pub gateway: Option<Ipv4Addr>,
+    /// The MAC address that the switch speaks with on it: the gateway's, or where there is none, the sender of its
+    /// ARP probes.
     pub gateway_mac: MacAddr,
+    /// Where default routes on it lead: the gateway, or the LAN's own router.
+    pub router: Option<Ipv4Addr>,
     /// Largest IP packet on it, in bytes.
     pub mtu: u16,
     /// What it is connected to.
     pub mode: NetworkMode,
+    /// The uplink that leads out of it, unless its mode is `internal`.
+    pub uplink: UplinkId,
     /// Whether the gateway is its DHCP server.
     pub dhcp: bool,
     /// The ports on it, in the order of their numbers.
@@ -105,6 +114,11 @@ pub struct Policing {
     pub macs: u32,
 }
 
+impl Policing {
+    /// No limit.
+    pub const NONE: Policing = Policing { broadcast: 0, multicast: 0, unknown: 0, moves: 0, macs: 0 };
+}
+
 impl Default for Policing {
     fn default() -> Self {
         Policing {
@@ -133,6 +147,12 @@ impl Network {
     pub fn is_broadcast(&self, ip: Ipv4Addr) -> bool {
         is_broadcast(self.subnet, ip)
     }
+
+    /// The IP address that the switch speaks with on it. Where it has none it may still ask for others, as whoever
+    /// looks for an address that is free (RFC 5227 2.1.1).
+    pub fn speaks_as(&self) -> Ipv4Addr {
+        self.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED)
+    }
 }
 
 /// Whether no single host on a link with this prefix has the address: all bits behind the prefix are set, or
@@ -146,10 +166,10 @@ fn is_broadcast(link: Ipv4Net, ip: Ipv4Addr) -> bool {
 pub struct Port {
     /// Its number.
     pub id: PortId,
-    /// Its name, which it has in common with the other interfaces of the same container. For the uplink, the
+    /// Its name, which it has in common with the other interfaces of the same container. For an uplink, the
     /// interface's name.
     pub name: String,
-    /// The network it is on; `None` for the uplink.
+    /// The network it is on; `None` for an uplink.
     pub network: Option<NetworkId>,
     /// The address that it is known by, if there is one: what its names resolve to, and what rules that name it mean.
     pub ip: Option<Ipv4Addr>,
@@ -168,6 +188,8 @@ pub struct Port {
     pub pins: Option<Pins>,
     /// The host's address and its network's prefix, if it is the host that is behind it.
     pub host: Option<Ipv4Net>,
+    /// Whether a LAN is behind it, with routers and servers of its own: it is the uplink of a bridged network.
+    pub lan: bool,
     /// What it may do to the others.
     pub policing: Policing,
     /// What it has done of it.
@@ -180,7 +202,7 @@ pub struct Port {
     pub missed: Arc<AtomicU64>,
 }
 
-/// How the uplink's address is used.
+/// How an uplink's address is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UplinkMode {
@@ -200,9 +222,11 @@ impl UplinkMode {
     }
 }
 
-/// The uplink as it is now; followed live.
+/// An uplink as it is now; followed live.
 #[derive(Debug, Clone)]
 pub struct Uplink {
+    /// Its number.
+    pub id: UplinkId,
     /// The interface's name.
     pub name: String,
     /// How its address is used.
@@ -213,7 +237,10 @@ pub struct Uplink {
     pub dhcp: bool,
     /// The address that connections are translated to, with the prefix of the link; `None` while it has none.
     pub address: Option<Ipv4Net>,
-    /// All addresses that are the host's own (the translated-to one included).
+    /// All addresses of the uplink itself (the translated-to one included).
+    pub addresses: Vec<Ipv4Addr>,
+    /// Addresses for which a packet that comes by this uplink is the host's own, or ours: in mode `shared` all that the
+    /// host has, in mode `own` only ours.
     pub host_addresses: Vec<Ipv4Addr>,
     /// Largest IP packet on the link, in bytes.
     pub mtu: u16,
@@ -255,14 +282,14 @@ pub struct Snapshot {
     pub generation: u64,
     /// Networks by number. Their subnets do not overlap.
     pub networks: Vec<Option<Arc<Network>>>,
-    /// The subnets in order of their addresses.
+    /// The subnets that have a gateway, in order of their addresses.
     subnets: Vec<Subnet>,
-    /// Ports by number; the uplink is number 0.
+    /// Ports by number; those of the uplinks are the first.
     pub ports: Vec<Option<Arc<Port>>>,
     /// Ports by the addresses that they are known by.
     by_address: HashMap<Ipv4Addr, PortId, ahash::RandomState>,
-    /// The uplink, if there is one.
-    pub uplink: Option<Arc<Uplink>>,
+    /// Uplinks by number.
+    pub uplinks: Vec<Arc<Uplink>>,
     /// Published ports.
     pub publications: Arc<Publications>,
     /// Which connections may be made.
@@ -282,7 +309,7 @@ impl Snapshot {
             subnets: Vec::new(),
             ports: vec![None],
             by_address: HashMap::default(),
-            uplink: None,
+            uplinks: Vec::new(),
             publications: Arc::default(),
             policy: Arc::default(),
             timeouts: Timeouts::default(),
@@ -300,7 +327,32 @@ impl Snapshot {
         self.ports.get(id.index())?.as_ref()
     }
 
-    /// The network that an address belongs to.
+    /// The uplink with this number.
+    pub fn uplink(&self, id: UplinkId) -> Option<&Arc<Uplink>> {
+        self.uplinks.get(id.index())
+    }
+
+    /// The uplink that leads out of a network.
+    pub fn uplink_of(&self, network: &Network) -> Option<&Arc<Uplink>> {
+        self.uplink(network.uplink)
+    }
+
+    /// The uplink that a port is; `None` for one that is on a network.
+    pub fn uplink_at(&self, port: &Port) -> Option<&Arc<Uplink>> {
+        self.uplinks.get(port.id.index()).filter(|_| port.network.is_none())
+    }
+
+    /// The uplink that has an address.
+    pub fn uplink_with(&self, ip: Ipv4Addr) -> Option<&Arc<Uplink>> {
+        self.uplinks.iter().find(|uplink| uplink.addresses.contains(&ip))
+    }
+
+    /// Whether an address is the host's, or the switch's own on an uplink.
+    pub fn is_hosts(&self, ip: Ipv4Addr) -> bool {
+        self.uplinks.iter().any(|uplink| uplink.host_addresses.contains(&ip))
+    }
+
+    /// The network that an address belongs to, of those that the switch routes to.
     pub fn network_of(&self, ip: Ipv4Addr) -> Option<&Arc<Network>> {
         let before = self.subnets.partition_point(|subnet| subnet.first <= ip);
         let subnet = self.subnets[..before].last().filter(|subnet| ip <= subnet.last)?;
@@ -314,7 +366,7 @@ impl Snapshot {
 
     /// The first free port number below `limits::PORTS_MAX`.
     pub fn free_port(&self) -> Option<PortId> {
-        free_slot(&self.ports, 1, crate::limits::PORTS_MAX).map(PortId)
+        free_slot(&self.ports, self.uplinks.len().max(1), crate::limits::PORTS_MAX).map(PortId)
     }
 
     /// Puts a network in its place.
@@ -331,7 +383,8 @@ impl Snapshot {
     }
 
     fn order_subnets(&mut self) {
-        self.subnets = self.networks.iter().flatten().map(|network| Subnet::of(network)).collect();
+        let routed = self.networks.iter().flatten().filter(|network| network.gateway.is_some());
+        self.subnets = routed.map(|network| Subnet::of(network)).collect();
         self.subnets.sort_unstable_by_key(|subnet| subnet.first);
     }
 
@@ -416,10 +469,12 @@ mod tests {
             id: NetworkId(id),
             name: format!("net{id}"),
             subnet,
-            gateway: subnet.network(),
+            gateway: Some(subnet.network()),
             gateway_mac: MacAddr::ZERO,
+            router: None,
             mtu: 1500,
             mode: NetworkMode::Nat,
+            uplink: UplinkId::FIRST,
             dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(&Epoch::default())),

@@ -262,7 +262,7 @@ fn whatever_the_story_looked_at_ends_what_is_remembered() {
         ("the configuration changes", |w| w.switch.shared.publish(|_| ())),
         ("a neighbor is forgotten", |w| {
             let snapshot = w.switch.shared.snapshot_full();
-            snapshot.uplink.as_ref().unwrap().neighbors.lock().remove(ROUTER);
+            snapshot.uplinks[0].neighbors.lock().remove(ROUTER);
         }),
         ("an address is pinned", |w| {
             let (mac, port, now) = (w.peer.mac, w.peer.id, w.switch.now);

@@ -53,7 +53,7 @@ pub(super) fn one_line(error: &Error) {
 pub(super) fn hangs_together(control: &Control<MemoryHost>) {
     let snapshot = control.shared().snapshot();
     for network in snapshot.networks.iter().flatten() {
-        assert!(network.subnet.contains(&network.gateway));
+        assert!(network.gateway.is_none_or(|gateway| network.subnet.contains(&gateway)));
         assert!(network.ports.iter().all(|&port| snapshot.port(port).is_some()), "{}", network.name);
     }
     for port in snapshot.ports.iter().flatten() {
@@ -75,12 +75,8 @@ pub(super) fn control() -> Control<MemoryHost> {
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
     let address = Ipv4Addr::new(192, 0, 2, 5);
     let everywhere = "0.0.0.0/0".parse().expect("a prefix");
-    let route = HostRoute {
-        prefix: everywhere,
-        gateway: Some(Ipv4Addr::new(192, 0, 2, 1)),
-        by_uplink: true,
-        metric: 0,
-    };
+    let route =
+        HostRoute { prefix: everywhere, gateway: Some(Ipv4Addr::new(192, 0, 2, 1)), ifindex: 2, metric: 0 };
     let facts = UplinkFacts {
         index: 2,
         mac: "52:54:00:00:00:01".parse().expect("a MAC address"),
@@ -90,7 +86,7 @@ pub(super) fn control() -> Control<MemoryHost> {
         host_addresses: vec![address],
         routes: vec![route],
     };
-    let mut host = MemoryHost { uplink: Some(facts), ..MemoryHost::default() };
+    let mut host = MemoryHost { uplinks: [("eth0".to_owned(), facts)].into(), ..MemoryHost::default() };
     host.namespaces.insert("red".into(), (4, 100));
     host.namespaces.insert("blue".into(), (4, 101));
     host.interfaces.extend(["eth0".to_owned(), "veth0".to_owned()]);

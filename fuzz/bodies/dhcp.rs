@@ -234,7 +234,15 @@ impl World {
             Kind::Nak => {
                 assert!(reply.yiaddr().is_unspecified() && reply.seconds(code::LEASE_TIME).is_none())
             }
-            other => panic!("a server says no {other:?}"),
+            Kind::Offer
+            | Kind::Discover
+            | Kind::Request
+            | Kind::Decline
+            | Kind::Release
+            | Kind::Inform
+            | Kind::Unknown(_) => {
+                panic!("a server says no such thing: {reply:?}")
+            }
         }
         let relay = request.giaddr();
         assert!(relay.is_unspecified() || LINK.contains(&relay), "a relay of another network is answered");

@@ -41,7 +41,7 @@ impl<H: Host> Control<H> {
         }
         let on: Name = network.name.parse()?;
         let others = self.book.kept_for_others(&on, name);
-        let mut taken: HashSet<Ipv4Addr> = self.addresses_on(network).chain([network.gateway]).collect();
+        let mut taken: HashSet<Ipv4Addr> = self.addresses_on(network).chain(network.router).collect();
         taken.extend(self.dhcp.held_by_others(network.id, name, now));
         let is_host = |ip: &Ipv4Addr| check_host_address(network.subnet, *ip, "port").is_ok();
         let kept = self.book.kept(&on, name).ip.filter(|ip| is_host(ip) && !taken.contains(ip));
@@ -64,8 +64,12 @@ impl<H: Host> Control<H> {
     fn check_wanted(&mut self, port: &Name, ip: Ipv4Addr, network: &Network, now: Time) -> Result<(), Error> {
         check_host_address(network.subnet, ip, "port")?;
         let hint = "choose another --ip, or leave it out for a free one";
-        if ip == network.gateway {
+        if network.router == Some(ip) {
             return Err(Error::exists(ip, format_args!("is the gateway of network {}", network.name), hint));
+        }
+        // The host does not hear the switch ask on its own interface.
+        if self.own_address_on(network.id) == Some(ip) {
+            return Err(Error::exists(ip, "is this host's own address on the LAN", hint));
         }
         if let Some((name, _)) = self.ports.on_network(network.id).find(|(_, port)| port.ip == Some(ip)) {
             return Err(Error::exists(ip, format_args!("is the address of port {name}"), hint));
@@ -132,7 +136,11 @@ impl<H: Host> Control<H> {
             (None, ip) if ip == kept.ip && kept.mac.is_some_and(|mac| usable(&mac)) => return Ok(kept.mac),
             (None, Some(ip)) => MacAddr::from_ipv4(ip),
             (None, None) => {
-                (0..=u8::MAX).map(|round| mac_without_ip(id, round)).find(usable).unwrap_or(MacAddr::ZERO)
+                let candidate = |round| match network.gateway {
+                    Some(_) => mac_without_ip(id, round),
+                    None => self.mac_on_lan(network.id, name, round),
+                };
+                (0..=u8::MAX).map(candidate).find(usable).unwrap_or(MacAddr::ZERO)
             }
         };
         let hint = "choose another --mac, or leave it out";

@@ -10,23 +10,24 @@
 //! Removal runs the other way: first the snapshot without it, then the workers let go, and last what was
 //! learned about it is forgotten, because until then a worker may still learn.
 //!
-//! The nouns have files of their own: `networks`, `ports`, `connect`, `publications`, `policies`, `uplink`, and
-//! `observe` for what
-//! only reads.
+//! The nouns have files of their own: `networks`, `lan`, `ports`, `connect`, `publications`, `policies`, `uplink`, and
+//! `observe` for what only reads.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::address_book::{self, AddressBook};
 use super::dhcp::DhcpBooks;
 use super::error::Error;
 use super::host::Host;
+use super::lan::Lan;
 use super::name::Name;
 use super::publications::PublicationRecord;
 use super::records::{PortRecord, Ports};
 use super::request::Request;
 use super::response::{Done, Response};
 use super::uplink::UplinkRecord;
-use crate::addr::PortId;
+use crate::addr::{NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
 use crate::host::state::StateDir;
@@ -47,7 +48,12 @@ pub struct Control<H> {
     /// What names had, and have again when they come back.
     pub(super) book: AddressBook,
     pub(super) publications: Vec<PublicationRecord>,
-    pub(super) uplink: Option<UplinkRecord>,
+    /// By their numbers.
+    pub(super) uplinks: Vec<UplinkRecord>,
+    /// Ports of the range for masquerading that processes of the host use: they stay the host's.
+    pub(super) host_ports: BTreeSet<(Protocol, u16)>,
+    /// The interfaces of bridged networks.
+    pub(super) lans: BTreeMap<NetworkId, Lan>,
     pub(super) dhcp: DhcpBooks,
     /// What ports counted that do not exist any more: without it the totals would not add up.
     pub(super) retired: Totals,
@@ -67,7 +73,9 @@ impl<H: Host> Control<H> {
             ports: Ports::default(),
             book,
             publications: Vec::new(),
-            uplink: None,
+            uplinks: Vec::new(),
+            host_ports: BTreeSet::new(),
+            lans: BTreeMap::new(),
             retired: Totals::default(),
             options: Vec::new(),
         }
@@ -80,9 +88,11 @@ impl<H: Host> Control<H> {
     pub fn apply(&mut self, request: Request, now: Time) -> Result<Response, Error> {
         match request {
             Request::Status(_) => Ok(Response::Status(Box::new(self.status(now)))),
+            Request::UplinkLs(_) => Ok(Response::Uplinks(self.uplink_ls())),
+            Request::UplinkSet(set) => self.uplink_set(&set, now).map(done),
             Request::NetworkLs(_) => Ok(Response::Networks(self.network_ls())),
             Request::NetworkCreate(create) => self.network_create(&create, now).map(Response::Network),
-            Request::NetworkRm(rm) => self.network_rm(&rm).map(done),
+            Request::NetworkRm(rm) => self.network_rm(&rm, now).map(done),
             Request::NetworkInspect(named) => {
                 self.network_inspect(&named.name, now).map(Box::new).map(Response::NetworkDetail)
             }
@@ -166,10 +176,8 @@ impl<H: Host> Control<H> {
 
     /// The numbers of the port's interfaces, or of the uplink with this name; the uplink counts too where frames do.
     pub(super) fn port_or_uplink(&self, name: &Name) -> Result<Vec<PortId>, Error> {
-        match &self.uplink {
-            Some(uplink) if uplink.settings.name == name.as_str() && !self.ports.contains_key(name) => {
-                Ok(vec![PortId::UPLINK])
-            }
+        match self.uplink(name.as_str()) {
+            Ok(uplink) if !self.ports.contains_key(name) => Ok(vec![uplink.id.port()]),
             _ => self.port(name).map(|_| self.ids_of(name)),
         }
     }

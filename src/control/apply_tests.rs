@@ -30,7 +30,7 @@ pub(super) fn facts() -> UplinkFacts {
     let route = |prefix: &str, gateway: Option<Ipv4Addr>| HostRoute {
         prefix: prefix.parse().unwrap(),
         gateway,
-        by_uplink: true,
+        ifindex: 2,
         metric: 0,
     };
     UplinkFacts {
@@ -49,7 +49,7 @@ pub(super) fn switch() -> Switch {
     let nat_ports = 61_000..=61_999;
     let conntrack = Conntrack::new(1000, nat_ports.clone(), 1);
     let shared = Arc::new(Shared::new(1, Snapshot::new(), conntrack));
-    let mut host = MemoryHost { uplink: Some(facts()), ..MemoryHost::default() };
+    let mut host = MemoryHost { uplinks: [("eth0".to_owned(), facts())].into(), ..MemoryHost::default() };
     host.namespaces.insert("red".into(), (4, 100));
     host.namespaces.insert("blue".into(), (4, 101));
     host.interfaces.extend(["eth0".to_owned(), "veth0".to_owned()]);
@@ -236,7 +236,7 @@ fn every_wrong_use_is_named_and_leaves_no_trace() {
         ("port add", r#"{"name":"a","netns":"red"}"#, Kind::Exists, "interface name is taken"),
         ("port add", r#"{"name":"a","tap":"veth0"}"#, Kind::Exists, "interface name is taken"),
         ("port add", r#"{"name":"a","device":"eth7"}"#, Kind::NotFound, "no such interface"),
-        ("port add", r#"{"name":"a","device":"eth0"}"#, Kind::Exists, "is the uplink"),
+        ("port add", r#"{"name":"a","device":"eth0"}"#, Kind::Exists, "is an uplink"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.9"}"#, Kind::Exists, "of port web"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.1"}"#, Kind::Exists, "the gateway"),
         ("port add", r#"{"name":"a","tap":"t","ip":"10.1.0.0"}"#, Kind::Usage, "itself"),
@@ -468,14 +468,14 @@ fn row_78_a_loopback_publication_is_reserved_and_not_at_the_uplink() {
 #[test]
 fn row_57_an_uplink_that_moves_into_a_network_carries_nothing_until_they_are_apart() {
     let mut control = switch();
-    let address = |control: &Switch| control.shared().snapshot().uplink.as_ref().unwrap().address;
+    let address = |control: &Switch| control.shared().snapshot().uplinks[0].address;
     let before = address(&control);
     assert!(before.is_some());
     let mut moved = facts();
     moved.addresses = vec!["10.1.0.77/24".parse().unwrap()];
     moved.host_addresses = vec![Ipv4Addr::LOCALHOST, Ipv4Addr::new(10, 1, 0, 77)];
-    control.host_mut().uplink = Some(moved);
-    control.follow_uplink(NOW);
+    control.host_mut().uplinks.insert("eth0".to_owned(), moved);
+    control.follow_uplinks(NOW);
     assert_eq!(address(&control), None);
     ask(&mut control, "network rm", r#"{"name":"default"}"#).unwrap();
     assert!(address(&control).is_some(), "the network was in its way");
@@ -497,13 +497,13 @@ fn a_device_that_vanishes_takes_its_port_with_it() {
 #[test]
 fn the_uplink_is_followed() {
     let mut control = switch();
-    let uplink = |control: &Switch| control.shared().snapshot_full().uplink.clone().unwrap();
+    let uplink = |control: &Switch| control.shared().snapshot_full().uplinks[0].clone();
     let generation = |control: &Switch| control.shared().generation();
     let remote = Ipv4Addr::new(203, 0, 113, 1);
     assert_eq!(uplink(&control).routes.lookup(remote), Some(Via::Gateway(Ipv4Addr::new(192, 0, 2, 1))));
 
     let before = generation(&control);
-    control.follow_uplink(NOW);
+    control.follow_uplinks(NOW);
     assert_eq!(generation(&control), before, "nothing changed, nothing is published");
 
     let moved = UplinkFacts {
@@ -514,8 +514,8 @@ fn the_uplink_is_followed() {
         ..facts()
     };
     let neighbors = uplink(&control).neighbors.clone();
-    control.host_mut().uplink = Some(moved);
-    control.follow_uplink(NOW);
+    control.host_mut().uplinks.insert("eth0".to_owned(), moved);
+    control.follow_uplinks(NOW);
     let now = uplink(&control);
     assert_eq!(now.address, Some("198.51.100.7/24".parse().unwrap()));
     assert_eq!((now.mtu, now.routes.lookup(remote)), (1400, None));
@@ -523,8 +523,8 @@ fn the_uplink_is_followed() {
     let all = hidden(&control, Protocol::Tcp);
     assert!(all.iter().all(|(address, _)| *address == Ipv4Addr::new(198, 51, 100, 7)));
 
-    control.host_mut().uplink = None;
-    control.follow_uplink(NOW);
+    control.host_mut().uplinks.clear();
+    control.follow_uplinks(NOW);
     assert!(!uplink(&control).up && uplink(&control).address.is_none());
     assert!(control.host().guard.is_empty());
 }
@@ -532,7 +532,11 @@ fn the_uplink_is_followed() {
 #[test]
 fn an_uplink_that_cannot_be_opened_leaves_none() {
     let shared = Arc::new(Shared::new(1, Snapshot::new(), Conntrack::new(10, 61_000..=61_009, 1)));
-    let host = MemoryHost { fail_next: true, uplink: Some(facts()), ..MemoryHost::default() };
+    let host = MemoryHost {
+        fail_next: true,
+        uplinks: [("eth0".to_owned(), facts())].into(),
+        ..MemoryHost::default()
+    };
     let mut control = Control::new(shared, host, StateDir::none());
     let settings = UplinkSettings {
         name: "eth0".into(),
@@ -544,8 +548,8 @@ fn an_uplink_that_cannot_be_opened_leaves_none() {
     };
     assert!(control.open_uplink(settings.clone(), NOW).is_err());
     let snapshot = control.shared().snapshot_full();
-    assert!(snapshot.uplink.is_none() && snapshot.port(PortId::UPLINK).is_none());
-    control.host_mut().uplink = None;
+    assert!(snapshot.uplinks.is_empty() && snapshot.port(PortId::UPLINK).is_none());
+    control.host_mut().uplinks.clear();
     assert_eq!(control.open_uplink(settings, NOW).unwrap_err().kind, Kind::NotFound);
 }
 

@@ -125,7 +125,10 @@ mod tests {
             ("x port web --netns a --mac 02:00", "02:00: not a MAC address"),
             ("x port web --netns a --ip 1.2.3", "1.2.3: invalid IPv4 address syntax, for --ip"),
             ("x port web/1 --netns a", "'web/1': not a name"),
-            ("x network n --subnet 10.0.0.0/24 --mode host", "host: no such mode (nat, routed or internal)"),
+            (
+                "x network n --subnet 10.0.0.0/24 --mode host",
+                "host: no such mode (nat, routed, internal or bridge)",
+            ),
             ("x network n --subnet 10.0.0.0", "10.0.0.0: not an IPv4 prefix"),
             ("x network", "<NAME>: missing"),
         ] {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use super::apply::Control;
 use super::error::Error;
 use super::host::{Attachment, Host};
+use super::lan::no_gateway;
 use super::name::Name;
 use super::ports::{NewInterface, not_connected};
 use super::records::PortRecord;
@@ -61,7 +62,8 @@ impl<H: Host> Control<H> {
             netns: identity,
             ip: connect.ip,
             mac,
-            no_address: false,
+            // Who is on a VLAN configures it, and can ask a LAN's server.
+            no_address: connect.vlan.is_some() && connect.ip.is_none() && network.gateway.is_none(),
             may_lead_out: connect.vlan.is_none() && !has_default_route && !first.no_address,
             aliases: self.snapshot().port(first.id).map(|port| port.aliases.clone()).unwrap_or_default(),
             dns: false,
@@ -91,6 +93,10 @@ impl<H: Host> Control<H> {
         if matches!(first.attachment, Attachment::Host { .. }) {
             let why = "is the host, which is on each network by an interface of its own";
             return Err(Error::usage(port, why, "vswitchctl network host-port"));
+        }
+        if matches!(first.attachment, Attachment::Uplink { .. }) {
+            let why = "is the uplink of a bridged network, and carries no VLANs of the switch";
+            return Err(Error::usage(port, why, "bridge an interface that the host has for the VLAN"));
         }
         if let Some(there) = self.ports.all(port).iter().find(|there| there.attachment.vid() == Some(vid)) {
             let network = self.snapshot().network(there.network).map_or_else(String::new, |n| n.name.clone());
@@ -158,11 +164,11 @@ impl<H: Host> Control<H> {
 
     /// Makes the container's default route lead out by an interface, to a network's gateway, or not at all.
     pub(super) fn set_default_route(&mut self, record: &PortRecord, to: Option<&Network>) {
-        if let Err(error) = self.host.set_default_route(record.id, to.map(|network| network.gateway)) {
+        if let Err(error) = self.host.set_default_route(record.id, to.and_then(|network| network.router)) {
             log::warn!("default route by {}: {error}", record.attachment.ifname());
         }
         if let Some(record) = self.ports.get_mut(record.id) {
-            record.has_default_route = to.is_some();
+            record.has_default_route = to.is_some_and(|network| network.router.is_some());
         }
     }
 
@@ -181,6 +187,11 @@ impl<H: Host> Control<H> {
             }
             let hint = format!("take it away first: vswitchctl network host-port {} --off", network.name);
             return Err(Error::exists(name, "exists with another address or name", hint));
+        }
+        if network.gateway.is_none() {
+            let hint = "let the host and the port meet on a network of the switch: vswitchctl network connect, and \
+                        host-port there";
+            return Err(no_gateway("host-port", &network, hint));
         }
         let cut = network.name.get(..HOST_NAME_MAX).unwrap_or(&network.name);
         let ifname =
@@ -224,7 +235,7 @@ impl<H: Host> Control<H> {
 /// Whether a default route can lead out by this interface.
 pub(super) fn can_lead_out(record: &PortRecord, network: &Network) -> bool {
     let is_ours = matches!(record.attachment, Attachment::Netns { .. }) && !record.no_address;
-    is_ours && record.ip.is_some() && network.mode != NetworkMode::Internal
+    is_ours && record.ip.is_some() && network.router.is_some() && network.mode != NetworkMode::Internal
 }
 
 /// Whether a `connect` of a port that is connected asks for that very interface.

@@ -17,6 +17,7 @@ use super::apply::Control;
 use super::dhcp_setting::{DhcpSetting, Route};
 use super::error::Error;
 use super::host::Host;
+use super::lan::no_gateway;
 use super::name::Name;
 use super::networks::check_host_address;
 use super::records::PortRecord;
@@ -242,7 +243,7 @@ impl<H: Host> Control<H> {
 
     fn taken_addresses(&self, network: &Network) -> HashSet<Ipv4Addr> {
         let ports = self.ports.on_network(network.id);
-        ports.filter_map(|(_, port)| port.ip).chain([network.gateway]).collect()
+        ports.filter_map(|(_, port)| port.ip).chain(network.router).collect()
     }
 
     /// Changes a network's DHCP server, and tells what it is then.
@@ -251,6 +252,9 @@ impl<H: Host> Control<H> {
     /// `NotFound` for an unknown network, `Usage` for what cannot be; nothing has changed then.
     pub(super) fn network_dhcp(&mut self, asked: &NetworkDhcp) -> Result<DhcpInfo, Error> {
         let network = self.network(asked.name.as_str())?;
+        if network.gateway.is_none() {
+            return Err(no_gateway("dhcp", &network, "addresses are given by the LAN's own server"));
+        }
         let Some(served) = self.dhcp.networks.get_mut(&network.id) else {
             return Err(Error::not_found(&asked.name, "no such network", "see vswitchctl network ls"));
         };
@@ -313,7 +317,7 @@ impl<H: Host> Control<H> {
 fn link(network: &Network) -> Link {
     Link {
         subnet: network.subnet,
-        gateway: network.gateway,
+        gateway: network.speaks_as(),
         gateway_mac: network.gateway_mac,
         mtu: network.mtu,
         routes: network.mode != NetworkMode::Internal,

@@ -472,7 +472,7 @@ fn the_uplinks_lease_is_followed_and_its_end_as_well() {
     let shared = Shared::new(1, Snapshot::new(), Conntrack::new(1000, 61_000..=61_999, 1));
     let mut facts = super::apply_tests::facts();
     facts.addresses.clear();
-    let host = MemoryHost { uplink: Some(facts), ..MemoryHost::default() };
+    let host = MemoryHost { uplinks: [("eth0".to_owned(), facts)].into(), ..MemoryHost::default() };
     let mut control = Control::new(Arc::new(shared), host, StateDir::none());
     let settings = UplinkSettings {
         name: "eth0".into(),
@@ -483,8 +483,7 @@ fn the_uplinks_lease_is_followed_and_its_end_as_well() {
         nat_ports: 61_000..=61_999,
     };
     control.open_uplink(settings, NOW).unwrap();
-    let address =
-        |control: &Switch| control.shared().snapshot().uplink.as_ref().and_then(|uplink| uplink.address);
+    let address = |control: &Switch| control.shared().snapshot().uplinks[0].address;
     assert_eq!((address(&control), control.due()), (None, Some(NOW)));
     control.serve(NOW);
     let ip = Ipv4Addr::new(192, 0, 2, 77);

@@ -11,11 +11,12 @@ use std::ops::RangeInclusive;
 use ipnet::Ipv4Net;
 
 use super::error::Error;
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
-use crate::addr::{MacAddr, PortId, Protocol, Vid};
+use super::uplink::UplinkSettings;
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId, Vid};
 use crate::host::guard::Hidden;
-use crate::service::dhcp::client::Config;
 use crate::snapshot::{Network, Vlan};
 use crate::worker::WorkerOptions;
 
@@ -44,6 +45,11 @@ pub enum Attachment {
         /// The interface's name.
         ifname: String,
     },
+    /// An interface that exists, which a network is bridged to.
+    Uplink {
+        /// The interface's name.
+        ifname: String,
+    },
     /// A VLAN of another port's interface.
     Vlan {
         /// Which.
@@ -63,7 +69,8 @@ impl Attachment {
             | Attachment::Tap { ifname }
             | Attachment::Device { ifname }
             | Attachment::Host { ifname }
-            | Attachment::Vlan { ifname, .. } => ifname,
+            | Attachment::Vlan { ifname, .. }
+            | Attachment::Uplink { ifname } => ifname,
         }
     }
 
@@ -82,7 +89,10 @@ impl Attachment {
         match self {
             Attachment::Netns { netns, .. } => Some(netns),
             Attachment::Vlan { netns, .. } => netns.as_deref(),
-            Attachment::Tap { .. } | Attachment::Device { .. } | Attachment::Host { .. } => None,
+            Attachment::Tap { .. }
+            | Attachment::Device { .. }
+            | Attachment::Host { .. }
+            | Attachment::Uplink { .. } => None,
         }
     }
 }
@@ -114,13 +124,13 @@ pub struct HostRoute {
     pub prefix: Ipv4Net,
     /// The next hop, unless the destinations are on the link.
     pub gateway: Option<Ipv4Addr>,
-    /// Whether it leads out by the uplink.
-    pub by_uplink: bool,
+    /// The interface that it leads out by; zero for none.
+    pub ifindex: u32,
     /// The lower one of two routes with the same prefix is used.
     pub metric: u32,
 }
 
-/// The uplink's interface as it is now.
+/// An uplink's interface as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UplinkFacts {
     /// The interface's number; another one means another interface with the same name.
@@ -162,7 +172,7 @@ pub trait Host: std::fmt::Debug {
     /// Processes `frame` as if it had come in by a started port.
     fn inject(&mut self, id: PortId, frame: Vec<u8>);
 
-    /// Sends `frame`, whose checksums are finished, out by a started port or the uplink.
+    /// Sends `frame`, whose checksums are finished, out by a started port or an uplink.
     fn send(&mut self, id: PortId, frame: Vec<u8>);
 
     /// Whether the port's interface is up.
@@ -193,26 +203,29 @@ pub trait Host: std::fmt::Debug {
     /// What the kernel refuses.
     fn routed_prefixes(&mut self) -> Result<Vec<Ipv4Net>, Error>;
 
-    /// What the uplink is now; `None` if its interface does not exist.
+    /// What an interface is now behind which there is a LAN; `None` if it does not exist.
     ///
     /// # Errors
     /// What the kernel refuses.
-    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error>;
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error>;
 
-    /// Gives the uplink of mode `own` this address and next hop from now on, or none.
-    fn set_uplink_address(&mut self, config: Option<Config>);
-
-    /// Opens the uplink's devices and hands them to the workers, in place of those before.
+    /// What an uplink with these settings is now; `None` if its interface does not exist.
     ///
     /// # Errors
     /// What the kernel refuses.
-    fn open_uplink(&mut self) -> Result<(), Error>;
+    fn uplink(&mut self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error>;
 
-    /// Hides these ports on the uplink from the host's stack, and no others.
+    /// Opens an uplink's devices and hands them to the workers, in place of those before.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    fn open_uplink(&mut self, id: UplinkId, settings: &UplinkSettings) -> Result<(), Error>;
+
+    /// Hides these ports on these interfaces, as far as they exist, from the host's stack, and no others.
     ///
     /// # Errors
     /// What nft refuses.
-    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error>;
+    fn guard(&mut self, interfaces: &[String], hidden: Vec<Hidden>) -> Result<(), Error>;
 
     /// Puts the guard back if somebody removed or changed it, and tells whether that was so.
     ///

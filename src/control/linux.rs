@@ -14,10 +14,11 @@ use ipnet::Ipv4Net;
 
 use super::error::{Error, Kind};
 use super::host::{Attachment, Host, HostRoute, NetnsIdentity, PortPlan, UplinkFacts};
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use super::uplink::UplinkSettings;
-use crate::addr::{MacAddr, PortId, Protocol};
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
 use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
@@ -32,7 +33,6 @@ use crate::port::exchange::{Exchange, Io};
 use crate::port::packet::{Packet, PacketOptions};
 use crate::port::plain::PlainTap;
 use crate::port::tap::Tap;
-use crate::service::dhcp::client::Config;
 use crate::service::relay::{Door, Doors};
 use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{WorkerOptions, WorkerPool};
@@ -61,9 +61,9 @@ impl From<HostError> for Error {
 /// A port's device.
 #[derive(Debug)]
 struct Opened {
-    /// Until the workers have it.
-    device: Option<Arc<dyn Device>>,
-    /// Gone when the workers have let go of it.
+    /// Until the workers have them: one, or one for each worker.
+    devices: Vec<Arc<dyn Device>>,
+    /// The first. Gone when the workers have let go of it.
     watched: Weak<dyn Device>,
     attachment: Attachment,
     netns: Option<NetnsIdentity>,
@@ -87,10 +87,9 @@ impl Opened {
 #[derive(Debug)]
 pub struct LinuxHost {
     workers: WorkerPool,
-    /// How many uplink sockets there are.
+    /// How many sockets an uplink has.
     worker_count: usize,
     offload: bool,
-    uplink: Option<UplinkSettings>,
     ports: HashMap<PortId, Opened>,
     reserved: Vec<(Listen, Vec<Reserved>)>,
     /// Where processes of the host reach what is published.
@@ -101,18 +100,11 @@ pub struct LinuxHost {
 impl LinuxHost {
     /// Acts in the calling thread's namespace, with these workers. `offload` says whether devices pass
     /// super-frames and unfinished checksums on.
-    pub fn new(
-        workers: WorkerPool,
-        worker_count: usize,
-        offload: bool,
-        uplink: Option<UplinkSettings>,
-        doors: Doors,
-    ) -> Self {
+    pub fn new(workers: WorkerPool, worker_count: usize, offload: bool, doors: Doors) -> Self {
         LinuxHost {
             workers,
             worker_count,
             offload,
-            uplink,
             ports: HashMap::new(),
             reserved: Vec::new(),
             doors,
@@ -144,7 +136,7 @@ impl LinuxHost {
         }
     }
 
-    fn open_device(&self, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
+    fn open_device(&self, id: PortId, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
         match &plan.attachment {
             Attachment::Netns { netns, ifname } => {
                 let netns = Netns::open(netns)?;
@@ -183,6 +175,17 @@ impl LinuxHost {
                 let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
                 Ok(Arc::new(packet))
             }
+            Attachment::Uplink { ifname } => {
+                netlink::expect_link(ifname)?;
+                let options = PacketOptions {
+                    fanout: (self.worker_count > 1).then_some(fanout_group(id)),
+                    promiscuous: true,
+                    own_mac: None,
+                    offload: self.offload,
+                };
+                let packet = Packet::open(ifname, options).map_err(|error| packet_error(ifname, &error))?;
+                Ok(Arc::new(packet))
+            }
             Attachment::Vlan { vlan, ifname, .. } => {
                 let device = self.ports.get(&vlan.trunk).and_then(|opened| opened.watched.upgrade());
                 device.ok_or_else(|| Error::not_found(ifname, "the interface is gone", "add the port again"))
@@ -200,7 +203,7 @@ impl LinuxHost {
             .map(|route| HostRoute {
                 prefix: route.prefix,
                 gateway: route.gateway,
-                by_uplink: route.ifindex == link.index,
+                ifindex: route.ifindex,
                 metric: route.metric,
             })
             .collect();
@@ -221,13 +224,7 @@ impl LinuxHost {
         let on_link = settings.address.map(|address| HostRoute {
             prefix: address.trunc(),
             gateway: None,
-            by_uplink: true,
-            metric: 0,
-        });
-        let default = settings.gateway.map(|gateway| HostRoute {
-            prefix: ipnet::Ipv4Net::default(),
-            gateway: Some(gateway),
-            by_uplink: true,
+            ifindex: link.index,
             metric: 0,
         });
         Ok(Some(UplinkFacts {
@@ -237,7 +234,7 @@ impl LinuxHost {
             up: link.up,
             addresses: settings.address.into_iter().collect(),
             host_addresses: settings.address.iter().map(ipnet::Ipv4Net::addr).collect(),
-            routes: on_link.into_iter().chain(default).collect(),
+            routes: on_link.into_iter().collect(),
         }))
     }
 }
@@ -259,22 +256,26 @@ impl Host for LinuxHost {
             (Some(netns), Some(resolver)) => Some(ResolvConf::write(netns, resolver)?),
             _ => None,
         };
-        let device = self.open_device(plan)?;
-        let watched = Arc::downgrade(&device);
+        let first = self.open_device(id, plan)?;
+        let watched = Arc::downgrade(&first);
+        let mut devices = vec![first];
+        if matches!(plan.attachment, Attachment::Uplink { .. }) {
+            for _ in 1..self.worker_count {
+                devices.push(self.open_device(id, plan)?);
+            }
+        }
         let attachment = plan.attachment.clone();
-        self.ports.insert(
-            id,
-            Opened { device: Some(device), watched, attachment, netns, _resolv_conf: resolv_conf },
-        );
+        self.ports.insert(id, Opened { devices, watched, attachment, netns, _resolv_conf: resolv_conf });
         Ok(())
     }
 
     fn start_port(&mut self, id: PortId) {
         let Some(opened) = self.ports.get_mut(&id) else { return };
-        let Some(device) = opened.device.take() else { return };
-        match opened.attachment.vid() {
-            Some(vid) => self.workers.attach_vlan(id, &device, vid),
-            None => self.workers.attach(id, &[device]),
+        let devices = std::mem::take(&mut opened.devices);
+        match (opened.attachment.vid(), devices.first()) {
+            (_, None) => {}
+            (Some(vid), Some(device)) => self.workers.attach_vlan(id, device, vid),
+            (None, Some(_)) => self.workers.attach(id, &devices),
         }
     }
 
@@ -295,7 +296,7 @@ impl Host for LinuxHost {
     fn port_is_up(&self, id: PortId) -> bool {
         let Some(opened) = self.ports.get(&id) else { return false };
         match &opened.attachment {
-            Attachment::Device { ifname } => {
+            Attachment::Device { ifname } | Attachment::Uplink { ifname } => {
                 netlink::link(ifname).is_ok_and(|link| link.is_some_and(|l| l.up))
             }
             Attachment::Vlan { vlan, .. } => self.port_is_up(vlan.trunk),
@@ -312,7 +313,7 @@ impl Host for LinuxHost {
             Attachment::Netns { netns, ifname } => Ok(opened.namespace(netns)?.run(|| set(ifname))??),
             Attachment::Tap { ifname } | Attachment::Host { ifname } => Ok(set(ifname)?),
             // Its owner sets it; the switch only stops sending more.
-            Attachment::Device { .. } | Attachment::Vlan { .. } => Ok(()),
+            Attachment::Device { .. } | Attachment::Uplink { .. } | Attachment::Vlan { .. } => Ok(()),
         }
     }
 
@@ -348,29 +349,32 @@ impl Host for LinuxHost {
         Ok(netlink::routed_prefixes()?)
     }
 
-    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
-        let Some(settings) = &self.uplink else { return Ok(None) };
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        let Some(link) = netlink::link(ifname)? else { return Ok(None) };
+        let routes = netlink::routes()?.into_iter();
+        let default = routes.filter(|route| route.ifindex == link.index && route.prefix.prefix_len() == 0);
+        Ok(Some(LanFacts {
+            index: link.index,
+            mac: link.mac,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            up: link.up,
+            address: netlink::addresses(Some(link.index))?.first().copied(),
+            router: default.min_by_key(|route| route.metric).and_then(|route| route.gateway),
+        }))
+    }
+
+    fn uplink(&mut self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error> {
         match settings.mode {
             UplinkMode::Shared => self.shared_facts(&settings.name),
             UplinkMode::Own => self.own_facts(settings),
         }
     }
 
-    fn set_uplink_address(&mut self, config: Option<Config>) {
-        if let Some(settings) = &mut self.uplink {
-            settings.address = config.map(|config| config.address);
-            settings.gateway = config.and_then(|config| config.gateway);
-        }
-    }
-
-    fn open_uplink(&mut self) -> Result<(), Error> {
-        let Some(settings) = &self.uplink else { return Ok(()) };
-        self.workers.detach(PortId::UPLINK);
-        #[allow(clippy::cast_possible_truncation)] // a number that other processes do not use, most likely
-        let group = std::process::id() as u16;
+    fn open_uplink(&mut self, id: UplinkId, settings: &UplinkSettings) -> Result<(), Error> {
+        self.workers.detach(id.port());
         let link = netlink::expect_link(&settings.name)?;
         let options = PacketOptions {
-            fanout: (self.worker_count > 1).then_some(group),
+            fanout: (self.worker_count > 1).then_some(fanout_group(id.port())),
             promiscuous: false,
             own_mac: own_mac(settings, link.mac),
             offload: self.offload,
@@ -380,15 +384,14 @@ impl Host for LinuxHost {
             let packet = Packet::open(&settings.name, options);
             devices.push(Arc::new(packet.map_err(|error| packet_error(&settings.name, &error))?));
         }
-        self.workers.attach(PortId::UPLINK, &devices);
+        self.workers.attach(id.port(), &devices);
         Ok(())
     }
 
-    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error> {
-        let Some(settings) = &self.uplink else { return Ok(()) };
+    fn guard(&mut self, interfaces: &[String], hidden: Vec<Hidden>) -> Result<(), Error> {
         match &mut self.guard {
-            Some(guard) => guard.update(&hidden)?,
-            None => self.guard = Some(Guard::install(&settings.name, &hidden)?),
+            Some(guard) => guard.update(interfaces, &hidden)?,
+            None => self.guard = Some(Guard::install(interfaces, &hidden)?),
         }
         Ok(())
     }
@@ -441,6 +444,15 @@ impl Host for LinuxHost {
         };
         loads.map(row).collect()
     }
+}
+
+/// The fanout group of a port's sockets: a number of its own, that other processes do not use, most likely.
+fn fanout_group(id: PortId) -> u16 {
+    // Odd, so that no two ports have the same; and not small, so that they are far from the next process.
+    const STEP: u16 = 0x9e37;
+    #[allow(clippy::cast_possible_truncation)] // the lowest digits differ most
+    let process = std::process::id() as u16;
+    process.wrapping_add(id.0.wrapping_mul(STEP))
 }
 
 /// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the

@@ -9,13 +9,14 @@ use ipnet::Ipv4Net;
 
 use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
+use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
-use crate::addr::{MacAddr, PortId, Protocol};
+use super::uplink::UplinkSettings;
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
 use crate::host::guard::Hidden;
 use crate::port::exchange::Io;
-use crate::service::dhcp::client::Config;
-use crate::snapshot::Network;
+use crate::snapshot::{Network, UplinkMode};
 use crate::worker::{PollMode, WorkerOptions};
 
 /// A host in memory.
@@ -27,8 +28,12 @@ pub struct MemoryHost {
     pub interfaces: BTreeSet<String>,
     /// Ports that processes of the host use.
     pub host_ports: BTreeSet<(Protocol, u16)>,
-    /// The uplink.
-    pub uplink: Option<UplinkFacts>,
+    /// Interfaces that uplinks may be, by name.
+    pub uplinks: BTreeMap<String, UplinkFacts>,
+    /// Interfaces with a LAN behind them, by name.
+    pub lans: BTreeMap<String, LanFacts>,
+    /// What every other interface is, if there is any.
+    pub any_lan: Option<LanFacts>,
     /// Devices that are open, and whether workers have them.
     pub open: BTreeMap<PortId, (PortPlan, bool)>,
     /// Frames that were injected.
@@ -41,6 +46,8 @@ pub struct MemoryHost {
     pub reserved: Vec<Listen>,
     /// The guard.
     pub guard: Vec<Hidden>,
+    /// The interfaces that it is on.
+    pub guarded: Vec<String>,
     /// Stations that answer for addresses.
     pub stations: BTreeMap<Ipv4Addr, MacAddr>,
     /// Prefixes that the host has routes to.
@@ -93,7 +100,7 @@ impl Host for MemoryHost {
             Attachment::Vlan { vlan, .. } if !self.open.contains_key(&vlan.trunk) => {
                 return Err(Error::not_found(ifname, "the interface is gone", "add the port again"));
             }
-            Attachment::Device { .. } | Attachment::Vlan { .. } => false,
+            Attachment::Device { .. } | Attachment::Vlan { .. } | Attachment::Uplink { .. } => false,
         };
         if taken {
             return Err(Error::exists(ifname, "the interface name is taken", "choose another one"));
@@ -164,23 +171,27 @@ impl Host for MemoryHost {
         Ok(self.routed.clone())
     }
 
-    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
-        Ok(self.uplink.clone())
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        Ok(self.lans.get(ifname).or(self.any_lan.as_ref()).cloned())
     }
 
-    fn set_uplink_address(&mut self, config: Option<Config>) {
-        if let Some(facts) = &mut self.uplink {
-            facts.addresses = config.iter().map(|config| config.address).collect();
-            facts.host_addresses = facts.addresses.iter().map(ipnet::Ipv4Net::addr).collect();
+    fn uplink(&mut self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error> {
+        let mut facts = self.uplinks.get(&settings.name).cloned();
+        if let Some(facts) = facts.as_mut().filter(|_| settings.mode == UplinkMode::Own) {
+            facts.addresses = settings.address.into_iter().collect();
+            facts.host_addresses = facts.addresses.iter().map(Ipv4Net::addr).collect();
+            facts.routes.clear();
         }
+        Ok(facts)
     }
 
-    fn open_uplink(&mut self) -> Result<(), Error> {
+    fn open_uplink(&mut self, _: UplinkId, _: &UplinkSettings) -> Result<(), Error> {
         Ok(())
     }
 
-    fn guard(&mut self, hidden: Vec<Hidden>) -> Result<(), Error> {
+    fn guard(&mut self, interfaces: &[String], hidden: Vec<Hidden>) -> Result<(), Error> {
         self.may_fail()?;
+        self.guarded = interfaces.to_vec();
         self.guard = hidden;
         Ok(())
     }

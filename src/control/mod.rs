@@ -26,6 +26,9 @@ pub mod dhcp_setting;
 mod dhcp_tests;
 pub mod error;
 pub mod host;
+pub mod lan;
+#[cfg(test)]
+mod lan_tests;
 pub mod linux;
 pub mod memory;
 pub mod name;
@@ -52,5 +55,8 @@ mod subnets;
 pub mod table;
 pub mod uplink;
 mod uplink_lease;
+pub mod uplink_spec;
+#[cfg(test)]
+mod uplink_tests;
 #[cfg(test)]
 mod vlan_tests;

@@ -9,16 +9,18 @@ use super::apply::Control;
 use super::connect::can_lead_out;
 use super::error::Error;
 use super::host::Host;
-use super::name::Name;
+use super::name::{IfName, Name};
 use super::publications::{PublicationRecord, TargetRecord};
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting, Remove};
 use super::response::{NetworkDetail, NetworkInfo, Usage};
 use super::subnets::{first_free, is_free, overlap};
-use crate::addr::MacAddr;
+use super::uplink::UplinkRecord;
+use crate::addr::{Endpoint, MacAddr, UplinkId};
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, NETWORKS_MAX};
 use crate::shared::{Fdb, Neighbors};
 use crate::snapshot::{Network, NetworkMode, Port};
+use crate::table::conntrack::{Info, Nat};
 
 /// The MTU of Ethernet (RFC 894), for a switch without an uplink.
 const ETHERNET_MTU: u16 = 1500;
@@ -28,7 +30,24 @@ const PREFIX_LENGTHS: std::ops::RangeInclusive<u8> = 8..=30;
 
 impl<H: Host> Control<H> {
     pub(super) fn network_ls(&self) -> Vec<NetworkInfo> {
-        self.snapshot().networks.iter().flatten().map(|network| info(network)).collect()
+        self.snapshot().networks.iter().flatten().map(|network| self.network_info(network)).collect()
+    }
+
+    pub(super) fn network_info(&self, network: &Network) -> NetworkInfo {
+        let uplink = self.uplinks.get(network.uplink.index()).map(|uplink| uplink.settings.name.as_str());
+        let uplink = match network.mode {
+            NetworkMode::Nat | NetworkMode::Routed => uplink,
+            NetworkMode::Internal => None,
+            NetworkMode::Bridge => self.bridged_to(network.id),
+        };
+        info(network, uplink)
+    }
+
+    /// The uplink of a network, as a request names it that would make the network; `None` if it is the usual one.
+    pub(super) fn chosen_uplink(&self, network: &Network) -> Result<Option<IfName>, Error> {
+        let chosen = Some(network.uplink).filter(|&uplink| uplink != UplinkId::FIRST);
+        let uplink = chosen.and_then(|id| self.uplinks.get(id.index()));
+        uplink.map(|uplink| uplink.settings.name.parse()).transpose()
     }
 
     pub(super) fn network_inspect(&self, name: &Name, now: Time) -> Result<NetworkDetail, Error> {
@@ -41,7 +60,7 @@ impl<H: Host> Control<H> {
         let hosts = (1u64 << (32 - network.subnet.prefix_len())) - 3; // network, broadcast, gateway
         let ageing = self.snapshot().mac_ageing;
         Ok(NetworkDetail {
-            network: info(&network),
+            network: self.network_info(&network),
             port_names,
             vlans,
             addresses: Usage { used: addresses, limit: hosts },
@@ -50,6 +69,7 @@ impl<H: Host> Control<H> {
                 limit: network.fdb.limit() as u64,
             },
             neighbors: network.neighbors.lock().len(),
+            bridged_to: self.lan_info(&network),
         })
     }
 
@@ -61,6 +81,10 @@ impl<H: Host> Control<H> {
     pub fn network_create(&mut self, create: &NetworkCreate, now: Time) -> Result<NetworkInfo, Error> {
         let snapshot = self.snapshot();
         let there = snapshot.networks.iter().flatten().find(|there| there.name == create.name.as_str());
+        let is_lan = there.is_some_and(|there| there.mode == NetworkMode::Bridge) && create.mode.is_none();
+        if is_lan || create.mode == Some(NetworkMode::Bridge) {
+            return self.lan_create(create, now);
+        }
         let subnet = match (create.subnet, there) {
             (Some(subnet), _) => checked_subnet(subnet)?,
             (None, Some(there)) => there.subnet,
@@ -69,16 +93,13 @@ impl<H: Host> Control<H> {
         let network = self.planned(create, subnet)?;
         if let Some(there) = there {
             let same = same_settings(there, &network, create.mtu.is_some());
-            return if same { Ok(info(there)) } else { Err(differs(there)) };
+            return if same { Ok(self.network_info(there)) } else { Err(differs(&self.network_info(there))) };
         }
         self.check_apart(subnet)?;
-        let Some(id) = snapshot.free_network() else {
-            let why = format_args!("there are {NETWORKS_MAX} networks already");
-            return Err(Error::failed(&create.name, why, "remove one: vswitchctl network rm"));
-        };
+        let id = snapshot.free_network().ok_or_else(|| no_room(&create.name))?;
         network.fdb.add_local(network.gateway_mac, now);
         let network = Network { id, ..network };
-        let made = info(&network);
+        let made = self.network_info(&network);
         self.shared.publish(|snapshot| snapshot.set_network(network));
         if made.mode == NetworkMode::Routed
             && let Err(error) = self.renew_guard()
@@ -99,7 +120,7 @@ impl<H: Host> Control<H> {
     fn free_subnet(&mut self, name: &Name) -> Result<Ipv4Net, Error> {
         let mut taken = self.host.routed_prefixes()?;
         taken.extend(self.snapshot().networks.iter().flatten().map(|network| network.subnet));
-        taken.extend(self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses));
+        taken.extend(self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses));
         let before = self.book.subnet(name).filter(|subnet| is_free(subnet, &taken));
         let none = || {
             let hint = "choose one: --subnet CIDR";
@@ -110,13 +131,8 @@ impl<H: Host> Control<H> {
 
     /// Checks that a prefix meets no other network. One that the host has another route for is the user's choice.
     fn check_apart(&mut self, subnet: Ipv4Net) -> Result<(), Error> {
-        let snapshot = self.snapshot();
-        if let Some(other) = snapshot.networks.iter().flatten().find(|other| overlap(&subnet, &other.subnet))
-        {
-            let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
-            return Err(Error::exists(subnet, why, "choose another prefix"));
-        }
-        let links = self.uplink.iter().flat_map(|uplink| &uplink.facts.addresses);
+        self.check_apart_from_networks(subnet)?;
+        let links = self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses);
         if let Some(link) = links.map(Ipv4Net::trunc).find(|link| overlap(&subnet, link)) {
             let why = format_args!("overlaps the uplink's own network {link}");
             return Err(Error::exists(subnet, why, "choose another prefix"));
@@ -131,6 +147,18 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
+    /// Checks that a prefix meets no other network of the switch. A LAN's may well be the host's.
+    pub(super) fn check_apart_from_networks(&self, subnet: Ipv4Net) -> Result<(), Error> {
+        let snapshot = self.snapshot();
+        match snapshot.networks.iter().flatten().find(|other| overlap(&subnet, &other.subnet)) {
+            Some(other) => {
+                let why = format_args!("overlaps network {} ({})", other.name, other.subnet);
+                Err(Error::exists(subnet, why, "choose another prefix"))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Changes a network: all settings or none.
     ///
     /// # Errors
@@ -140,10 +168,23 @@ impl<H: Host> Control<H> {
         let before = self.network(set.name.as_str())?;
         let mut after = Network::clone(&before);
         for setting in &set.settings {
-            match *setting {
-                NetworkSetting::Mode(mode) => after.mode = mode,
-                NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(mtu)?,
+            match setting {
+                NetworkSetting::Mode(mode) => after.mode = *mode,
+                NetworkSetting::Mtu(mtu) => after.mtu = checked_mtu(*mtu)?,
+                NetworkSetting::Uplink(ifname) => after.uplink = self.uplink(ifname.as_str())?.id,
             }
+        }
+        let is_uplink = |setting: &NetworkSetting| matches!(setting, NetworkSetting::Uplink(_));
+        if let (Some(ifname), true) = (self.bridged_to(before.id), set.settings.iter().any(is_uplink)) {
+            let why = format_args!("is bridged to {ifname}");
+            return Err(Error::exists(&set.name, why, "make another network, and connect the ports there"));
+        }
+        if (before.mode == NetworkMode::Bridge) != (after.mode == NetworkMode::Bridge) {
+            let why = format_args!(
+                "is of mode {}, and a LAN is no network of the switch's own",
+                before.mode.as_str()
+            );
+            return Err(Error::exists(&set.name, why, "make another network, and connect the ports there"));
         }
         if after.mode != NetworkMode::Nat
             && let Some(record) = self.published_on(&before)
@@ -154,7 +195,7 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let ports = before.ports.iter().filter_map(|&id| snapshot.port(id));
         let ports: Vec<_> = ports.filter(|port| port.mtu == before.mtu && port.mtu != after.mtu).collect();
-        let (mode, mtu) = (after.mode, after.mtu);
+        let (mode, mtu, uplink) = (after.mode, after.mtu, after.uplink);
         let sizes: Vec<_> = ports.iter().map(|port| (port.id, port.mtu, mtu)).collect();
         self.resize(&sizes)?;
         self.shared.publish(|snapshot| {
@@ -172,7 +213,27 @@ impl<H: Host> Control<H> {
             });
             return Err(error);
         }
+        if uplink != before.uplink {
+            self.end_of_uplink(&before, now);
+        }
         Ok(set.settings.len())
+    }
+
+    /// Ends the connections of a network that has another uplink now, as far as they left by the one before. Those that
+    /// came in go on: they are answered by the uplink that they came in by, whichever the network has.
+    fn end_of_uplink(&mut self, before: &Network, now: Time) {
+        // Whoever decides by what was before has done so when this returns.
+        self.host.settle();
+        let snapshot = self.snapshot();
+        let is_outside = |end: Endpoint| snapshot.network_of(end.ip).is_none();
+        let leaves = |connection: &Info| match connection.nat {
+            Nat::Snat | Nat::Hairpin => true,
+            Nat::Dnat => false,
+            Nat::None => is_outside(connection.inside) || is_outside(connection.remote),
+        };
+        self.shared
+            .conntrack
+            .flush(now, |connection| before.ports.contains(&connection.port) && leaves(connection));
     }
 
     /// A publication that leads to a port on a network.
@@ -208,20 +269,24 @@ impl<H: Host> Control<H> {
         let first = subnet.hosts().next().unwrap_or(subnet.network());
         let gateway = create.gateway.unwrap_or(first);
         check_host_address(subnet, gateway, "gateway")?;
+        let uplink = match &create.uplink {
+            Some(ifname) => Some(self.uplink(ifname.as_str())?),
+            None => self.uplinks.first(),
+        };
         let mtu = match create.mtu {
             Some(mtu) => checked_mtu(mtu)?,
-            None => {
-                self.uplink.as_ref().map_or(ETHERNET_MTU, |uplink| uplink.facts.mtu.clamp(MTU_MIN, MTU_MAX))
-            }
+            None => uplink.map_or(ETHERNET_MTU, UplinkRecord::mtu),
         };
         Ok(Network {
             id: crate::addr::NetworkId(0),
             name: create.name.to_string(),
             subnet,
-            gateway,
+            gateway: Some(gateway),
             gateway_mac: MacAddr::from_ipv4(gateway),
+            router: Some(gateway),
             mtu,
             mode: create.mode.unwrap_or(NetworkMode::Nat),
+            uplink: uplink.map_or(UplinkId::FIRST, |uplink| uplink.id),
             dhcp: true,
             ports: Vec::new(),
             fdb: Arc::new(Fdb::new(self.shared.epoch())),
@@ -229,21 +294,24 @@ impl<H: Host> Control<H> {
         })
     }
 
-    pub(super) fn network_rm(&mut self, rm: &Remove) -> Result<usize, Error> {
+    pub(super) fn network_rm(&mut self, rm: &Remove, now: Time) -> Result<usize, Error> {
         let network = match self.network(rm.name.as_str()) {
             Err(_) if rm.if_exists => return Ok(0),
             found => found?,
         };
-        if let Some(&port) = network.ports.first() {
+        let on_it: Vec<_> =
+            network.ports.iter().filter(|port| self.bridged_by(**port).is_none()).copied().collect();
+        if let Some(&port) = on_it.first() {
             let name = self.port_name(port);
-            let why = format_args!("has {} ports, {name} among them", network.ports.len());
+            let why = format_args!("has {} ports, {name} among them", on_it.len());
             return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
         }
+        self.lan_close(network.id, now);
         self.shared.publish(|snapshot| snapshot.remove_network(network.id));
         self.dhcp.close(network.id);
         self.book.forget(&rm.name);
         // The uplink may have been in its way.
-        self.publish_uplink();
+        self.publish_uplinks();
         if let Err(error) = self.renew_guard() {
             log::warn!("guard: {error}");
         }
@@ -251,32 +319,45 @@ impl<H: Host> Control<H> {
     }
 }
 
-fn info(network: &Network) -> NetworkInfo {
+/// A network as it is listed, with the uplink that leads out of it, or that it is bridged to.
+pub(super) fn info(network: &Network, uplink: Option<&str>) -> NetworkInfo {
     NetworkInfo {
         name: network.name.clone(),
         subnet: network.subnet,
-        gateway: network.gateway,
+        gateway: network.router,
         mode: network.mode,
         mtu: network.mtu,
         ports: network.ports.len(),
-        gateway_mac: network.gateway_mac,
+        gateway_mac: network.gateway.map(|_| network.gateway_mac),
+        uplink: uplink.map(str::to_owned),
     }
+}
+
+pub(super) fn no_room(name: &Name) -> Error {
+    let why = format_args!("there are {NETWORKS_MAX} networks already");
+    Error::failed(name, why, "remove one: vswitchctl network rm")
 }
 
 /// Whether making `wanted` would change nothing. An MTU that was not asked for is not compared: the uplink's
 /// may have changed since.
-fn same_settings(there: &Network, wanted: &Network, mtu_matters: bool) -> bool {
+pub(super) fn same_settings(there: &Network, wanted: &Network, mtu_matters: bool) -> bool {
     let mtu_agrees = !mtu_matters || there.mtu == wanted.mtu;
-    (there.subnet, there.gateway, there.mode) == (wanted.subnet, wanted.gateway, wanted.mode) && mtu_agrees
+    let settings = |network: &Network| (network.subnet, network.router, network.mode, network.uplink);
+    settings(there) == settings(wanted) && mtu_agrees
 }
 
-fn differs(there: &Network) -> Error {
-    let (subnet, gateway, mode) = (there.subnet, there.gateway, there.mode.as_str());
-    let why = format_args!("exists with {subnet}, gateway {gateway}, mode {mode}, MTU {}", there.mtu);
+pub(super) fn differs(there: &NetworkInfo) -> Error {
+    let NetworkInfo { subnet, mtu, .. } = there;
+    let gateway = there.gateway.map_or_else(|| "none".to_owned(), |gateway| gateway.to_string());
+    let uplink = there.uplink.as_ref().map_or_else(String::new, |uplink| format!(", uplink {uplink}"));
+    let why = format_args!(
+        "exists with {subnet}, gateway {gateway}, mode {}, MTU {mtu}{uplink}",
+        there.mode.as_str()
+    );
     Error::exists(&there.name, why, "choose another name, or remove it first: vswitchctl network rm")
 }
 
-fn checked_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, Error> {
+pub(super) fn checked_subnet(subnet: Ipv4Net) -> Result<Ipv4Net, Error> {
     if subnet.trunc() != subnet {
         let why = "has bits behind the prefix";
         return Err(Error::usage(subnet, why, format_args!("write {}", subnet.trunc())));

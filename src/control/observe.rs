@@ -12,6 +12,7 @@ use super::response::{
     PortStats, StateInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use super::samples;
+use super::uplink::UplinkRecord;
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
@@ -39,13 +40,15 @@ impl<H: Host> Control<H> {
             missed += port.missed.load(std::sync::atomic::Ordering::Relaxed);
         }
         let tables = snapshot.networks.iter().flatten().map(|network| &network.neighbors);
-        let tables = tables.chain(snapshot.uplink.iter().map(|uplink| &uplink.neighbors));
+        let tables = tables.chain(snapshot.uplinks.iter().map(|uplink| &uplink.neighbors));
         let waiting: usize = tables.map(|neighbors| neighbors.lock().waiting()).sum();
         let options = self.host.worker_options();
+        let uplinks = self.uplink_ls();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.as_secs(),
-            uplink: self.uplink_info(),
+            uplink: uplinks.first().cloned(),
+            uplinks,
             workers: self.shared.workers(),
             io: options.io.as_str().to_owned(),
             poll: options.poll.as_str().to_owned(),
@@ -69,20 +72,11 @@ impl<H: Host> Control<H> {
         }
     }
 
-    fn uplink_info(&self) -> Option<UplinkInfo> {
-        let uplink = self.uplink.as_ref()?;
-        let facts = &uplink.facts;
-        let default = facts.routes.iter().filter(|route| route.by_uplink && route.prefix.prefix_len() == 0);
-        Some(UplinkInfo {
-            name: uplink.settings.name.clone(),
-            mode: uplink.settings.mode,
-            address: facts.addresses.first().copied(),
-            gateway: default.min_by_key(|route| route.metric).and_then(|route| route.gateway),
-            mtu: facts.mtu,
-            mac: facts.mac,
-            up: facts.up,
-            nat_ports: [*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()],
-        })
+    /// The uplinks that are translated or routed to, and then those that networks are bridged to.
+    pub(super) fn uplink_ls(&self) -> Vec<UplinkInfo> {
+        let snapshot = self.snapshot();
+        let bridged = snapshot.networks.iter().flatten().filter_map(|network| self.lan_info(network));
+        self.uplinks.iter().map(uplink_info).chain(bridged).collect()
     }
 
     pub(super) fn fdb_show(&self, show: &FdbShow, now: Time) -> Result<Vec<FdbEntry>, Error> {
@@ -158,7 +152,7 @@ impl<H: Host> Control<H> {
     pub(super) fn neigh_show(&self, now: Time) -> Vec<NeighborInfo> {
         let snapshot = self.snapshot();
         let networks = snapshot.networks.iter().flatten().map(|n| (&n.name, &n.neighbors));
-        let uplink = snapshot.uplink.iter().map(|uplink| (&uplink.name, &uplink.neighbors));
+        let uplink = snapshot.uplinks.iter().map(|uplink| (&uplink.name, &uplink.neighbors));
         networks.chain(uplink).flat_map(|(name, neighbors)| neighbors_of(name, neighbors, now)).collect()
     }
 
@@ -279,11 +273,20 @@ impl<H: Host> Control<H> {
         let published = protocol.and_then(|protocol| publications.find(protocol, called));
         let target = published.and_then(|p| publications.choose(p, called.port, client));
         let called = target.map_or(called, |target| target.endpoint);
+        let by = snapshot.port(sample.port).and_then(|port| match port.network {
+            Some(network) => snapshot.uplink_of(snapshot.network(network)?),
+            None => snapshot.uplink_at(port),
+        });
+        let by = by.map(|uplink| &**uplink);
         let from = match snapshot.port(sample.port).filter(|port| port.network.is_some()) {
             Some(port) => snapshot.end_at(port, src),
-            None => snapshot.end(src),
+            None => snapshot.end(src, by),
         };
-        let to = snapshot.end(called.ip);
+        let bridged = snapshot.port(sample.port).and_then(|port| snapshot.network(port.network?));
+        let to = match bridged.filter(|network| network.gateway.is_none()) {
+            Some(network) => snapshot.end_on(network, called.ip),
+            None => snapshot.end(called.ip, by),
+        };
         frame.rule = self.refusing_rule(&Question { from, to, protocol, port: called.port });
         frame
     }
@@ -333,6 +336,20 @@ impl<H: Host> Control<H> {
             bytes: connection.bytes.into(),
             nat: connection.nat.as_str().to_owned(),
         }
+    }
+}
+
+fn uplink_info(uplink: &UplinkRecord) -> UplinkInfo {
+    let facts = &uplink.facts;
+    UplinkInfo {
+        name: uplink.settings.name.clone(),
+        mode: uplink.settings.mode.as_str().to_owned(),
+        address: facts.addresses.first().copied(),
+        gateway: uplink.gateway(),
+        mtu: facts.mtu,
+        mac: facts.mac,
+        up: facts.up,
+        nat_ports: Some([*uplink.settings.nat_ports.start(), *uplink.settings.nat_ports.end()]),
     }
 }
 

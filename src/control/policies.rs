@@ -5,7 +5,7 @@
 //! old rules, and then all connections are judged again, by the same [`Policy::judge`] as their first packets were.
 //! Those that could not be made now are ended. So a rule holds at once, for old connections and for new ones.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::apply::Control;
@@ -15,10 +15,10 @@ use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
 use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, Request};
 use super::response::{CheckInfo, DefaultInfo, RuleInfo};
 use super::rules::{is_named, is_there, too_many};
-use crate::addr::{Endpoint, Protocol};
+use crate::addr::{Endpoint, NetworkId, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
-use crate::snapshot::{NetworkMode, Snapshot};
+use crate::snapshot::{NetworkMode, Snapshot, Uplink};
 use crate::table::conntrack::{Info, Nat};
 use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
 
@@ -146,6 +146,7 @@ impl<H: Host> Control<H> {
             (None, None, None) => {}
             (Some(from), Some(to), Some(action)) => {
                 let (from, to) = (self.network(from.as_str())?, self.network(to.as_str())?);
+                self.check_way(&BTreeSet::from([from.id]), &BTreeSet::from([to.id]))?;
                 // What happens anyway needs not be remembered.
                 let said = (action != usual_default(&from.name, &to.name)).then_some(action);
                 defaults.set(&from.name, &to.name, said);
@@ -183,7 +184,12 @@ impl<H: Host> Control<H> {
             }
         };
         let snapshot = self.snapshot();
-        let (from, to) = (self.end(&snapshot, &check.from)?, self.end(&snapshot, &check.to)?);
+        let inside = |spec| self.end(&snapshot, spec, None).ok()?.network;
+        let network = inside(&check.from).or_else(|| inside(&check.to));
+        let network = network.and_then(|name| self.network(name).ok());
+        let by = network.and_then(|network| snapshot.uplink_of(&network)).or(snapshot.uplinks.first());
+        let by = by.map(|uplink| &**uplink);
+        let (from, to) = (self.end(&snapshot, &check.from, by)?, self.end(&snapshot, &check.to, by)?);
         let question = Question { from, to, protocol: Some(check.proto), port };
         let verdict = verdict(&snapshot, &question);
         let listed = verdict.rule().and_then(|number| Some((number, snapshot.policy.rules().get(number)?)));
@@ -269,9 +275,42 @@ impl<H: Host> Control<H> {
                 "leave it out, or give --proto tcp or udp",
             ));
         }
+        if let (Some(from), Some(to)) = (self.named_networks(&from), self.named_networks(&to)) {
+            self.check_way(&from, &to)?;
+        }
         let ports = add.dport.as_ref().map(|ports| ports.0.clone());
         let rule = Rule { action: add.action, from, to, protocol: add.proto, ports };
         Ok(Arc::new(Listed::new(rule, add.name.as_ref().map(|name| name.0.clone()))))
+    }
+
+    /// The networks of places, if they are nothing but networks and ports.
+    fn named_networks(&self, places: &[Place]) -> Option<BTreeSet<NetworkId>> {
+        let mut networks = BTreeSet::new();
+        for place in places {
+            match place {
+                Place::Network(name) => networks.extend(self.network(name).ok().map(|network| network.id)),
+                Place::Port(name) => {
+                    let records = self.ports.iter().filter(|(port, _)| port.as_str() == name);
+                    networks.extend(records.map(|(_, record)| record.network));
+                }
+                Place::Prefix(_) | Place::Internet | Place::Lan | Place::Host => return None,
+            }
+        }
+        (!networks.is_empty()).then_some(networks)
+    }
+
+    /// Checks that some network of one side is one of the other's, or can have a way there, which a bridged one cannot.
+    fn check_way(&self, from: &BTreeSet<NetworkId>, to: &BTreeSet<NetworkId>) -> Result<(), Error> {
+        let routes = |id: &NetworkId| self.bridged_to(*id).is_none();
+        if !from.is_disjoint(to) || (from.iter().any(routes) && to.iter().any(routes)) {
+            return Ok(());
+        }
+        let snapshot = self.snapshot();
+        let bridged = from.iter().chain(to).copied().find(|id| !routes(id));
+        let Some(network) = bridged.and_then(|id| snapshot.network(id)) else { return Ok(()) };
+        let why = "is bridged, and the switch routes nothing between it and its other networks";
+        let hint = "its stations are lan, or a prefix, to those";
+        Err(Error::usage(format_args!("network {}", network.name), why, hint))
     }
 
     fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
@@ -302,12 +341,16 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// An end of a connection that is asked about. A whole network has no single address: what a rule says of a part
+    /// An end of a connection that is asked about, which if it is outside is reached by this uplink. A whole network has no single address: what a rule says of a part
     /// of its prefix is not about it.
-    fn end<'a>(&'a self, snapshot: &'a Snapshot, spec: &PlaceSpec) -> Result<End<'a>, Error> {
+    fn end<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        spec: &PlaceSpec,
+        by: Option<&Uplink>,
+    ) -> Result<End<'a>, Error> {
         let outside = |ip, zone| End { ip, zone, port: None, network: None };
-        let uplink = snapshot.uplink.as_deref();
-        let address = uplink.and_then(|uplink| uplink.address);
+        let address = by.and_then(|uplink| uplink.address);
         Ok(match self.place(spec)? {
             Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),
             Place::Lan => {
@@ -318,7 +361,7 @@ impl<H: Host> Control<H> {
                 let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.addr());
                 outside(ip, Zone::Host)
             }
-            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr()),
+            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr(), by),
             Place::Prefix(prefix) => {
                 return Err(Error::usage(prefix, "not one end of a connection", "give an address"));
             }
@@ -405,12 +448,25 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
     let (from, to) = if connection.inside_answers() { (peer, inside) } else { (inside, peer) };
     // Who spoke first answers for the connection, unless that was the world.
     let opener = snapshot.port(connection.port).filter(|_| nat != Nat::Dnat);
+    let on = opener.and_then(|port| snapshot.network(port.network?)).filter(|on| on.gateway.is_none());
+    if let (Some(opener), Some(lan)) = (opener, on) {
+        // What comes from a LAN counts for who is called.
+        let is_called = opener.ip == Some(to.ip);
+        let from = if is_called { snapshot.end_on(lan, from.ip) } else { snapshot.end_at(opener, from.ip) };
+        let called = snapshot.end_on(lan, to.ip);
+        return Some(Question { from, to: called, protocol: Some(protocol), port: to.port });
+    }
     let network = snapshot.network_of(from.ip).map(|network| network.id);
+    let by = snapshot.uplink_with(outside.ip).or_else(|| {
+        let port = snapshot.port(connection.port)?;
+        snapshot.uplink_of(snapshot.network(port.network?)?)
+    });
+    let by = by.map(|uplink| &**uplink);
     let from = match opener {
         Some(port) if nat != Nat::Hairpin && port.network == network => snapshot.end_at(port, from.ip),
-        _ => snapshot.end(from.ip),
+        _ => snapshot.end(from.ip, by),
     };
-    Some(Question { from, to: snapshot.end(to.ip), protocol: Some(protocol), port: to.port })
+    Some(Question { from, to: snapshot.end(to.ip, by), protocol: Some(protocol), port: to.port })
 }
 
 /// What decides about a connection.
@@ -471,7 +527,8 @@ fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> Verdict {
             return Verdict::NoWayOut;
         }
         let called = is_outside(from) && to.zone == Zone::Inside;
-        if called && mode(to) != Some(NetworkMode::Routed) && !is_published() {
+        let is_reached = matches!(mode(to), Some(NetworkMode::Routed | NetworkMode::Bridge));
+        if called && !is_reached && !is_published() {
             return Verdict::Unpublished;
         }
     }

@@ -10,6 +10,7 @@ use ipnet::Ipv4Net;
 use super::apply::{Control, DEFAULT_NETWORK};
 use super::error::Error;
 use super::host::{Attachment, Host, NetnsIdentity, PortPlan};
+use super::lan::{no_address_of_ours, no_gateway};
 use super::name::Name;
 use super::networks::checked_mtu;
 use super::records::PortRecord;
@@ -146,8 +147,12 @@ impl<H: Host> Control<H> {
             let why = format_args!("there are {} ports already", PORTS_MAX - 1);
             return Err(Error::failed(name, why, "remove one: vswitchctl port rm"));
         };
+        if let (true, None) = (new.dns, network.gateway) {
+            return Err(no_gateway("dns", network, "leave it out: the LAN's DHCP server names resolvers"));
+        }
         let ip = match new.ip {
             None if no_address => None,
+            None if network.gateway.is_none() => return Err(no_address_of_ours(network)),
             wanted => Some(self.choose_ip(name, wanted, network, now)?),
         };
         let mac = self.choose_mac((name, new.mac), (id, ip), network, &attachment)?;
@@ -155,11 +160,12 @@ impl<H: Host> Control<H> {
         let address = ip.filter(|_| configures && !no_address);
         let with_prefix = address.and_then(|ip| Ipv4Net::new(ip, network.subnet.prefix_len()).ok());
         let leads_out = new.may_lead_out && address.is_some() && network.mode != NetworkMode::Internal;
+        let gateway = network.router.filter(|_| leads_out);
         let plan = PortPlan {
             mac,
             address: with_prefix,
-            gateway: leads_out.then_some(network.gateway),
-            resolver: new.dns.then_some(network.gateway),
+            gateway,
+            resolver: network.gateway.filter(|_| new.dns),
             mtu: network.mtu,
             attachment: attachment.clone(),
         };
@@ -189,7 +195,7 @@ impl<H: Host> Control<H> {
             lease: None,
             mac,
             no_address,
-            has_default_route: leads_out,
+            has_default_route: gateway.is_some(),
             dns: new.dns,
         };
         let made = self.port_info(name, &record);
@@ -202,7 +208,7 @@ impl<H: Host> Control<H> {
         match self.port(&rm.name) {
             Err(_) if rm.if_exists => return Ok(0),
             Err(error) => return Err(error),
-            Ok(_) => {}
+            Ok(record) => self.check_no_uplink(record)?,
         }
         for id in self.ids_of(&rm.name) {
             self.detach(id, now);
@@ -210,8 +216,23 @@ impl<H: Host> Control<H> {
         Ok(1)
     }
 
-    /// Removes an interface whose device has vanished by itself, and its port with the last one.
+    /// A bridged network's uplink goes with the network.
+    fn check_no_uplink(&self, record: &PortRecord) -> Result<(), Error> {
+        let Some(network) = self.bridged_by(record.id) else { return Ok(()) };
+        let why = format_args!("is the uplink of network {}", network.name);
+        let hint = format_args!("remove the network: vswitchctl network rm {}", network.name);
+        Err(Error::exists(record.attachment.ifname(), why, hint))
+    }
+
+    /// Removes an interface whose device has vanished by itself, and its port with the last one. A bridged network
+    /// waits for its interface to come back.
     pub fn port_gone(&mut self, id: PortId, now: Time) {
+        if self.uplink_at(id).is_some() {
+            return self.follow_uplinks(now);
+        }
+        if self.bridged_by(id).is_some() {
+            return self.lan_lost(id, now);
+        }
         let Some((name, record)) = self.ports.iter().find(|(_, port)| port.id == id) else { return };
         let ifname = record.attachment.ifname();
         log::info!("port {name}: {ifname} is gone (the namespace ended or the interface was deleted)");
@@ -299,7 +320,7 @@ impl<H: Host> Control<H> {
         Port {
             id,
             name: name.to_string(),
-            network: (id != PortId::UPLINK).then_some(network),
+            network: Some(network),
             ip: None,
             vlan: None,
             vlans: Vlans::default(),
@@ -308,6 +329,7 @@ impl<H: Host> Control<H> {
             quota: CONNECTIONS_PER_PORT,
             pins: None,
             host: None,
+            lan: false,
             policing: Policing::default(),
             meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
@@ -316,7 +338,7 @@ impl<H: Host> Control<H> {
         }
     }
 
-    /// The name of a port, or of the uplink; a number if it is gone.
+    /// The name of a port, or of an uplink; a number if it is gone.
     pub(super) fn port_name(&self, id: PortId) -> String {
         self.snapshot().port(id).map_or_else(|| format!("#{}", id.0), |port| port.name.clone())
     }
@@ -395,13 +417,13 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
-    /// An interface can be one port only, and never the uplink.
+    /// An interface can be one port only, and never an uplink.
     fn check_device(&self, attachment: &Attachment) -> Result<(), Error> {
         let Attachment::Device { ifname } = attachment else { return Ok(()) };
-        if self.uplink.as_ref().is_some_and(|uplink| uplink.settings.name == *ifname) {
-            return Err(Error::exists(ifname, "is the uplink", "choose another interface"));
+        if self.uplink(ifname).is_ok() {
+            return Err(Error::exists(ifname, "is an uplink", "choose another interface"));
         }
-        match self.ports.iter().find(|(_, port)| port.attachment == *attachment) {
+        match self.ports.iter().find(|(_, port)| port.opens(ifname)) {
             Some((name, _)) => {
                 Err(Error::exists(ifname, format_args!("is port {name} already"), "choose another interface"))
             }

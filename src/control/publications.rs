@@ -1,4 +1,4 @@
-//! Published ports: what outsiders reach of a container through the uplink's address.
+//! Published ports: what outsiders reach of a container through an uplink's address.
 //!
 //! A publication takes its ports on the host (in mode `shared`, where host and switch have one address),
 //! out of the range for masquerading, and off the host's stack by the guard; only then do packets find it. A
@@ -11,7 +11,7 @@
 //!
 //! A publication with several containers gives each new connection to one of them. A container that goes leaves the
 //! others, whose connections stay. Where it is asked for, they are checked, and one that is down gets no new
-//! connections ([`crate::service::health`]).
+//! connections (`service::health`).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -29,9 +29,7 @@ use super::response::{PublicationInfo, TargetInfo};
 use crate::addr::{Endpoint, PortId, Protocol};
 use crate::clock::Time;
 use crate::limits::{HEALTH_INTERVAL, HEALTH_INTERVALS, PUBLICATIONS_MAX, PUBLISH_TARGETS_MAX};
-use crate::snapshot::{
-    Check, Condition, NetworkMode, Publication, Publications, Scope, Target, UplinkMode, Watch,
-};
+use crate::snapshot::{Check, Condition, NetworkMode, Publication, Publications, Scope, Target, Watch};
 use crate::table::conntrack::{Info, Nat};
 
 /// A container behind a publication.
@@ -202,11 +200,10 @@ impl<H: Host> Control<H> {
             let why = format_args!("more than {PUBLICATIONS_MAX} published ports");
             return Err(Error::failed(&wish, why, "publish fewer, or remove some"));
         }
-        let on_host = self.shares_the_hosts_address();
         let is_free = |Listen { protocol, ip, ports }: &Listen| !taken.meets(*protocol, *ip, ports);
         let mut refused = None;
         for spec in wish.choices().filter(|spec| is_free(&spec.listen)) {
-            match if on_host { self.host.reserve(&spec.listen) } else { Ok(()) } {
+            match if self.is_on_host(&spec.listen) { self.host.reserve(&spec.listen) } else { Ok(()) } {
                 Ok(()) => return Ok(PublicationRecord { spec, scope, targets, watch }),
                 Err(error) if error.kind == Kind::Exists => refused = refused.or(Some(error)),
                 Err(error) => return Err(error),
@@ -227,9 +224,7 @@ impl<H: Host> Control<H> {
 
     /// Gives the host its ports back.
     fn release_on_host(&mut self, records: &[PublicationRecord]) {
-        if self.shares_the_hosts_address() {
-            records.iter().for_each(|record| self.host.release(&record.spec.listen));
-        }
+        records.iter().for_each(|record| self.host.release(&record.spec.listen));
     }
 
     /// Lets packets find publications whose ports are reserved.
@@ -352,6 +347,10 @@ impl<H: Host> Control<H> {
                 let why = "the port is on an internal network, which nothing outside reaches";
                 return Err(Error::usage(name, why, "use a network of mode nat"));
             }
+            if mode == Some(NetworkMode::Bridge) {
+                let why = "the port is on a bridged network, where the LAN reaches it by its own address";
+                return Err(Error::usage(name, why, "use that, or a network of mode nat"));
+            }
             if mode == Some(NetworkMode::Routed) {
                 let why = "the port is on a routed network, where the world reaches it by its own address";
                 return Err(Error::usage(name, why, "use a network of mode nat"));
@@ -366,18 +365,19 @@ impl<H: Host> Control<H> {
 
     /// Whether something can be published on the address.
     fn check_address(&self, wish: &PublishWish) -> Result<(), Error> {
-        let Some(uplink) = &self.uplink else {
+        if self.uplinks.is_empty() {
             let hint = "start vswitchd with --uplink";
             return Err(Error::failed(wish, "there is no uplink to publish on", hint));
-        };
-        let addresses = &uplink.facts.addresses;
+        }
         if let Some(ip) = wish.ip
             && !ip.is_loopback()
-            && !addresses.iter().any(|address| address.addr() == ip)
+            && !self.uplinks.iter().any(|uplink| uplink.has_address(ip))
         {
-            let list: Vec<_> = addresses.iter().map(|address| address.addr().to_string()).collect();
+            let addresses = self.uplinks.iter().flat_map(|uplink| &uplink.facts.addresses);
+            let list: Vec<_> = addresses.map(|address| address.addr().to_string()).collect();
             let hint = format!("leave it out, or use one of {}", list.join(", "));
-            let why = format_args!("not an address of the uplink {}", uplink.settings.name);
+            let names: Vec<_> = self.uplinks.iter().map(|uplink| uplink.settings.name.as_str()).collect();
+            let why = format_args!("not an address of the uplink {}", names.join(" or "));
             return Err(Error::not_found(ip, why, hint));
         }
         Ok(())
@@ -400,8 +400,11 @@ impl<H: Host> Control<H> {
         Ok(out.or_else(|| all.iter().find(is_translated)).unwrap_or(first))
     }
 
-    fn shares_the_hosts_address(&self) -> bool {
-        self.uplink.as_ref().is_some_and(|uplink| uplink.settings.mode == UplinkMode::Shared)
+    /// Whether the ports of a publication are the host's, too: at an address that it shares with the switch. What an uplink
+    /// has of its own is not on the host.
+    fn is_on_host(&self, listen: &Listen) -> bool {
+        let is_own = |ip| self.uplinks.iter().any(|uplink| !uplink.is_shared() && uplink.has_address(ip));
+        self.uplinks.iter().any(|uplink| uplink.is_shared()) && !listen.ip.is_some_and(is_own)
     }
 }
 

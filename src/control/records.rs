@@ -29,6 +29,33 @@ pub(super) struct PortRecord {
 }
 
 impl PortRecord {
+    /// That of the interface which a network is bridged to.
+    pub(super) fn of_uplink(id: PortId, network: NetworkId, ifname: &str) -> Self {
+        PortRecord {
+            id,
+            network,
+            attachment: Attachment::Uplink { ifname: ifname.to_owned() },
+            netns: None,
+            ip: None,
+            lease: None,
+            mac: None,
+            no_address: true,
+            has_default_route: false,
+            dns: false,
+        }
+    }
+
+    /// Whether it is an interface with this name that exists beside the switch.
+    pub(super) fn opens(&self, name: &str) -> bool {
+        match &self.attachment {
+            Attachment::Device { ifname } | Attachment::Uplink { ifname } => ifname == name,
+            Attachment::Netns { .. }
+            | Attachment::Tap { .. }
+            | Attachment::Host { .. }
+            | Attachment::Vlan { .. } => false,
+        }
+    }
+
     /// The address that it has now.
     pub(super) fn address(&self) -> Option<Ipv4Addr> {
         self.ip.or(self.lease)
@@ -40,6 +67,7 @@ impl PortRecord {
             Attachment::Tap { .. } => PortKind::Tap,
             Attachment::Device { .. } => PortKind::Device,
             Attachment::Host { .. } => PortKind::Host,
+            Attachment::Uplink { .. } => PortKind::Uplink,
             Attachment::Vlan { .. } => PortKind::Vlan,
         }
     }

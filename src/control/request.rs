@@ -27,10 +27,12 @@ use crate::snapshot::{Check, NetworkMode};
 use crate::table::policy::Action;
 
 mod networks;
+mod uplinks;
 
 pub use networks::{
     NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting, VlanSpec,
 };
+pub use uplinks::{UplinkSet, UplinkSetting};
 
 macro_rules! requests {
     ($($(#[doc = $doc:literal])+ $variant:ident($arguments:ty) = $noun:literal $verb:literal $access:ident,)+) => {
@@ -115,6 +117,10 @@ requests! {
     NetworkInspect(Named) = "network" "inspect" reads,
     /// Show a network's DHCP server, after changing settings of it.
     NetworkDhcp(NetworkDhcp) = "network" "dhcp" changes,
+    /// All uplinks.
+    UplinkLs(NoArguments) = "uplink" "ls" reads,
+    /// Change an uplink.
+    UplinkSet(UplinkSet) = "uplink" "set" changes,
     /// All ports.
     PortLs(NoArguments) = "port" "ls" reads,
     /// Attach a namespace, a TAP or a device.
@@ -229,30 +235,35 @@ pub struct NetworkCreate {
     /// Its prefix, like 10.1.0.0/24 [default: a private one that the host has no route to]
     #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
     pub subnet: Option<Ipv4Net>,
-    /// The gateway's address [default: the first of the prefix]
+    /// The gateway's address [default: the first of the prefix; of a LAN, the host's own next hop]
     #[arg(long, value_name = "IP")]
     pub gateway: Option<Ipv4Addr>,
-    /// nat (masqueraded to the uplink), routed (to the uplink with its own addresses) or internal (no way out)
-    /// [default: nat]
+    /// nat (masqueraded to the uplink), routed (to the uplink with its own addresses), internal (no way out) or bridge
+    /// (part of the LAN behind --uplink) [default: nat]
     #[arg(long, value_parser = parse_mode)]
     pub mode: Option<NetworkMode>,
     /// Largest IP packet in bytes [default: the uplink's]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// The uplink that leads out of it [default: the first], or of mode bridge the interface that it is bridged to
+    #[arg(long, value_name = "IFACE")]
+    #[serde(default)]
+    pub uplink: Option<IfName>,
 }
 
-/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]`, as the daemon's command line has it.
+/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]`, as the daemon's command line has it.
 impl FromStr for NetworkCreate {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        const GRAMMAR: &str = "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]";
+        const GRAMMAR: &str =
+            "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]";
         let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
         let mut fields = text.split(',');
         let (name, subnet) =
             fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
         let (name, subnet) = (name.parse()?, Some(parse_subnet(subnet)?));
-        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None };
+        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None, uplink: None };
         for field in fields {
             match field.split_once('=') {
                 Some(("gateway", ip)) => {
@@ -263,6 +274,7 @@ impl FromStr for NetworkCreate {
                         Some(mtu.parse().map_err(|_| wrong("the MTU is not a number up to 65535"))?);
                 }
                 Some(("mode", mode)) => network.mode = Some(parse_mode(mode)?),
+                Some(("uplink", ifname)) => network.uplink = Some(ifname.parse()?),
                 _ => return Err(wrong("unknown field")),
             }
         }
@@ -773,7 +785,8 @@ fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
         "nat" => Ok(NetworkMode::Nat),
         "routed" => Ok(NetworkMode::Routed),
         "internal" => Ok(NetworkMode::Internal),
-        _ => Err(Error::usage(text, "no such mode", "nat, routed or internal")),
+        "bridge" => Ok(NetworkMode::Bridge),
+        _ => Err(Error::usage(text, "no such mode", "nat, routed, internal or bridge")),
     }
 }
 
@@ -893,7 +906,7 @@ mod tests {
     #[test]
     fn wrong_requests_are_refused_with_something_to_do() {
         for (noun, verb, body, says) in [
-            ("frob", "ls", "", "no such noun (one of status, network, port"),
+            ("frob", "ls", "", "no such noun (one of status, network, uplink, port"),
             ("port", "frob", "", "no such verb of port (one of ls, add, rm"),
             ("status", "ls", "", "it takes no verb"),
             ("port", "add", "{}", "missing field `name`"),
@@ -918,6 +931,8 @@ mod tests {
             "lan=10.1.0.0/24,gateway=10.1.0.254,mtu=1400,mode=internal".parse().unwrap();
         assert_eq!(network.gateway, Some(Ipv4Addr::new(10, 1, 0, 254)));
         assert_eq!((network.mtu, network.mode), (Some(1400), Some(NetworkMode::Internal)));
+        let bridged: NetworkCreate = "lan=192.168.1.0/24,mode=bridge,uplink=eth1".parse().unwrap();
+        assert_eq!((bridged.mode, bridged.uplink), (Some(NetworkMode::Bridge), "eth1".parse().ok()));
         for wrong in
             ["lan", "lan=", "=10.0.0.0/8", "lan=10.1.0.0/24,mtu=x", "lan=10.1.0.0/24,a=b", "lan=10.1.0.0/33"]
         {

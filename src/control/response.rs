@@ -13,7 +13,7 @@ use super::dhcp_setting::Route;
 use super::error::Error;
 use super::request::Security;
 use crate::addr::{Endpoint, MacAddr, Protocol, Vid};
-use crate::snapshot::{Check, NetworkMode, Policing, UplinkMode};
+use crate::snapshot::{Check, NetworkMode, Policing};
 use crate::table::policy::Action;
 
 /// The answer to a request.
@@ -23,6 +23,7 @@ use crate::table::policy::Action;
 pub enum Response {
     Status(Box<Status>),
     Networks(Vec<NetworkInfo>),
+    Uplinks(Vec<UplinkInfo>),
     Network(NetworkInfo),
     NetworkDetail(Box<NetworkDetail>),
     Dhcp(DhcpInfo),
@@ -163,8 +164,11 @@ pub struct Usage {
 pub struct Status {
     pub version: String,
     pub uptime_seconds: u64,
-    /// `null` without an uplink.
+    /// The first uplink; `null` without one.
     pub uplink: Option<UplinkInfo>,
+    /// All of them.
+    #[serde(default)]
+    pub uplinks: Vec<UplinkInfo>,
     pub workers: usize,
     /// How they read and write: `uring` or `syscall`.
     pub io: String,
@@ -181,12 +185,13 @@ pub struct Status {
     pub imbalance: i64,
 }
 
-/// The uplink.
+/// An uplink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct UplinkInfo {
     pub name: String,
-    pub mode: UplinkMode,
+    /// `shared` or `own`, and `bridge` where a network is bridged to it and there is no other.
+    pub mode: String,
     /// With the prefix length of the link; `null` while it has none.
     pub address: Option<Ipv4Net>,
     /// The default route's next hop.
@@ -194,7 +199,8 @@ pub struct UplinkInfo {
     pub mtu: u16,
     pub mac: MacAddr,
     pub up: bool,
-    pub nat_ports: [u16; 2],
+    /// First and last external port for masquerading; `null` where nothing is translated.
+    pub nat_ports: Option<[u16; 2]>,
 }
 
 /// The state directory.
@@ -247,12 +253,17 @@ pub struct Counts {
 pub struct NetworkInfo {
     pub name: String,
     pub subnet: Ipv4Net,
-    pub gateway: Ipv4Addr,
+    /// Where default routes lead: the switch, or on a bridged network the LAN's router; `null` if none is known.
+    pub gateway: Option<Ipv4Addr>,
     pub mode: NetworkMode,
     pub mtu: u16,
     /// How many ports are on it.
     pub ports: usize,
-    pub gateway_mac: MacAddr,
+    /// `null` on a bridged network, whose gateway is not the switch.
+    pub gateway_mac: Option<MacAddr>,
+    /// The uplink that leads out of it, or the interface that it is bridged to; `null` if there is none.
+    #[serde(default)]
+    pub uplink: Option<String>,
 }
 
 /// `network inspect`.
@@ -268,6 +279,9 @@ pub struct NetworkDetail {
     pub addresses: Usage,
     pub macs: Usage,
     pub neighbors: usize,
+    /// What it is bridged to, if it is.
+    #[serde(default)]
+    pub bridged_to: Option<UplinkInfo>,
 }
 
 /// How a port is attached.
@@ -282,6 +296,8 @@ pub enum PortKind {
     Device,
     /// A TAP in the switch's namespace with an address for the host.
     Host,
+    /// The interface that a network is bridged to.
+    Uplink,
     /// A VLAN of the port's first interface.
     Vlan,
 }
@@ -294,6 +310,7 @@ impl PortKind {
             PortKind::Tap => "tap",
             PortKind::Device => "device",
             PortKind::Host => "host",
+            PortKind::Uplink => "uplink",
             PortKind::Vlan => "vlan",
         }
     }
@@ -383,7 +400,7 @@ pub struct FdbEntry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct NeighborInfo {
-    /// The network, or the uplink's interface.
+    /// The network, or an uplink's interface.
     pub network: String,
     pub ip: Ipv4Addr,
     /// `null` while nobody answered.
@@ -475,7 +492,7 @@ pub struct Timeout {
 #[allow(missing_docs)]
 pub struct PublicationInfo {
     pub proto: Protocol,
-    /// The uplink's address; `null` for all of them.
+    /// An uplink's address; `null` for all of them.
     pub ip: Option<Ipv4Addr>,
     pub port_first: u16,
     pub port_last: u16,
@@ -591,7 +608,7 @@ pub struct DroppedFrame {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Stats {
-    /// The uplink first, under its interface's name.
+    /// The uplinks first, under their interfaces' names.
     pub ports: Vec<PortStats>,
     pub workers: Vec<WorkerStats>,
 }
@@ -601,7 +618,7 @@ pub struct Stats {
 #[allow(missing_docs)]
 pub struct PortStats {
     pub name: String,
-    /// `null` for the uplink.
+    /// `null` for an uplink.
     pub network: Option<String>,
     #[serde(flatten)]
     pub counts: Counts,

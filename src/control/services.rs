@@ -30,7 +30,7 @@ impl<H: Host> Control<H> {
         self.end_leases(now);
         self.remember_leases(now);
         self.remember_addresses();
-        self.keep_uplink_lease(now);
+        self.keep_uplink_leases(now);
     }
 
     /// When [`Control::serve`] is to be called although nothing more was punted.
@@ -38,15 +38,15 @@ impl<H: Host> Control<H> {
         if !self.shared.punts.is_empty() {
             return Some(Time::ZERO);
         }
-        let uplink = self.uplink.as_ref().and_then(|uplink| uplink.lessee.as_ref()).map(Lessee::due);
-        [uplink, self.dhcp.next_end()].into_iter().flatten().min()
+        let lessees = self.uplinks.iter().filter_map(|uplink| uplink.lessee.as_ref());
+        lessees.map(Lessee::due).chain(self.dhcp.next_end()).min()
     }
 
     fn serve_punt(&mut self, punt: &Punt, now: Time) {
         let Some(datagram) = Datagram::of(punt) else { return };
         match punt.service {
             Service::Dhcp => self.serve_dhcp(punt, &datagram, now),
-            Service::DhcpClient => self.hear_dhcp_server(&datagram, now),
+            Service::DhcpClient => self.hear_dhcp_server(punt.ingress, &datagram, now),
             // It has a queue and a thread of its own.
             Service::Stack => {}
         }

@@ -1,11 +1,12 @@
-//! The address that the uplink has by DHCP, in mode `own`.
+//! The address that an uplink has by DHCP, in mode `own`.
 //!
-//! The [`Client`] says what the uplink is to have; when that is something new, the host is told, and the change takes
-//! the way of every other change of the uplink: [`Control::follow_uplink`]. So connections from an address that is not
-//! ours any more end, and a link that overlaps a network is noticed.
+//! The [`Client`] says what the uplink is to have; when that is something new, it becomes the uplink's setting, and the
+//! change takes the way of every other change of an uplink: [`Control::renew_uplinks`]. So connections from an
+//! address that is not ours any more end, and a link that overlaps a network is noticed.
 
 use super::apply::Control;
 use super::host::{Host, UplinkFacts};
+use super::uplink::UplinkRecord;
 use crate::addr::{MacAddr, PortId};
 use crate::clock::Time;
 use crate::service::datagram::Datagram;
@@ -40,25 +41,31 @@ impl Lessee {
 }
 
 impl<H: Host> Control<H> {
-    /// Takes in what a DHCP server on the uplink said.
-    pub(super) fn hear_dhcp_server(&mut self, datagram: &Datagram<'_>, now: Time) {
-        if let Some(lessee) = self.uplink.as_mut().and_then(|uplink| uplink.lessee.as_mut()) {
+    /// Takes in what a DHCP server on an uplink said.
+    pub(super) fn hear_dhcp_server(&mut self, port: PortId, datagram: &Datagram<'_>, now: Time) {
+        if let Some(lessee) = self.uplink_at(port).and_then(|uplink| uplink.lessee.as_mut()) {
             lessee.client.receive(datagram, now);
         }
     }
 
-    /// Sends what the uplink's DHCP client has to say, and gives the uplink what it has got.
-    pub(super) fn keep_uplink_lease(&mut self, now: Time) {
-        let Some(lessee) = self.uplink.as_mut().and_then(|uplink| uplink.lessee.as_mut()) else { return };
-        let message = lessee.client.poll(now);
-        let config = lessee.client.config();
-        let is_news = std::mem::replace(&mut lessee.config, config) != config;
-        if let Some(message) = message {
-            self.host.send(PortId::UPLINK, message);
+    /// Sends what the uplinks' DHCP clients have to say, and gives the uplinks what they have got.
+    pub(super) fn keep_uplink_leases(&mut self, now: Time) {
+        let mut is_news = false;
+        for UplinkRecord { id, settings, lessee, .. } in &mut self.uplinks {
+            let Some(lessee) = lessee else { continue };
+            let message = lessee.client.poll(now);
+            let config = lessee.client.config();
+            if std::mem::replace(&mut lessee.config, config) != config {
+                settings.address = config.map(|config| config.address);
+                settings.gateway = config.and_then(|config| config.gateway);
+                is_news = true;
+            }
+            if let Some(message) = message {
+                self.host.send(id.port(), message);
+            }
         }
         if is_news {
-            self.host.set_uplink_address(config);
-            self.follow_uplink(now);
+            self.renew_uplinks(now);
         }
     }
 }

@@ -11,13 +11,13 @@ use std::path::PathBuf;
 use clap::parser::ValueSource;
 use clap::{ArgGroup, ArgMatches, Args, FromArgMatches};
 
-use super::{NetworkSpec, Options, RESOLV_CONF, UplinkAddress};
+use super::{NetworkSpec, Options, RESOLV_CONF};
 use crate::control::cli;
 use crate::control::config::{DaemonOption, Document};
 use crate::control::error::Error;
-use crate::control::request::parse_subnet;
 use crate::control::response::{Applied, Fault};
 use crate::control::socket;
+use crate::control::uplink_spec::{UplinkAddress, UplinkSpec, parse_mode};
 use crate::port::exchange::Io;
 use crate::snapshot::UplinkMode;
 use crate::worker::PollMode;
@@ -30,24 +30,29 @@ pub struct Arguments {
     /// on SIGHUP
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The interface that leads out; its address is shared with the host unless --uplink-mode says otherwise
-    #[arg(long, value_name = "IFACE", group = "way out")]
-    uplink: Option<String>,
+    /// The interface that leads out; its address is shared with the host unless its mode says otherwise. Repeatable: the
+    /// first is the way out of networks that name none
+    #[arg(long, value_name = "IFACE[,mode=MODE][,address=CIDR|dhcp][,gateway=IP]", group = "way out")]
+    uplink: Vec<UplinkSpec>,
     /// Networks only
     #[arg(long, group = "way out")]
     no_uplink: bool,
-    /// shared: the host's address; own: an address of the switch's own
-    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_mode)]
-    uplink_mode: UplinkMode,
-    /// The address of mode own, or dhcp: what the uplink's DHCP server gives
-    #[arg(long, value_name = "CIDR|dhcp", value_parser = uplink_address)]
+    /// Of the first uplink, unless that says it itself. shared: the host's address; own: an address of the switch's own;
+    /// bridge: the network "default" is part of the LAN behind it
+    #[arg(long, value_name = "MODE", default_value = "shared", value_parser = uplink_use)]
+    uplink_mode: UplinkUse,
+    /// Of the first uplink: the address of mode own, or dhcp: what the uplink's DHCP server gives
+    #[arg(long, value_name = "CIDR|dhcp")]
     uplink_address: Option<UplinkAddress>,
-    /// The next hop of mode own, unless DHCP tells it
+    /// Of the first uplink: the next hop to everywhere, unless the host's routes or DHCP tell it
     #[arg(long, value_name = "IP")]
     uplink_gateway: Option<Ipv4Addr>,
     /// A network, like lan=10.1.0.0/24,mtu=1400; repeatable [default: default=172.30.0.0/16, or the next /16
     /// that no host route overlaps]
-    #[arg(long, value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal]")]
+    #[arg(
+        long,
+        value_name = "NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]"
+    )]
     network: Vec<NetworkSpec>,
     /// External ports for masquerading
     #[arg(long, value_name = "FIRST-LAST", default_value = "61000-65535", value_parser = port_range)]
@@ -87,14 +92,37 @@ impl TryFrom<Arguments> for Options {
     type Error = Error;
 
     fn try_from(arguments: Arguments) -> Result<Options, Error> {
-        if arguments.uplink.is_none() && !arguments.no_uplink {
+        if arguments.uplink.is_empty() && !arguments.no_uplink {
             return Err(Error::usage("vswitchd", "no way out", "give --uplink IFACE or --no-uplink"));
         }
+        let mut uplinks = arguments.uplink;
+        let mut bridged = None;
+        match arguments.uplink_mode {
+            UplinkUse::Translated(mode) => {
+                if let Some(first) = uplinks.first_mut() {
+                    first.mode.get_or_insert(mode);
+                    first.address = first.address.or(arguments.uplink_address);
+                    first.gateway = first.gateway.or(arguments.uplink_gateway);
+                }
+            }
+            UplinkUse::Bridged if uplinks.is_empty() => {
+                let why = "there is no interface to bridge";
+                return Err(Error::usage("--uplink-mode bridge", why, "give --uplink IFACE"));
+            }
+            UplinkUse::Bridged => {
+                let first = uplinks.remove(0);
+                let has_own = first != UplinkSpec::new(first.name.clone());
+                if has_own || arguments.uplink_address.is_some() || arguments.uplink_gateway.is_some() {
+                    let why = "the switch has no address on a LAN that it is bridged to";
+                    let hint = "say nothing else of the first uplink, or use --uplink-mode own";
+                    return Err(Error::usage("--uplink-mode bridge", why, hint));
+                }
+                bridged = Some(first.name);
+            }
+        }
         Ok(Options {
-            uplink: arguments.uplink,
-            uplink_mode: arguments.uplink_mode,
-            uplink_address: arguments.uplink_address,
-            uplink_gateway: arguments.uplink_gateway,
+            uplinks,
+            bridged,
             networks: arguments.network,
             nat_ports: arguments.nat_ports,
             workers: arguments.workers,
@@ -168,26 +196,34 @@ fn settings(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, Strin
     let mut settings = Vec::new();
     for name in command.get_arguments().map(|argument| argument.get_id().as_str()) {
         let Some(values) = matches.get_raw(name).filter(|_| !NOT_IN_A_FILE.contains(&name)) else { continue };
-        let value = values.map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
-        match value.as_str() {
-            "false" => {}
-            "true" => settings.push((name.to_owned(), String::new())),
-            _ => settings.push((name.to_owned(), value)),
+        for value in values.map(|value| value.to_string_lossy().into_owned()) {
+            // In one form, as from a file, whatever the order of its fields.
+            let uplink = || value.parse::<UplinkSpec>().ok().filter(|_| name == "uplink");
+            let value = uplink().map_or_else(|| value.clone(), |uplink| uplink.to_string());
+            match value.as_str() {
+                "false" => {}
+                "true" => settings.push((name.to_owned(), String::new())),
+                _ => settings.push((name.to_owned(), value)),
+            }
         }
     }
     settings
 }
 
-fn uplink_mode(text: &str) -> Result<UplinkMode, Error> {
-    match text {
-        "shared" => Ok(UplinkMode::Shared),
-        "own" => Ok(UplinkMode::Own),
-        _ => Err(Error::usage(text, "no such uplink mode", "shared or own")),
-    }
+/// What `--uplink-mode` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UplinkUse {
+    /// Networks are translated to an address on it.
+    Translated(UplinkMode),
+    /// The default network is bridged to it.
+    Bridged,
 }
 
-fn uplink_address(text: &str) -> Result<UplinkAddress, Error> {
-    if text == "dhcp" { Ok(UplinkAddress::Dhcp) } else { parse_subnet(text).map(UplinkAddress::Fixed) }
+fn uplink_use(text: &str) -> Result<UplinkUse, Error> {
+    match text {
+        "bridge" => Ok(UplinkUse::Bridged),
+        _ => parse_mode(text).map(UplinkUse::Translated),
+    }
 }
 
 /// What `--io` says; `None` leaves the choice to the switch.
@@ -259,10 +295,17 @@ mod tests {
         let line =
             "vswitchd --uplink eth0 --network a=10.1.0.0/24,mode=internal --nat-ports 1-2 --offload off";
         let options = parsed(line).unwrap();
-        assert_eq!((options.uplink.as_deref(), options.nat_ports), (Some("eth0"), 1..=2));
+        assert_eq!((options.uplinks[0].name.as_str(), options.nat_ports), ("eth0", 1..=2));
         assert_eq!((options.networks.len(), options.offload), (1, false));
+        let options = parsed("vswitchd --uplink eth0 --uplink eth1 --uplink-mode bridge").unwrap();
+        let rest: Vec<_> = options.uplinks.iter().map(ToString::to_string).collect();
+        assert_eq!((rest, options.bridged), (vec!["eth1".to_owned()], "eth0".parse().ok()));
+        let line = "vswitchd --uplink eth0 --uplink eth1,mode=own,address=dhcp --uplink-gateway 192.0.2.1";
+        let uplinks: Vec<_> = parsed(line).unwrap().uplinks.iter().map(ToString::to_string).collect();
+        assert_eq!(uplinks, ["eth0,mode=shared,gateway=192.0.2.1", "eth1,mode=own,address=dhcp"]);
         for wrong in [
             "vswitchd",
+            "vswitchd --uplink eth0 --uplink eth1,mode=bridged",
             "vswitchd --uplink eth0 --no-uplink",
             "vswitchd --no-uplink --nat-ports 2-1",
             "vswitchd --no-uplink --nat-ports 0-9",
@@ -271,6 +314,8 @@ mod tests {
             "vswitchd --no-uplink --poll always",
             "vswitchd --no-uplink --io dpdk",
             "vswitchd --no-uplink --uplink-mode bridge",
+            "vswitchd --uplink eth0 --uplink-mode bridge --uplink-address dhcp",
+            "vswitchd --uplink eth0 --uplink-mode macvlan",
         ] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }

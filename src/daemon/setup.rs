@@ -1,36 +1,40 @@
 //! What the command line and the configuration file ask for: at the start, again on SIGHUP, and to be checked only.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::Ipv4Net;
 
-use super::{NetworkSpec, Options, uplink_settings};
+use super::{NetworkSpec, Options};
 use crate::addr::MacAddr;
 use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::config::{self, Document, Wish};
 use crate::control::error::Error;
 use crate::control::host::{Host, UplinkFacts};
+use crate::control::lan::LanFacts;
 use crate::control::linux::LinuxHost;
 use crate::control::memory::MemoryHost;
 use crate::control::name::Name;
 use crate::control::request::Request;
+use crate::control::uplink_spec;
 use crate::host::state::StateDir;
 use crate::limits::MTU_MAX;
 use crate::shared::{Conntrack, Shared};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NetworkMode, Snapshot};
 use crate::worker::now;
 
 /// Makes what the command line and the configuration file ask for. Where they name one network, the command line
 /// counts.
 pub(super) fn set_up<H: Host>(control: &mut Control<H>, options: &Options) -> Result<(), Error> {
-    for network in &options.networks {
+    let networks = given_networks(options)?;
+    for network in &networks {
         control.network_create(network, now())?;
     }
     let Some((path, document)) = &options.config else {
-        return if options.networks.is_empty() { make_default_network(control) } else { Ok(()) };
+        return if networks.is_empty() { make_default_network(control) } else { Ok(()) };
     };
-    let document = with_networks(document.clone(), &options.networks);
+    let document = with_networks(document.clone(), &networks);
     if !document.wishes.iter().any(|wish| matches!(wish.request, Request::NetworkCreate(_))) {
         make_default_network(control)?;
     }
@@ -49,21 +53,72 @@ pub fn check(options: &Options) -> Result<(), Error> {
     let listens = wishes
         .filter_map(|wish| if let Request::PublishAdd(add) = &wish.request { add.spec.ip } else { None });
     let addresses: Vec<_> = listens.map(Ipv4Net::from).collect();
-    let uplink = UplinkFacts {
-        index: 1,
+    let facts = |index| UplinkFacts {
+        index,
         mac: MacAddr::ZERO,
         mtu: MTU_MAX,
         up: true,
         host_addresses: addresses.iter().map(Ipv4Net::addr).collect(),
-        addresses,
+        // What is published on an address is on the first one.
+        addresses: if index == 1 { addresses.clone() } else { Vec::new() },
         routes: Vec::new(),
     };
-    let host = MemoryHost { is_obliging: true, uplink: Some(uplink), ..MemoryHost::default() };
+    let any_lan = Some(any_lan(options));
+    let uplinks = uplink_spec::all(&options.uplinks, &options.nat_ports)?;
+    let interfaces = uplinks.iter().zip(1..).map(|(uplink, index)| (uplink.name.clone(), facts(index)));
+    let host =
+        MemoryHost { is_obliging: true, uplinks: interfaces.collect(), any_lan, ..MemoryHost::default() };
     let mut control = Control::new(shared, host, StateDir::none());
-    if let Some(settings) = uplink_settings(options)? {
-        control.open_uplink(settings, now())?;
+    for uplink in uplinks {
+        control.open_uplink(uplink, now())?;
     }
     set_up(&mut control, options)
+}
+
+/// An interface with a LAN on which the ports can be that have an address by hand.
+fn any_lan(options: &Options) -> LanFacts {
+    let wishes =
+        || options.config.iter().flat_map(|(_, document)| &document.wishes).map(|wish| &wish.request);
+    let is_lan = |name: &str| {
+        let is_it = |request: &Request| matches!(request, Request::NetworkCreate(it) if it.name.as_str() == name && it.mode == Some(NetworkMode::Bridge));
+        (name == DEFAULT_NETWORK && options.bridged.is_some()) || wishes().any(is_it)
+    };
+    let mut addresses = wishes().filter_map(|request| {
+        let Request::PortAdd(add) = request else { return None };
+        add.ip.filter(|_| is_lan(add.network.as_ref().map_or(DEFAULT_NETWORK, Name::as_str)))
+    });
+    // Else one that no network should have (RFC 2544).
+    let ip = addresses.next().unwrap_or(Ipv4Addr::new(198, 18, 0, 1));
+    // The host itself has none of the addresses that a port could have.
+    let address = Ipv4Net::new(ip, 16).ok().map(|net| net.trunc());
+    LanFacts { index: 1, mac: MacAddr::ZERO, mtu: MTU_MAX, up: true, address, router: None }
+}
+
+/// The networks of the command line, the one among them that `--uplink-mode bridge` means.
+fn given_networks(options: &Options) -> Result<Vec<NetworkSpec>, Error> {
+    let mut networks = options.networks.clone();
+    let Some(ifname) = &options.bridged else { return Ok(networks) };
+    let is_default = |network: &NetworkSpec| network.name.as_str() == DEFAULT_NETWORK;
+    if !networks.iter().any(is_default) {
+        let wishes = options.config.iter().flat_map(|(_, document)| &document.wishes);
+        let mut in_file = wishes.filter_map(|wish| {
+            let Request::NetworkCreate(network) = &wish.request else { return None };
+            is_default(network).then(|| network.clone())
+        });
+        networks.push(in_file.next().map_or_else(default_network, Ok)?);
+    }
+    for network in networks.iter_mut().filter(|network| is_default(network)) {
+        if let Some(mode) = network.mode.filter(|&mode| mode != NetworkMode::Bridge) {
+            let why = format_args!(
+                "--uplink-mode bridge makes it part of a LAN, and it is to be of mode {}",
+                mode.as_str()
+            );
+            return Err(Error::usage(DEFAULT_NETWORK, why, "leave one of them out"));
+        }
+        network.mode = Some(NetworkMode::Bridge);
+        network.uplink.get_or_insert_with(|| ifname.clone());
+    }
+    Ok(networks)
 }
 
 /// The file with the networks of the command line, which wins over the file's of the same name.
@@ -92,7 +147,9 @@ pub(super) fn reload(control: &mut Control<LinuxHost>, options: &Options) {
                 path.display()
             );
         }
-        let applied = control.fulfil(with_networks(document, &options.networks), false, now())?;
+        let networks =
+            given_networks(&Options { config: Some((path.clone(), document.clone())), ..options.clone() })?;
+        let applied = control.fulfil(with_networks(document, &networks), false, now())?;
         applied.check(&path.display().to_string(), |error| log::error!("{error}"))?;
         Ok(applied)
     });
@@ -115,7 +172,11 @@ pub(super) fn read_config(path: &Path) -> Result<Document, Error> {
 }
 
 fn make_default_network<H: Host>(control: &mut Control<H>) -> Result<(), Error> {
+    control.network_create(&default_network()?, now()).map(drop)
+}
+
+/// The network that there is if none is asked for.
+fn default_network() -> Result<NetworkSpec, Error> {
     let name = DEFAULT_NETWORK.parse()?;
-    let network = NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None };
-    control.network_create(&network, now()).map(drop)
+    Ok(NetworkSpec { name, subnet: None, gateway: None, mode: None, mtu: None, uplink: None })
 }

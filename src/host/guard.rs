@@ -1,4 +1,4 @@
-//! The guard: hides the switch's ports on the uplink from the host's own stack.
+//! The guard: hides the switch's ports on the uplinks from the host's own stack.
 //!
 //! In uplink mode `shared` the switch translates to the host's own address. The host's kernel sees the same
 //! packets, knows no socket for them, and would answer with RST or port-unreachable. The switch reads the
@@ -6,7 +6,8 @@
 //! exactly what is the switch's (address, protocol, port, or a whole network that is routed), and the switch still
 //! gets its copy. ICMP to the host's own addresses stays.
 //!
-//! The table is called `netdev vswitchd`. It is *owned* by a netlink socket (`flags owner`, Linux 5.12):
+//! The table is called `netdev vswitchd`, and has a chain for each uplink of that mode, so that what one of them is
+//! sent for the address of another is hidden as well. It is *owned* by a netlink socket (`flags owner`, Linux 5.12):
 //! `nft flush ruleset` passes it by, nobody else can change it, and the kernel removes it when the socket
 //! is closed, so that even a killed switch leaves nothing. The socket belongs to an `nft -i` that lives as
 //! long as the guard, reads commands from a pipe, one transaction a line, and ends with the pipe. Where the
@@ -73,9 +74,10 @@ impl Hidden {
 /// The table in the kernel, while this value lives. It is used from threads of one namespace only.
 #[derive(Debug)]
 pub struct Guard {
-    ifname: String,
-    /// What is hidden, or shall be again.
-    elements: Elements,
+    /// Those that are to be guarded when they exist.
+    interfaces: Vec<String>,
+    /// What the table holds, or shall again.
+    contents: Contents,
     nft: Nft,
     /// What `nft` says of the table while all is well.
     listing: String,
@@ -87,41 +89,46 @@ impl Guard {
     /// # Errors
     /// The reason why not: no `nft`, no privilege, or a kernel without the netdev hook.
     pub fn available(ifname: &str) -> Result<(), HostError> {
-        let table = format!("add table {TABLE}; {}", ruleset(ifname, "", &Elements::new()));
-        run(&["-c", "-f", "-"], &table).map(drop)
+        let contents = Contents::new(&[ifname.to_owned()], &[]);
+        run(&["-c", "-f", "-"], &format!("add table {TABLE}; {}", contents.ruleset(""))).map(drop)
     }
 
-    /// Sets the guard up: hides `hidden` on the interface `ifname`. A table that a killed switch left is
+    /// Sets the guard up: hides `hidden` on those of the interfaces that exist. A table that a killed switch left is
     /// removed first.
     ///
     /// # Errors
-    /// As [`Guard::available`]; `Exists` if another process owns the table.
-    pub fn install(ifname: &str, hidden: &[Hidden]) -> Result<Guard, HostError> {
-        let elements = elements(hidden);
-        let nft = Nft::start(ifname, &elements)?;
-        let listing = nft.listing()?;
-        Ok(Guard { ifname: ifname.to_owned(), elements, nft, listing })
+    /// As [`Guard::available`]; `Exists` if another process owns the table; if none of the interfaces exists.
+    pub fn install(interfaces: &[String], hidden: &[Hidden]) -> Result<Guard, HostError> {
+        let contents = Contents::new(interfaces, hidden);
+        let nft = Nft::start(&contents)?;
+        let listing = nft.listing(&contents)?;
+        Ok(Guard { interfaces: interfaces.to_vec(), contents, nft, listing })
     }
 
-    /// Hides `hidden` instead, in one transaction: no packet sees a state between.
+    /// Hides `hidden` instead, on those of these interfaces that exist, in one transaction: no packet sees a state
+    /// between.
     ///
     /// # Errors
     /// If `nft` refuses; the guard is then what it was, unless `nft` refuses everything.
-    pub fn update(&mut self, hidden: &[Hidden]) -> Result<(), HostError> {
-        let after = elements(hidden);
-        if after == self.elements && self.nft.is_alive() {
+    pub fn update(&mut self, interfaces: &[String], hidden: &[Hidden]) -> Result<(), HostError> {
+        self.interfaces = interfaces.to_vec();
+        self.change(Contents::new(interfaces, hidden))
+    }
+
+    fn change(&mut self, after: Contents) -> Result<(), HostError> {
+        if after == self.contents && self.nft.is_alive() {
             return Ok(());
         }
-        let transaction = commands("delete", self.elements.difference(&after))
-            + &commands("add", after.difference(&self.elements));
-        let before = std::mem::replace(&mut self.elements, after);
-        let done = match self.nft.transact(&transaction) {
-            Ok(()) if self.owner().is_some() => Ok(()), // its listing has no elements
-            Ok(()) => self.nft.listing().map(|listing| self.listing = listing),
+        let has_other_chains = after.chains != self.contents.chains;
+        let before = std::mem::replace(&mut self.contents, after);
+        let done = match self.nft.transact(&before.change_to(&self.contents)) {
+            // Its listing has no elements.
+            Ok(()) if self.owner().is_some() && !has_other_chains => Ok(()),
+            Ok(()) => self.nft.listing(&self.contents).map(|listing| self.listing = listing),
             Err(_) => self.reinstall(),
         };
         if done.is_err() {
-            self.elements = before;
+            self.contents = before;
             if let Err(error) = self.reinstall() {
                 log::warn!("nothing is hidden from the host until nft works again: {error}");
             }
@@ -130,14 +137,20 @@ impl Guard {
     }
 
     /// Puts the table back if it is gone or was changed, and tells whether that was so. To be called when
-    /// the ruleset changed ([`crate::host::watch`]).
+    /// the ruleset changed ([`crate::host::watch`]). Where an interface has come or gone, only its chain does.
     ///
     /// # Errors
     /// If it cannot be put back.
     pub fn ensure(&mut self) -> Result<bool, HostError> {
-        if self.nft.is_alive() && self.nft.listing().is_ok_and(|listing| listing == self.listing) {
+        let chains = chains(&self.interfaces);
+        if self.owner().is_some() && self.nft.is_alive() && chains != self.contents.chains {
+            let is_back = chains.difference(&self.contents.chains).next().is_some();
+            return self.change(Contents { chains, ..self.contents.clone() }).map(|()| is_back);
+        }
+        if self.nft.is_alive() && self.nft.listing(&self.contents).is_ok_and(|now| now == self.listing) {
             return Ok(false);
         }
+        self.contents.chains = chains;
         self.reinstall()?;
         Ok(true)
     }
@@ -152,8 +165,8 @@ impl Guard {
 
     fn reinstall(&mut self) -> Result<(), HostError> {
         self.nft.end();
-        self.nft = Nft::start(&self.ifname, &self.elements)?;
-        self.listing = self.nft.listing()?;
+        self.nft = Nft::start(&self.contents)?;
+        self.listing = self.nft.listing(&self.contents)?;
         Ok(())
     }
 }
@@ -177,7 +190,7 @@ enum Nft {
 
 impl Nft {
     /// Makes the table anew.
-    fn start(ifname: &str, elements: &Elements) -> Result<Nft, HostError> {
+    fn start(contents: &Contents) -> Result<Nft, HostError> {
         let remove = format!("add table {TABLE}\ndelete table {TABLE}\n");
         run(&["-f", "-"], &remove).map_err(|error| match error.kind {
             // The netlink socket may do everything else (`list` works): somebody owns the table.
@@ -188,14 +201,14 @@ impl Nft {
             ErrorKind::NotFound | ErrorKind::Exists | ErrorKind::Permission | ErrorKind::Other => error,
         })?;
         let owned = Session::start().and_then(|mut session| {
-            session.transact(&ruleset(ifname, "flags owner;", elements))?;
+            session.transact(&contents.ruleset("flags owner;"))?;
             Ok(session)
         });
         match owned {
             Ok(session) => Ok(Nft::Owner(session)),
             Err(error) => {
                 log::info!("nft table {TABLE} cannot be owned, so a flush removes it for a moment: {error}");
-                run(&["-f", "-"], &ruleset(ifname, "", elements))?;
+                run(&["-f", "-"], &contents.ruleset(""))?;
                 Ok(Nft::Plain)
             }
         }
@@ -209,10 +222,14 @@ impl Nft {
         }
     }
 
-    /// What may change of the table without us: of one that is owned, only the chain, which goes with its interface.
-    fn listing(&self) -> Result<String, HostError> {
+    /// What may change of the table without us: of one that is owned, only the chains, which go with their interfaces.
+    fn listing(&self, contents: &Contents) -> Result<String, HostError> {
         match self {
-            Nft::Owner(_) => run(&["list", "chain", "netdev", "vswitchd", "ingress"], ""),
+            Nft::Owner(_) => contents
+                .chains
+                .iter()
+                .map(|chain| run(&["list", "chain", "netdev", "vswitchd", &chain.name], ""))
+                .collect(),
             Nft::Plain => run(&["list", "table", "netdev", "vswitchd"], ""),
             Nft::None => Err(no_table()),
         }
@@ -296,16 +313,79 @@ impl Drop for Session {
     }
 }
 
-/// The whole table in one line. A rule names no address, so that a change of address changes elements only.
-fn ruleset(ifname: &str, flags: &str, elements: &Elements) -> String {
-    let set = "type ipv4_addr . inet_service; flags interval;";
-    format!(
-        "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
-         set routed {{ type ipv4_addr; flags interval; }}; \
-         chain ingress {{ type filter hook ingress device \"{ifname}\" priority -500; \
-         ip daddr . tcp dport @nat_tcp drop; ip daddr . udp dport @nat_udp drop; ip daddr @routed drop; }}; }}; {}",
-        commands("add", elements)
-    )
+/// A chain of the table, on one interface. The kernel removes it with that.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Chain {
+    name: String,
+    ifname: String,
+    /// Another one means another interface of the same name.
+    ifindex: u32,
+}
+
+impl Chain {
+    /// The chain with its rules. A rule names no address, so that a change of address changes elements only.
+    fn commands(&self) -> String {
+        let Chain { name, ifname, .. } = self;
+        let hook = format!("type filter hook ingress device \"{ifname}\" priority -500;");
+        let rule = |rule: &str| format!("add rule {TABLE} {name} {rule} drop; ");
+        let rules =
+            ["ip daddr . tcp dport @nat_tcp", "ip daddr . udp dport @nat_udp", "ip daddr @routed"].map(rule);
+        format!("add chain {TABLE} {name} {{ {hook} }}; {}", rules.concat())
+    }
+
+    /// Removes the chain, whether or not it is still there.
+    fn removal(&self) -> String {
+        let chain = format!("{TABLE} {}", self.name);
+        format!("add chain {chain}; flush chain {chain}; delete chain {chain}; ")
+    }
+}
+
+/// The chains for those of the interfaces that exist. Where none does, those of all, which the kernel then refuses.
+fn chains(interfaces: &[String]) -> BTreeSet<Chain> {
+    let chain = |(ifname, number): (&String, usize)| {
+        let name = if number == 1 { "ingress".to_owned() } else { format!("ingress{number}") };
+        let ifindex = nix::net::if_::if_nametoindex(ifname.as_str()).unwrap_or(0);
+        Chain { name, ifname: ifname.clone(), ifindex }
+    };
+    let mut chains: BTreeSet<_> = interfaces.iter().zip(1..).map(chain).collect();
+    if chains.iter().any(|chain| chain.ifindex > 0) {
+        chains.retain(|chain| chain.ifindex > 0);
+    }
+    chains
+}
+
+/// What the table holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Contents {
+    chains: BTreeSet<Chain>,
+    elements: Elements,
+}
+
+impl Contents {
+    fn new(interfaces: &[String], hidden: &[Hidden]) -> Contents {
+        Contents { chains: chains(interfaces), elements: elements(hidden) }
+    }
+
+    /// The whole table in one line.
+    fn ruleset(&self, flags: &str) -> String {
+        let set = "type ipv4_addr . inet_service; flags interval;";
+        let chains: String = self.chains.iter().map(Chain::commands).collect();
+        format!(
+            "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
+             set routed {{ type ipv4_addr; flags interval; }}; }}; {chains}{}",
+            commands("add", &self.elements)
+        )
+    }
+
+    /// The commands that make this to `after`.
+    fn change_to(&self, after: &Contents) -> String {
+        let removed = self.chains.difference(&after.chains).map(Chain::removal);
+        let added = after.chains.difference(&self.chains).map(Chain::commands);
+        let chains: String = removed.chain(added).collect();
+        chains
+            + &commands("delete", self.elements.difference(&after.elements))
+            + &commands("add", after.elements.difference(&self.elements))
+    }
 }
 
 /// The elements of the sets, each with its set's name.

@@ -6,12 +6,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::pin::Pin;
 use std::time::Duration;
 
 use netlink_sys::Socket;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Sleep, sleep};
 
 use crate::host::HostError;
 
@@ -41,6 +43,9 @@ pub struct Watcher {
     /// `None` where the kernel has no nftables.
     nft: Option<Listener>,
     pending: Change,
+    /// Ends when what is pending is to be reported. It outlives a call that is given up: whoever is busy with other
+    /// things meanwhile must not put the report off.
+    settle: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watcher {
@@ -54,7 +59,7 @@ impl Watcher {
         let nft = Listener::new(NETLINK_NETFILTER, &[NFTABLES_GROUP])
             .inspect_err(|error| log::debug!("nftables cannot be watched: {error}"))
             .ok();
-        Ok(Watcher { route, nft, pending: Change::default() })
+        Ok(Watcher { route, nft, pending: Change::default(), settle: None })
     }
 
     /// Waits for a change since the last call. Safe to cancel: nothing is lost.
@@ -62,7 +67,8 @@ impl Watcher {
         if self.pending == Change::default() {
             self.hear().await;
         }
-        tokio::time::sleep(SETTLE).await;
+        self.settle.get_or_insert_with(|| Box::pin(sleep(SETTLE))).await;
+        self.settle = None;
         self.pending.links |= self.route.drain();
         self.pending.nft |= self.nft.as_ref().is_some_and(Listener::drain);
         std::mem::take(&mut self.pending)

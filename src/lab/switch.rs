@@ -12,6 +12,7 @@ use super::rig::{GATEWAY, Rig, UPLINK, UPLINK_OWN, on_uplink};
 use crate::control::client::Client;
 use crate::control::error::Error;
 use crate::control::request::Request;
+use crate::control::uplink_spec::{UplinkAddress, UplinkSpec};
 use crate::daemon;
 use crate::host::guard::Guard;
 use crate::snapshot::UplinkMode;
@@ -41,10 +42,12 @@ impl Switch {
             if no_guard.is_none() { (UplinkMode::Shared, UPLINK) } else { (UplinkMode::Own, UPLINK_OWN) };
         let own = uplink_mode == UplinkMode::Own;
         let mut options = daemon::Options {
-            uplink: Some("eth0".to_owned()),
-            uplink_mode,
-            uplink_address: own.then(|| daemon::UplinkAddress::Fixed(on_uplink(UPLINK_OWN))),
-            uplink_gateway: own.then_some(GATEWAY),
+            uplinks: vec![UplinkSpec {
+                name: "eth0".parse()?,
+                mode: Some(uplink_mode),
+                address: own.then(|| UplinkAddress::Fixed(on_uplink(UPLINK_OWN))),
+                gateway: own.then_some(GATEWAY),
+            }],
             networks: vec!["default=172.30.0.0/16".parse()?],
             socket: rig.socket(),
             state_dir: Some(rig.directory().join("state")),

@@ -36,18 +36,19 @@ pub(super) struct Lab {
 impl Lab {
     /// Makes the rig and starts the switch, on the network "default" alone.
     pub(super) fn start() -> Result<Lab, Failure> {
-        Lab::start_with(|_| {})
+        let lab = Lab::start_as("--uplink eth0", |_| {})?;
+        if let Some(reason) = &lab.switch.no_guard {
+            tell(format_args!("no guard on the uplink: {reason}"));
+            tell(format_args!("so the switch uses an address of its own on it, {}", lab.switch.uplink));
+        }
+        Ok(lab)
     }
 
-    /// As [`Lab::start`], with other options of the daemon.
-    pub(super) fn start_with(change: impl FnOnce(&mut daemon::Options)) -> Result<Lab, Failure> {
+    /// Makes the rig and starts the switch as it is with these `words` on the command line.
+    pub(super) fn start_as(words: &str, change: impl FnOnce(&mut daemon::Options)) -> Result<Lab, Failure> {
         let rig = Rig::new()?;
-        tell("$ vswitchd --uplink eth0");
+        tell(format_args!("$ vswitchd {words}"));
         let switch = Switch::start(&rig, change)?;
-        if let Some(reason) = &switch.no_guard {
-            tell(format_args!("no guard on the uplink: {reason}"));
-            tell(format_args!("so the switch uses an address of its own on it, {}", switch.uplink));
-        }
         Ok(Lab { rig, switch, containers: BTreeMap::new() })
     }
 
@@ -89,6 +90,12 @@ impl Lab {
         let networks: Vec<NetworkInfo> = self.ask("network ls")?;
         let found = networks.into_iter().find(|network| network.name == name);
         Ok(found.ok_or_else(|| format!("there is no network {name}"))?)
+    }
+
+    /// The addresses of a network's gateway.
+    pub(super) fn gateway(&self, network: &str) -> Result<(MacAddr, Ipv4Addr), Failure> {
+        let NetworkInfo { gateway, gateway_mac, .. } = self.network(network)?;
+        Ok(gateway_mac.zip(gateway).ok_or_else(|| format!("{network} has no gateway"))?)
     }
 
     /// Counters of a port.

@@ -17,7 +17,8 @@ use crate::wire::arp::{self, Arp, Binding};
 use crate::wire::ethernet;
 
 /// An ARP packet from a port, for the gateway or overheard by it. The gateway answers for its own address
-/// only; everything else is switched like any frame.
+/// only; everything else is switched like any frame. On a LAN there is none, and only answers to the switch's own
+/// probes are for it.
 pub(super) fn on_network(
     cx: &mut Context<'_>,
     frame: &mut Frame,
@@ -26,7 +27,7 @@ pub(super) fn on_network(
     let network = admitted.network;
     let arp = read(frame)?;
     let (mac, ip) = (arp.sender_mac, arp.sender_ip);
-    let for_us = arp.target_ip == network.gateway;
+    let for_us = network.gateway == Some(arp.target_ip);
     // RFC 826: whoever we hear updates what we know; we remember somebody new only when we are asked.
     if network.subnet.contains(&ip) {
         let mut neighbors = network.neighbors.lock();
@@ -39,14 +40,17 @@ pub(super) fn on_network(
             cx.released.extend(released);
         }
     }
-    match (for_us, arp.is_request) {
-        (true, true) => {
-            frame.fill(&arp::reply((network.gateway_mac, network.gateway), (mac, ip)), Offload::NONE);
+    let to_us = admitted.packet.eth.dst == network.gateway_mac;
+    match network.gateway {
+        Some(gateway) if for_us && arp.is_request => {
+            frame.fill(&arp::reply((network.gateway_mac, gateway), (mac, ip)), Offload::NONE);
             Ok(Verdict::Forward(cx.ingress.id, Repeats::Never))
         }
-        (true, false) => Ok(Verdict::Consumed),
-        (false, _) if admitted.packet.eth.dst == network.gateway_mac => Err(DropReason::NotForGateway),
-        (false, _) => super::switch::forward(cx, frame, admitted, Repeats::Never),
+        Some(_) if for_us => Ok(Verdict::Consumed),
+        // The answer to a probe.
+        None if to_us && !arp.is_request => Ok(Verdict::Consumed),
+        _ if to_us => Err(DropReason::NotForGateway),
+        _ => super::switch::forward(cx, frame, admitted, Repeats::Never),
     }
 }
 
@@ -62,7 +66,7 @@ pub(super) fn on_uplink(
     let answers = uplink.mode == UplinkMode::Own;
     if own == Some(ip) && mac != uplink.mac {
         if answers && uplink.neighbors.may_defend(cx.now) {
-            announce(cx, (uplink.mac, ip), &[PortId::UPLINK]);
+            announce(cx, (uplink.mac, ip), &[uplink.id.port()]);
         }
         return Err(DropReason::ArpConflict);
     }
@@ -103,8 +107,10 @@ fn read(frame: &Frame) -> Result<Arp, DropReason> {
 
 /// Contradicts a port that claims the gateway's address.
 pub(super) fn defend_gateway(cx: &mut Context<'_>, network: &Network) {
-    if network.neighbors.may_defend(cx.now) {
-        announce(cx, (network.gateway_mac, network.gateway), &network.ports);
+    if let Some(gateway) = network.gateway
+        && network.neighbors.may_defend(cx.now)
+    {
+        announce(cx, (network.gateway_mac, gateway), &network.ports);
     }
 }
 

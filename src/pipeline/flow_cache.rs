@@ -163,7 +163,7 @@ impl FlowCache {
             partial: Delta::NONE,
             transport: Delta::NONE,
             mtu: 0,
-            egress: PortId::UPLINK,
+            egress: PortId(0),
             routed: false,
             translated: false,
         };

@@ -2,7 +2,8 @@
 //!
 //! What a port is known by is pinned to it ([`Pins`]), and a frame is held against that wherever it names its
 //! sender: the Ethernet source, the IPv4 source, both sender addresses of ARP. The gateway's own addresses are
-//! refused from every port, whether its security is on or off.
+//! refused from every port, whether its security is on or off. Behind the uplink of a bridged network there are routers
+//! and servers by right; they only cannot be one of the switch's ports.
 //!
 //! A station without VLANs looks through priority tags, some through SNAP headers, and all through IPv6 extension
 //! headers; what it would find there is looked at here as well ([`ethernet::carried`], [`ipv6::chain`]), or a tag
@@ -41,7 +42,7 @@ pub(super) fn inspect(
     frame: &Frame,
     packet: &Packet,
 ) -> Result<(), DropReason> {
-    let pins = cx.ingress.pins;
+    let (pins, is_lan) = (cx.ingress.pins, cx.ingress.lan);
     if packet.eth.src == network.gateway_mac {
         return Err(DropReason::SpoofedGateway);
     }
@@ -52,8 +53,8 @@ pub(super) fn inspect(
         ethernet::carried(frame.bytes()).map_err(|_| DropReason::UnreadableHeaders)?;
     match ethertype {
         ethernet::ARP => inspect_arp(cx, network, contents),
-        ethernet::IPV4 => inspect_ipv4(pins, network, packet, contents),
-        ethernet::IPV6 if pins.is_some() => inspect_ipv6(contents),
+        ethernet::IPV4 => inspect_ipv4(pins.filter(|_| !is_lan), network, packet, contents),
+        ethernet::IPV6 if pins.is_some() && !is_lan => inspect_ipv6(contents),
         _ => Ok(()),
     }
 }
@@ -61,7 +62,7 @@ pub(super) fn inspect(
 /// The sender's addresses in an ARP packet, which is what others believe.
 fn inspect_arp(cx: &mut Context<'_>, network: &Network, contents: &[u8]) -> Result<(), DropReason> {
     let arp = Arp::parse(contents).map_err(|_| DropReason::BadArp)?;
-    if arp.sender_ip == network.gateway {
+    if network.gateway == Some(arp.sender_ip) {
         arp::defend_gateway(cx, network);
         return Err(DropReason::ArpConflict);
     }
@@ -86,7 +87,7 @@ fn inspect_ipv4(
         return Ok(());
     };
     let src = Ipv4Addr::new(header[12], header[13], header[14], header[15]);
-    if src == network.gateway {
+    if network.gateway == Some(src) {
         return Err(DropReason::SpoofedGateway);
     }
     let Some(pins) = pins else { return Ok(()) };

@@ -47,17 +47,18 @@ pub(super) fn refuse(
 
 /// The addresses that the switch speaks with on the link that the packet came from: on the uplink, the one that the
 /// packet was for, or if that is not the switch's, its address there. What a destination itself says,
-/// that nothing there listens, comes from the destination where that is the host whose address we share.
+/// that nothing there listens, comes from the destination where that is the host whose address we share. On a LAN the
+/// switch says nothing.
 fn speaker(cx: &Context<'_>, ip: &Ipv4, error: Error) -> Option<(MacAddr, Ipv4Addr)> {
-    let uplink = cx.snapshot.uplink.as_ref();
     let Some(network) = cx.ingress.network else {
-        let uplink = uplink?;
+        let uplink = cx.snapshot.uplink_at(cx.ingress)?;
         let own = uplink.address.map(|link| link.addr());
         let source = if uplink.host_addresses.contains(&ip.dst) { ip.dst } else { own? };
         return Some((uplink.mac, source));
     };
     let network = cx.snapshot.network(network)?;
-    let by_destination = matches!(error, Error::PortUnreachable | Error::ProtocolUnreachable)
-        && uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst));
-    Some((network.gateway_mac, if by_destination { ip.dst } else { network.gateway }))
+    let by_destination =
+        matches!(error, Error::PortUnreachable | Error::ProtocolUnreachable) && cx.snapshot.is_hosts(ip.dst);
+    let gateway = network.gateway?;
+    Some((network.gateway_mac, if by_destination { ip.dst } else { gateway }))
 }

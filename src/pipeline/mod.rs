@@ -83,7 +83,7 @@ enum Verdict {
     Flood { network: NetworkId, except: Option<PortId> },
     /// Nowhere: the gateway was its destination.
     Consumed,
-    /// Nowhere: it is the host's business, and the host has its own copy.
+    /// Nowhere: it is the host's business, or that of a LAN, and those have their own copy.
     LeaveToHost,
     /// Nowhere yet: a copy waits for its next hop to answer, or for the rest of its datagram.
     Waits,
@@ -141,6 +141,7 @@ fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason>
                     return switch::forward(cx, frame, &admitted, repeats);
                 }
                 Class::Arp => return arp::on_network(cx, frame, &admitted),
+                Class::Elsewhere => return Ok(Verdict::LeaveToHost),
                 Class::Incomplete => return Ok(Verdict::Waits),
                 Class::Service(service) => return punt::punt(cx, frame, service),
                 Class::Gateway(view) => {
@@ -186,7 +187,7 @@ fn link_of<'a>(cx: &Context<'a>) -> Result<Ingress<'a>, DropReason> {
     let snapshot = cx.snapshot;
     match cx.ingress.network {
         Some(id) => snapshot.network(id).map(|network| Ingress::Network(network)),
-        None => snapshot.uplink.as_ref().map(|uplink| Ingress::Uplink(uplink)),
+        None => snapshot.uplink_at(cx.ingress).map(|uplink| Ingress::Uplink(uplink)),
     }
     .ok_or(DropReason::PortGone)
 }
@@ -197,6 +198,8 @@ enum Class {
     Switch,
     /// ARP that the gateway answers or overhears.
     Arp,
+    /// From one station of a LAN to another.
+    Elsewhere,
     /// A fragment of a datagram for the gateway; others are still to come.
     Incomplete,
     /// For a service of the gateway, which control gives.
@@ -211,6 +214,13 @@ enum Class {
 fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Result<Class, DropReason> {
     let (eth, network) = (&admitted.packet.eth, admitted.network);
     let to_gateway = eth.dst == network.gateway_mac;
+    let Some(gateway) = network.gateway else {
+        return Ok(match untagged_type(eth) {
+            _ if switch::stays_behind(cx, admitted) => Class::Elsewhere,
+            Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => Class::Arp,
+            _ => Class::Switch,
+        });
+    };
     match untagged_type(eth) {
         Some(ethernet::ARP) if to_gateway || eth.dst.is_group() => return Ok(Class::Arp),
         Some(ethernet::IPV4) if eth.dst.is_group() => {
@@ -226,24 +236,24 @@ fn classify(cx: &Context<'_>, frame: &mut Frame, admitted: &Admitted<'_>) -> Res
         return Err(DropReason::MartianSource);
     }
     let is_host = network.subnet.contains(&ip.src) && !network.is_broadcast(ip.src);
-    if (!is_host || ip.src == network.gateway) && !nat::comes_from_behind(cx, frame, &ip) {
+    if (!is_host || ip.src == gateway) && !nat::comes_from_behind(cx, frame, &ip) {
         return Err(DropReason::ForeignSource);
     }
     let Some(view) = reassembly::whole(cx, frame, &admitted.packet, ip)? else {
         return Ok(Class::Incomplete);
     };
-    if ip.dst == network.gateway
+    if ip.dst == gateway
         && let Some(service) = punt::service(cx, network, &view.transport)
     {
         return Ok(Class::Service(service));
     }
     let asks_host = || {
-        let uplink = cx.snapshot.uplink.as_ref().filter(|_| network.mode != NetworkMode::Internal);
         // The host may have an address on a network, too: that is a station there.
-        uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst))
+        network.mode != NetworkMode::Internal
+            && cx.snapshot.is_hosts(ip.dst)
             && cx.snapshot.network_of(ip.dst).is_none()
     };
-    let for_gateway = ip.dst == network.gateway || (view.transport.is_echo_request() && asks_host());
+    let for_gateway = ip.dst == gateway || (view.transport.is_echo_request() && asks_host());
     Ok(if for_gateway { Class::Gateway(view) } else { Class::Route(view) })
 }
 
@@ -404,11 +414,10 @@ impl Pipeline {
                 network.fdb.expire(now, snapshot.mac_ageing);
             }
         }
-        if self.worker == 0
-            && let Some(uplink) = snapshot.uplink.as_deref()
-            && let Some(address) = uplink.address
-        {
-            self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+        for uplink in snapshot.uplinks.iter().skip(self.worker).step_by(workers) {
+            if let Some(address) = uplink.address {
+                self.poll_neighbors(snapshot, Link::Uplink(uplink, address.addr()), now, out);
+            }
         }
     }
 
@@ -531,7 +540,7 @@ fn way_mtu(snapshot: &Snapshot, ingress: &Port, egress: PortId) -> Option<u16> {
     let egress = snapshot.port(egress)?;
     let link = match egress.network {
         Some(id) => snapshot.network(id)?.mtu,
-        None => snapshot.uplink.as_ref()?.mtu,
+        None => snapshot.uplink_at(egress)?.mtu,
     };
     Some(link.min(ingress.mtu).min(egress.mtu))
 }
@@ -540,7 +549,7 @@ fn way_mtu(snapshot: &Snapshot, ingress: &Port, egress: PortId) -> Option<u16> {
 fn port_on<'a>(snapshot: &'a Snapshot, link: &Link<'_>) -> Option<&'a Port> {
     let id = match link {
         Link::Network(network) => *network.ports.first()?,
-        Link::Uplink(..) => PortId::UPLINK,
+        Link::Uplink(uplink, _) => uplink.id.port(),
     };
     snapshot.port(id).map(|port| &**port)
 }
@@ -571,6 +580,8 @@ fn emit(cx: &mut Context<'_>, frame: Frame, ports: impl IntoIterator<Item = Port
         (0..count).for_each(|_| row.dropped(reason, cx.now));
     }
     match fits + too_small + hopping {
+        // What a LAN says to all, it has heard.
+        0 if cx.ingress.lan => row.left_to_host.add(1),
         0 => row.dropped(DropReason::NoOtherPort, cx.now),
         targets => row.copies.add(targets - 1),
     }

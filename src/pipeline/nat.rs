@@ -5,6 +5,12 @@
 //! (hairpin) is two translations of one packet: first outward, so that its source is shown as an external
 //! endpoint (RFC 4787 REQ-9), then inward.
 //!
+//! # Several uplinks
+//! A network has one of them, which new connections of its containers leave by, with its address. Who calls a published
+//! port may do so at any uplink, and is answered by that one: a connection belongs to the uplink that has its outside
+//! address ([`way_out`]), and what comes in by another one is none of it. External ports are dealt once for all uplinks
+//! together, so that a mapping is one number wherever it is seen.
+//!
 //! # ICMP errors
 //! An error belongs to the connection of the packet that it quotes, whoever sends it (RFC 5508 REQ-4 and 5): routers
 //! on the way are no party to the connection. Its quote becomes what the receiver has once sent, and is told by
@@ -13,6 +19,7 @@
 //! Errors make, refresh and end nothing.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::flow_cache::Repeats;
 use super::neighbor::Resolved;
@@ -92,7 +99,7 @@ pub(super) fn inbound_from_network<'a>(
         if other.is_broadcast(ip.dst) {
             return Err(DropReason::MartianDestination);
         }
-        if ip.dst == other.gateway {
+        if other.gateway == Some(ip.dst) {
             // Each network has a gateway of its own.
             return Err(icmp_error::refuse(cx, frame, &ip, Error::Prohibited, DropReason::Isolated));
         }
@@ -112,7 +119,7 @@ pub(super) fn inbound_from_network<'a>(
     if network.mode == NetworkMode::Internal {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::Internal));
     }
-    let Some(uplink) = cx.snapshot.uplink.as_deref() else {
+    let Some(uplink) = way_out(cx, frame, network, &view) else {
         return Err(icmp_error::refuse(cx, frame, &ip, Error::NetworkUnreachable, DropReason::NoRoute));
     };
     let Some(external) = uplink.address.filter(|_| uplink.up).map(|net| net.addr()) else {
@@ -122,12 +129,12 @@ pub(super) fn inbound_from_network<'a>(
         // Directed broadcasts are not for routers to pass on (RFC 2644).
         return Err(DropReason::MartianDestination);
     }
-    if network.mode == NetworkMode::Routed && !uplink.host_addresses.contains(&ip.dst) {
+    if network.mode == NetworkMode::Routed && !cx.snapshot.is_hosts(ip.dst) {
         let subject = routed_subject(cx, frame, &view)?;
         return Ok(Arrived { view, subject, way: Way::Out { uplink, external, masked: false } });
     }
     let subject = subject(cx, frame, &view)?;
-    if uplink.host_addresses.contains(&ip.dst) {
+    if cx.snapshot.is_hosts(ip.dst) {
         return around(cx, frame, external, view, subject);
     }
     if let Subject::Error(quoted) = subject {
@@ -136,16 +143,38 @@ pub(super) fn inbound_from_network<'a>(
     Ok(Arrived { view, subject, way: Way::Out { uplink, external, masked: true } })
 }
 
+/// The uplink that a packet from a container leaves by: the one that its connection is seen at from outside, and for a new
+/// one the network's. So who is called by another uplink than the network's answers by that one.
+fn way_out<'a>(cx: &Context<'a>, frame: &Frame, network: &Network, view: &View) -> Option<&'a Arc<Uplink>> {
+    let usual = cx.snapshot.uplink_of(network);
+    // Where there is one only, nothing has to be looked for.
+    let known = if cx.snapshot.uplinks.len() > 1 { seen_at(cx, frame, view) } else { None };
+    known.or(usual)
+}
+
+/// The uplink that the connection of a packet from a container is seen at from outside, or that of the packet which it
+/// quotes.
+fn seen_at<'a>(cx: &Context<'a>, frame: &Frame, view: &View) -> Option<&'a Arc<Uplink>> {
+    let (kind, inside, remote) = match (view.flow(), view.transport) {
+        (Some(Flow { kind, src, dst }), _) => (kind, src, dst),
+        (None, Transport::IcmpError) => {
+            let Flow { kind, src, dst } = Quoted::parse(frame, view).ok()?.flow;
+            (kind, dst, src)
+        }
+        (None, _) => return None,
+    };
+    let shown = cx.shared.conntrack.peek_outward(kind.protocol(), inside, remote)?;
+    cx.snapshot.uplink_with(shown.ip)
+}
+
 /// Whether a packet from a source that is not of its network may be an ICMP error from a router or host behind a
 /// container, about one of that container's connections with the world (RFC 5508 REQ-5). Whether it is, the
 /// connection decides.
 pub(super) fn comes_from_behind(cx: &Context<'_>, frame: &Frame, ip: &Ipv4) -> bool {
     let is_ours = |address| {
-        let uplink = cx.snapshot.uplink.as_ref();
         cx.snapshot.network_of(address).is_some()
-            || uplink.is_some_and(|uplink| {
-                uplink.host_addresses.contains(&address) || uplink.is_broadcast(address)
-            })
+            || cx.snapshot.is_hosts(address)
+            || cx.snapshot.uplinks.iter().any(|uplink| uplink.is_broadcast(address))
     };
     let ingress = cx.ingress.network.and_then(|id| cx.snapshot.network(id));
     let is_translated = ingress.is_some_and(|network| network.mode == NetworkMode::Nat);
@@ -216,8 +245,8 @@ fn around<'a>(
             let new =
                 || publication.and_then(|p| cx.snapshot.publications.choose(p, dst.port, src)).map(chosen);
             let holder = || {
-                let holder = conntrack.holder(protocol, dst.port).filter(|_| dst.ip == external);
-                holder.map(|inside| (inside, None))
+                let holder = conntrack.holder(protocol, dst.port);
+                holder.filter(|holder| is_masqueraded_to(cx, *holder, dst.ip)).map(|inside| (inside, None))
             };
             known.or_else(new).or_else(holder).ok_or_else(|| {
                 let reason = DropReason::HostService;
@@ -237,6 +266,13 @@ fn around<'a>(
     };
     let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
     Ok(Arrived { view, subject, way: Way::Around { network, external, inside, target } })
+}
+
+/// Whether new connections of a container are seen at this address of an uplink.
+fn is_masqueraded_to(cx: &Context<'_>, inside: Endpoint, ip: Ipv4Addr) -> bool {
+    let network = cx.snapshot.network_of(inside.ip);
+    let uplink = network.and_then(|network| cx.snapshot.uplink_of(network));
+    uplink.and_then(|uplink| uplink.address).is_some_and(|address| address.addr() == ip)
 }
 
 /// The container that a packet from `remote` to `outside` has a connection with, and if that is by a publication,
@@ -282,8 +318,9 @@ pub(super) fn inbound_from_uplink<'a>(
 ) -> Result<FromUplink<'a>, DropReason> {
     let ip = View::header(frame)?;
     let network = cx.snapshot.network_of(ip.dst);
-    if network.is_some_and(|network| network.mode != NetworkMode::Routed) {
-        // Networks behind the translation are reached by published ports, never by a route.
+    if network.is_some_and(|network| network.mode != NetworkMode::Routed || network.uplink != uplink.id) {
+        // Networks behind the translation are reached by published ports, never by a route, and the others by their
+        // own uplink.
         return Err(DropReason::Unsolicited);
     }
     if ip.dst.is_loopback() || network.is_some_and(|network| network.is_broadcast(ip.dst)) {
@@ -294,6 +331,7 @@ pub(super) fn inbound_from_uplink<'a>(
     }
     if is_martian_source(ip.src)
         || uplink.host_addresses.contains(&ip.src)
+        || is_ours_alone(cx, ip.src)
         || uplink.is_broadcast(ip.src)
         || cx.snapshot.network_of(ip.src).is_some()
     {
@@ -320,11 +358,14 @@ pub(super) fn inbound_from_uplink<'a>(
         },
         (None, _) => return left(uplink, DropReason::NotTranslatable),
     };
-    let publication = cx.snapshot.publications.find(protocol, outside);
-    let known = known_inside(cx, protocol, outside, remote, publication);
+    // What is for the address of another uplink is the host's or nobody's, but never ours.
+    let is_here = uplink.addresses.contains(&ip.dst) || cx.snapshot.uplink_with(ip.dst).is_none();
+    let published = cx.snapshot.publications.find(protocol, outside);
+    let publication = published.filter(|_| is_here);
+    let known = if is_here { known_inside(cx, protocol, outside, remote, publication) } else { None };
     let (new, reason) = match (subject, publication) {
         (Subject::Flow(_), Some(publication)) if known.is_none() => {
-            if publication.scope == Scope::Lan && cx.snapshot.end(remote.ip).zone != Zone::Lan {
+            if publication.scope == Scope::Lan && cx.snapshot.end(remote.ip, Some(uplink)).zone != Zone::Lan {
                 return Err(DropReason::PublicationScope);
             }
             let target = cx.snapshot.publications.choose(publication, outside.port, remote);
@@ -335,11 +376,18 @@ pub(super) fn inbound_from_uplink<'a>(
     };
     let Some((inside, target)) = known.or(new) else {
         // The host does not see these ports, so what is about them is not for it either.
-        let is_ours = cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp;
-        return if is_ours { Err(reason) } else { left(uplink, reason) };
+        let is_hidden = cx.shared.conntrack.masquerades_with(outside.port) && protocol != Protocol::Icmp
+            || published.is_some() && !is_here;
+        return if is_hidden { Err(reason) } else { left(uplink, reason) };
     };
     let network = cx.snapshot.network_of(inside.ip).ok_or(DropReason::PortGone)?;
     Ok(FromUplink::Arrived(Arrived { view, subject, way: Way::In { network, inside, target } }))
+}
+
+/// Whether an address is that of an uplink which has one of its own: nobody outside speaks with it.
+fn is_ours_alone(cx: &Context<'_>, ip: Ipv4Addr) -> bool {
+    let own = |uplink: &&Arc<Uplink>| uplink.mode == UplinkMode::Own;
+    cx.snapshot.uplinks.iter().filter(own).any(|uplink| uplink.addresses.contains(&ip))
 }
 
 /// What we cannot use is the host's, where the address is shared, and nobody's where it is ours alone.
@@ -359,7 +407,7 @@ fn routed_from_uplink<'a>(
     ip: Ipv4,
 ) -> Result<FromUplink<'a>, DropReason> {
     let Some(view) = reassembly::whole(cx, frame, packet, ip)? else { return Ok(FromUplink::Incomplete) };
-    if ip.dst != network.gateway {
+    if network.gateway != Some(ip.dst) {
         let subject = routed_subject(cx, frame, &view)?;
         let plain = cx.snapshot.policy.has_no_rules();
         let way = if plain { Way::Along(network) } else { Way::Between(network) };
@@ -483,7 +531,7 @@ pub(super) fn direct(
 ) -> Result<Repeats, DropReason> {
     // What comes from the world counts for who is called.
     let called = || cx.snapshot.port_with(flow.dst.ip);
-    let owner = if cx.ingress.network.is_none() { called() } else { None };
+    let owner = if cx.ingress.network.is_none() || cx.ingress.lan { called() } else { None };
     let ask = ask(cx, seen(cx, view, flow.kind), owner.unwrap_or(cx.ingress), false);
     match cx.shared.conntrack.direct(flow.src, flow.dst, &ask) {
         Ok(tracked) => Ok(tracked.map_or(Repeats::Never, Repeats::Tracked)),

@@ -71,7 +71,7 @@ pub(super) fn solicit(cx: &mut Context<'_>, link: Link<'_>, ip: std::net::Ipv4Ad
     let dst = known.unwrap_or(MacAddr::BROADCAST);
     frame.fill(&arp::request(link.own(), ip, dst), Offload::NONE);
     match link {
-        Link::Uplink(..) => cx.originate(frame, [PortId::UPLINK]),
+        Link::Uplink(uplink, _) => cx.originate(frame, [uplink.id.port()]),
         Link::Network(network) => match known.and_then(|mac| port_of(cx, network, mac)) {
             Some(port) => cx.originate(frame, [port]),
             None => cx.originate(frame, network.ports.iter().copied()),

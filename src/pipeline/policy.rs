@@ -14,7 +14,7 @@
 //! ([`Policy::is_about_neighbors`]), or about the host where that is one of them, is that looked at: then IPv4 between single stations is tracked as it is between
 //! networks, in whole datagrams. What has no connections there, as IPv6, is judged frame by frame, by ports and
 //! networks. ARP, broadcast and multicast pass, which a link does not work without; a packet for one station in a
-//! frame for all does not.
+//! frame for all does not. A LAN has the world on it, and rules about that are asked there as well.
 //!
 //! **The flow cache** repeats what was allowed for as long as the configuration and the connection stay as they
 //! are.
@@ -68,7 +68,8 @@ fn examine(cx: &mut Context<'_>, frame: &Frame, arrived: &Arrived<'_>) -> Result
         (Way::In { inside, .. } | Way::Around { inside, .. }, _) => inside,
         (Way::Between(_) | Way::Out { .. }, _) => flow_to(),
     };
-    let question = question(cx, view, cx.snapshot.end(to.ip), to.port);
+    let by = if let Way::Out { uplink, .. } = arrived.way { Some(uplink) } else { None };
+    let question = question(cx, view, cx.snapshot.end(to.ip, by), to.port);
     let ruling = cx.snapshot.policy.judge(&question);
     if ruling.action() == Action::Allow || is_established(cx, arrived) {
         return Ok(());
@@ -95,7 +96,10 @@ pub(super) fn permit_on_network(
     admitted: &Admitted<'_>,
 ) -> Result<Option<Repeats>, DropReason> {
     let (eth, network, policy) = (&admitted.packet.eth, admitted.network, &cx.snapshot.policy);
-    if !policy.is_about_neighbors() && !policy.is_about_host() {
+    // The world is on a LAN, too.
+    let is_about_others =
+        policy.is_about_neighbors() || (network.gateway.is_none() && policy.is_about_outside());
+    if !is_about_others && !policy.is_about_host() {
         return Ok(Some(Repeats::Always));
     }
     let addressee = Addressee::of(frame);
@@ -109,12 +113,12 @@ pub(super) fn permit_on_network(
     }
     let receiver = neighbor::port_of(cx, network, eth.dst).and_then(|port| cx.snapshot.port(port));
     let is_hosts = cx.ingress.host.is_some() || receiver.is_some_and(|port| port.host.is_some());
-    if !policy.is_about_neighbors() && !is_hosts {
+    if !is_about_others && !is_hosts {
         return Ok(Some(Repeats::Always));
     }
     let to = |ip| match receiver {
         Some(port) => cx.snapshot.end_at(port, ip),
-        None => cx.snapshot.end(ip),
+        None => cx.snapshot.end_on(network, ip),
     };
     match untagged_type(eth) {
         Some(ethernet::ARP) => return Ok(Some(Repeats::Always)),
@@ -123,10 +127,12 @@ pub(super) fn permit_on_network(
         _ if matches!(addressee, Addressee::Ip(_)) => return Err(DropReason::PolicyDenied),
         _ => {
             let from = cx.snapshot.end_at(cx.ingress, Ipv4Addr::UNSPECIFIED);
-            let network = Some(network.name.as_str());
-            let to = match receiver {
-                Some(_) => to(Ipv4Addr::UNSPECIFIED),
-                None => End { ip: Ipv4Addr::UNSPECIFIED, zone: Zone::Inside, port: None, network },
+            let name = Some(network.name.as_str());
+            let to = match (receiver, network.gateway) {
+                (Some(_), _) | (None, None) => to(Ipv4Addr::UNSPECIFIED),
+                (None, Some(_)) => {
+                    End { ip: Ipv4Addr::UNSPECIFIED, zone: Zone::Inside, port: None, network: name }
+                }
             };
             let ruling = cx.snapshot.policy.judge(&Question { from, to, protocol: None, port: 0 });
             if ruling.action() == Action::Allow {
@@ -159,7 +165,7 @@ fn question<'a>(cx: &Context<'a>, view: &View, to: End<'a>, port: u16) -> Questi
     let src = view.ip.src;
     let from = match cx.ingress.network {
         Some(_) => cx.snapshot.end_at(cx.ingress, src),
-        None => cx.snapshot.end(src),
+        None => cx.snapshot.end(src, cx.snapshot.uplink_at(cx.ingress).map(|uplink| &**uplink)),
     };
     let protocol = match view.ip.protocol {
         ipv4::TCP => Some(Protocol::Tcp),

@@ -75,10 +75,11 @@ fn row<'a>(cx: &Context<'_>, port: &'a Port) -> &'a Row {
 /// Whether the datagram is the switch's to reassemble, and not only to pass on: then its sender is told if that
 /// fails (RFC 1122 3.3.2; a router is no destination, RFC 792).
 pub(super) fn is_for_us(cx: &Context<'_>, ip: &Ipv4) -> bool {
-    let uplink = cx.snapshot.uplink.as_deref();
-    let is_hosts = || uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip.dst));
     match cx.ingress.network.and_then(|id| cx.snapshot.network(id)) {
-        Some(network) => ip.dst == network.gateway || is_hosts(),
-        None => uplink.is_some_and(|uplink| uplink.mode == UplinkMode::Own) && is_hosts(),
+        Some(network) => network.gateway == Some(ip.dst) || cx.snapshot.is_hosts(ip.dst),
+        None => cx
+            .snapshot
+            .uplink_at(cx.ingress)
+            .is_some_and(|uplink| uplink.mode == UplinkMode::Own && uplink.host_addresses.contains(&ip.dst)),
     }
 }

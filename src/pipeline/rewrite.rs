@@ -4,7 +4,6 @@ use super::flow_cache::Repeats;
 use super::nat::{Change, Leaving};
 use super::route::Link;
 use super::{Context, Verdict, neighbor};
-use crate::addr::PortId;
 use crate::drops::DropReason;
 use crate::frame::{Checksum, Frame, Segment};
 use crate::wire::ipv4::Ipv4;
@@ -49,7 +48,7 @@ pub(super) fn rewrite(
         repeats = Repeats::Never;
     }
     match link {
-        Link::Uplink(..) => Ok(Verdict::Forward(PortId::UPLINK, repeats)),
+        Link::Uplink(uplink, _) => Ok(Verdict::Forward(uplink.id.port(), repeats)),
         Link::Network(network) => Ok(match neighbor::port_of(cx, network, mac) {
             Some(port) => Verdict::Forward(port, repeats),
             None => Verdict::Flood { network: network.id, except: None },

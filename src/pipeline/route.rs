@@ -26,7 +26,7 @@ impl<'a> Link<'a> {
     /// The addresses that the switch speaks with on the link.
     pub(super) fn own(&self) -> (MacAddr, Ipv4Addr) {
         match self {
-            Link::Network(network) => (network.gateway_mac, network.gateway),
+            Link::Network(network) => (network.gateway_mac, network.speaks_as()),
             Link::Uplink(uplink, address) => (uplink.mac, *address),
         }
     }

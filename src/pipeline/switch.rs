@@ -100,6 +100,8 @@ pub(super) fn forward(
             let taken = egress.host.is_none() || host_port::takes(egress, Addressee::of(frame));
             if taken { Ok(Verdict::Forward(port, repeats)) } else { Err(DropReason::NotForHost) }
         }
+        // The frame would leave by the host's own interface, and nobody sends it back from there.
+        Station::Local if network.gateway.is_none() => Err(DropReason::HostBehindUplink),
         Station::Local => Err(DropReason::NotForGateway),
         Station::Unknown => {
             let (used, rate) = (&cx.ingress.meters.unknown, cx.ingress.policing.unknown);
@@ -107,6 +109,19 @@ pub(super) fn forward(
             Ok(flood)
         }
     }
+}
+
+/// Whether a frame from a LAN is for somebody there: a promiscuous interface hears what its stations say to each other,
+/// and what they say to the host.
+pub(super) fn stays_behind(cx: &Context<'_>, admitted: &Admitted<'_>) -> bool {
+    let (eth, network) = (&admitted.packet.eth, admitted.network);
+    cx.ingress.lan
+        && !eth.dst.is_group()
+        && match network.fdb.lookup(eth.dst, cx.now, cx.snapshot.mac_ageing) {
+            Station::Port(port) => port == cx.ingress.id,
+            Station::Local => eth.dst != network.gateway_mac,
+            Station::Unknown => false,
+        }
 }
 
 /// Whether the ingress port may have the switch ask all stations of a network for a neighbor, which is a broadcast

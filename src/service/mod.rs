@@ -28,7 +28,8 @@ use std::{io, thread};
 
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::LocalSet;
+use tokio::task::{LocalSet, yield_now};
+use tokio::time::sleep;
 
 use crate::clock::Time;
 use crate::shared::Shared;
@@ -92,10 +93,11 @@ impl Services {
     }
 }
 
-/// Waits for a moment, or forever.
+/// Waits for a moment, or forever. Others have their turn even if the moment is over.
 pub(crate) async fn until(due: Option<Time>) {
     match due {
-        Some(due) => tokio::time::sleep(due.since(now())).await,
+        Some(due) if due <= now() => yield_now().await,
+        Some(due) => sleep(due.since(now())).await,
         None => std::future::pending().await,
     }
 }

@@ -109,7 +109,7 @@ pub fn datagram(
     to: Endpoint,
     payload: &[u8],
 ) -> Option<Outgoing> {
-    let src = network.gateway;
+    let src = network.speaks_as();
     let length = UDP_HEADER + payload.len();
     let udp_length = u16::try_from(length).ok()?;
     u16::try_from(ipv4::HEADER_LEN + length).ok()?;
@@ -142,7 +142,7 @@ pub fn datagram(
 
 /// The gateway's request for the MAC address of `ip`, sent to `at` (RFC 826).
 pub fn arp_request(network: &Network, ip: Ipv4Addr, at: Peer) -> Outgoing {
-    let bytes = arp::request((network.gateway_mac, network.gateway), ip, at.mac).to_vec();
+    let bytes = arp::request((network.gateway_mac, network.speaks_as()), ip, at.mac).to_vec();
     Outgoing { port: at.port, bytes, offload: Offload::NONE }
 }
 

@@ -100,7 +100,7 @@ impl Stack {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = rand::random();
         let mut interface = Interface::new(config, &mut wire, instant(now));
-        let address = IpCidr::new(IpAddress::Ipv4(network.gateway), network.subnet.prefix_len());
+        let address = IpCidr::new(IpAddress::Ipv4(network.speaks_as()), network.subnet.prefix_len());
         interface.update_ip_addrs(|addresses| {
             // There is room for more than one.
             let _ = addresses.push(address);
@@ -173,7 +173,7 @@ impl Stack {
             return Some(listener);
         }
         let mut socket = socket(SERVICE_BUFFERS);
-        socket.listen((IpAddress::Ipv4(self.network.gateway), port)).ok()?;
+        socket.listen((IpAddress::Ipv4(self.network.speaks_as()), port)).ok()?;
         let listener = self.sockets.add(socket);
         self.listeners.insert(port, listener);
         Some(listener)
@@ -188,7 +188,7 @@ impl Stack {
         buffers: Buffers,
     ) -> Option<SocketHandle> {
         let flow = (number.number(), target);
-        let local = IpEndpoint::new(IpAddress::Ipv4(self.network.gateway), number.number());
+        let local = IpEndpoint::new(IpAddress::Ipv4(self.network.speaks_as()), number.number());
         let remote = IpEndpoint::new(IpAddress::Ipv4(target.ip), target.port);
         let mut socket = socket(buffers);
         socket.connect(self.interface.context(), remote, local).ok()?;

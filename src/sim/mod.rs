@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol, Vid};
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol, UplinkId, Vid};
 use crate::clock::Time;
 use crate::counters::{PortCounters, Totals};
 use crate::drops::DropReason;
@@ -31,13 +31,13 @@ use crate::worker::{PollMode, Worker, WorkerHandle, WorkerOptions};
 
 pub mod packet;
 
-/// The uplink's address in every simulated switch.
+/// The first uplink's address in every simulated switch.
 pub const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The next hop to everywhere.
 pub const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// A host on the Internet.
 pub const SERVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
-/// The uplink's MAC address.
+/// The first uplink's MAC address.
 pub const UPLINK_MAC: MacAddr = MacAddr([0x02, 0xee, 0, 0, 0, 1]);
 /// The router's MAC address.
 pub const ROUTER_MAC: MacAddr = MacAddr([0x02, 0xee, 0, 0, 0, 0xfe]);
@@ -121,10 +121,12 @@ impl Switch {
             id,
             name: format!("net{}", id.0),
             subnet,
-            gateway,
+            gateway: Some(gateway),
             gateway_mac,
+            router: Some(gateway),
             mtu: 1500,
             mode,
+            uplink: UplinkId::FIRST,
             dhcp: false,
             ports: Vec::new(),
             fdb: Arc::new(fdb),
@@ -164,31 +166,50 @@ impl Switch {
         Station { id, ip, gateway_mac: network.gateway_mac, ..trunk.clone() }
     }
 
-    /// Adds the uplink with the address [`EXTERNAL`] and a default route to [`ROUTER`], and returns the
-    /// router.
+    /// Adds an uplink with a default route to a router, and returns the router. The first one has the address [`EXTERNAL`]
+    /// and the router [`ROUTER`], one more those that are as much further on as there are uplinks before it; each has a
+    /// link of its own. It comes before all ports.
     pub fn add_uplink(&mut self, mode: UplinkMode) -> Station {
+        let number = u8::try_from(self.shared.snapshot().uplinks.len()).expect("not so many uplinks");
+        let id = UplinkId(number.into());
+        let [address, router] = [EXTERNAL, ROUTER].map(|first| on_link(number, first));
+        let [mac, router_mac] = [UPLINK_MAC, ROUTER_MAC]
+            .map(|MacAddr(first)| MacAddr([first[0], first[1], first[2], first[3], number, first[5]]));
+        let link = Ipv4Net::new(address, 24).expect("a prefix length");
         let mut routes = RouteTable::new();
-        routes.insert(Ipv4Addr::UNSPECIFIED, 0, Via::Gateway(ROUTER), 0);
-        routes.insert(Ipv4Addr::new(192, 0, 2, 0), 24, Via::Link, 0);
+        routes.insert(Ipv4Addr::UNSPECIFIED, 0, Via::Gateway(router), 0);
+        routes.insert(link.network(), 24, Via::Link, 0);
         let uplink = Uplink {
-            name: "eth0".into(),
+            id,
+            name: format!("eth{number}"),
             mode,
-            mac: UPLINK_MAC,
+            mac,
             dhcp: false,
-            address: Ipv4Net::new(EXTERNAL, 24).ok(),
-            host_addresses: vec![EXTERNAL],
+            address: Some(link),
+            addresses: vec![address],
+            host_addresses: vec![address],
             mtu: 1500,
             up: true,
             routes: Arc::new(routes),
             nat_ports: NAT_PORTS,
             neighbors: Arc::new(Neighbors::of_uplink(self.shared.epoch())),
         };
-        self.shared.publish(|snapshot| snapshot.uplink = Some(Arc::new(uplink)));
+        self.shared.publish(|snapshot| {
+            snapshot.uplinks.push(Arc::new(uplink));
+            share_addresses(&mut snapshot.uplinks);
+        });
         let device = Arc::new(MemoryPort::new(Promises::ALL));
-        self.plug(PortId::UPLINK, None, None);
-        self.handle.attach(PortId::UPLINK, device.clone(), true);
+        self.plug(id.port(), None, None);
+        self.handle.attach(id.port(), device.clone(), true);
         self.run();
-        Station { id: PortId::UPLINK, mac: ROUTER_MAC, ip: ROUTER, gateway_mac: UPLINK_MAC, device }
+        Station { id: id.port(), mac: router_mac, ip: router, gateway_mac: mac, device }
+    }
+
+    /// Leads a network out by another uplink: the one that this router is at.
+    pub fn lead_out(&mut self, network: NetworkId, router: &Station) {
+        let mut changed = Network::clone(self.shared.snapshot().network(network).expect("the network"));
+        changed.uplink = UplinkId(router.id.0);
+        self.shared.publish(|snapshot| snapshot.set_network(changed));
     }
 
     fn plug(&mut self, id: PortId, place: Option<(NetworkId, Ipv4Addr)>, vlan: Option<Vlan>) {
@@ -204,6 +225,7 @@ impl Switch {
             quota: CONNECTIONS_PER_PORT,
             pins: None,
             host: None,
+            lan: false,
             policing: Policing::default(),
             meters: Arc::default(),
             nat_ports: self.shared.conntrack.fair_ports(),
@@ -211,6 +233,23 @@ impl Switch {
             missed: Arc::new(AtomicU64::new(0)),
         };
         self.shared.publish(|snapshot| snapshot.set_port(port));
+    }
+
+    /// Adds a network that is bridged to a LAN, and the interface that the LAN is behind; the host's own MAC address there
+    /// is [`UPLINK_MAC`]. The station is one on the LAN.
+    pub fn add_lan(&mut self, subnet: Ipv4Net) -> (NetworkId, Station) {
+        let id = self.add_network(subnet, NetworkMode::Bridge);
+        let network = Network::clone(self.shared.snapshot().network(id).expect("the network"));
+        network.fdb.add_local(UPLINK_MAC, self.now);
+        let network = Network { router: network.gateway, gateway: None, ..network };
+        self.shared.publish(|snapshot| snapshot.set_network(network));
+        let station = self.add_port(id);
+        self.change_port(&station, |port| {
+            (port.ip, port.lan) = (None, true);
+            port.pins = Some(Pins { mac: None, ip: None });
+            port.policing = Policing::NONE;
+        });
+        (id, station)
     }
 
     /// Turns port security on at a station's port: it keeps to the station's addresses.
@@ -267,7 +306,7 @@ impl Switch {
                 network.fdb.learn(station.mac, station.id, MACS_PER_PORT, self.now, |_| true);
                 &network.neighbors
             }
-            None => &snapshot.uplink.as_ref().expect("an uplink").neighbors,
+            None => &snapshot.uplinks.get(station.id.index()).expect("an uplink").neighbors,
         };
         neighbors.lock().answered(station.ip, station.mac, self.now);
     }
@@ -330,12 +369,27 @@ impl Switch {
     pub fn waiting(&self) -> u64 {
         let snapshot = self.shared.snapshot();
         let networks = snapshot.networks.iter().flatten().map(|network| network.neighbors.lock().waiting());
-        let uplink = snapshot.uplink.iter().map(|uplink| uplink.neighbors.lock().waiting());
+        let uplink = snapshot.uplinks.iter().map(|uplink| uplink.neighbors.lock().waiting());
         (networks.chain(uplink).sum::<usize>() + self.shared.fragments.waiting()) as u64
     }
 
     /// Frames in minus frames out: zero, or the books do not balance.
     pub fn imbalance(&self) -> i128 {
         self.totals().imbalance(self.waiting())
+    }
+}
+
+/// The address on an uplink's link that stands in the place of one on the first uplink's.
+pub fn on_link(uplink: u8, first: Ipv4Addr) -> Ipv4Addr {
+    let [a, b, c, d] = first.octets();
+    Ipv4Addr::new(a, b, c + uplink, d)
+}
+
+/// A host takes a packet for any of its addresses by whatever interface it comes.
+fn share_addresses(uplinks: &mut [Arc<Uplink>]) {
+    let is_shared = |uplink: &Arc<Uplink>| uplink.mode == UplinkMode::Shared;
+    let all: Vec<_> = uplinks.iter().filter(|u| is_shared(u)).flat_map(|u| u.addresses.clone()).collect();
+    for uplink in uplinks.iter_mut().filter(|uplink| is_shared(uplink)) {
+        Arc::make_mut(uplink).host_addresses.clone_from(&all);
     }
 }

@@ -4,16 +4,17 @@
 
 use std::net::Ipv4Addr;
 
-use super::{Port, Snapshot};
+use super::{Network, Port, Snapshot, Uplink};
 use crate::table::policy::{End, Zone};
 
 impl Snapshot {
-    /// The end at an address.
-    pub fn end(&self, ip: Ipv4Addr) -> End<'_> {
+    /// The end at an address, which if it is outside is reached by this uplink. Without one, what is on the link of any of
+    /// them is near.
+    pub fn end(&self, ip: Ipv4Addr, by: Option<&Uplink>) -> End<'_> {
         let Some(network) = self.network_of(ip) else {
-            return End { ip, zone: self.zone_outside(ip), port: None, network: None };
+            return End { ip, zone: self.zone_outside(ip, by), port: None, network: None };
         };
-        if ip == network.gateway {
+        if network.gateway == Some(ip) {
             return End { ip, zone: Zone::Host, port: None, network: None };
         }
         match self.port_with(ip) {
@@ -24,10 +25,25 @@ impl Snapshot {
 
     /// The end behind a port of a network that sends from an address, whoever is known to have that.
     pub fn end_at<'a>(&'a self, port: &'a Port, ip: Ipv4Addr) -> End<'a> {
-        let network = port.network.and_then(|id| self.network(id)).map(|network| network.name.as_str());
-        // The host on a network is both.
-        let zone = if port.host.is_some() { Zone::Host } else { Zone::Inside };
-        End { ip, zone, port: Some(&port.name), network }
+        let network = port.network.and_then(|id| self.network(id));
+        let zone = match network {
+            // The host on a network is both.
+            _ if port.host.is_some() => Zone::Host,
+            Some(network) if port.lan => zone_behind(network, ip),
+            _ => Zone::Inside,
+        };
+        End { ip, zone, port: Some(&port.name), network: network.map(|network| network.name.as_str()) }
+    }
+
+    /// The end at an address that is spoken to on a network. A LAN's addresses mean nothing elsewhere.
+    pub fn end_on<'a>(&'a self, network: &'a Network, ip: Ipv4Addr) -> End<'a> {
+        if network.gateway.is_some() {
+            return self.end(ip, None);
+        }
+        match self.port_with(ip).filter(|port| port.network == Some(network.id)) {
+            Some(port) => self.end_at(port, ip),
+            None => End { ip, zone: zone_behind(network, ip), port: None, network: Some(&network.name) },
+        }
     }
 
     /// The port that is known to have an address.
@@ -36,14 +52,23 @@ impl Snapshot {
     }
 
     /// Which zone an address that is on no network is in.
-    fn zone_outside(&self, ip: Ipv4Addr) -> Zone {
-        let uplink = self.uplink.as_deref();
-        if uplink.is_some_and(|uplink| uplink.host_addresses.contains(&ip)) {
+    fn zone_outside(&self, ip: Ipv4Addr, by: Option<&Uplink>) -> Zone {
+        if self.is_hosts(ip) {
             return Zone::Host;
         }
-        let on_link = uplink.and_then(|uplink| uplink.address).is_some_and(|link| link.contains(&ip));
+        let has_on_link = |uplink: &Uplink| uplink.address.is_some_and(|link| link.contains(&ip));
+        let on_link = match by {
+            Some(uplink) => has_on_link(uplink),
+            None => self.uplinks.iter().any(|uplink| has_on_link(uplink)),
+        };
         if on_link || is_not_global(ip) { Zone::Lan } else { Zone::Internet }
     }
+}
+
+/// Which zone an address behind the uplink of a bridged network is in. What has none, as far as one can tell, is there.
+fn zone_behind(network: &Network, ip: Ipv4Addr) -> Zone {
+    let is_near = network.subnet.contains(&ip) || is_not_global(ip) || ip.is_unspecified();
+    if is_near { Zone::Lan } else { Zone::Internet }
 }
 
 /// Whether the internet does not route an address: it is private (RFC 1918), a provider's own (RFC 6598), or of a
@@ -73,7 +98,7 @@ mod tests {
             ("169.254.1.1", Zone::Lan),
             ("203.0.113.9", Zone::Internet),
         ] {
-            assert_eq!(snapshot.end(ip.parse().unwrap()).zone, zone, "{ip}");
+            assert_eq!(snapshot.end(ip.parse().unwrap(), None).zone, zone, "{ip}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Health of what publications lead to: which targets new connections go to.
 //!
 //! A publication that is watched has its targets checked, one after the other and for ever, by
-//! [`crate::service::health`]. What was found out hangs on the configuration as counters do, so that nothing is
+//! `service::health`. What was found out hangs on the configuration as counters do, so that nothing is
 //! published anew, and no flow is decided anew, when a container comes and goes.
 //!
 //! New connections go to targets that are up. If none is, they go to all as if all were: a check may be wrong, and

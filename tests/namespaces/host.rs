@@ -67,6 +67,10 @@ fn plug(here: &Netns, peer: &Netns) -> Result<(), HostError> {
     })?
 }
 
+fn eth0() -> [String; 1] {
+    ["eth0".to_owned()]
+}
+
 fn settings(name: &str) -> LinkSettings {
     LinkSettings {
         ifname: name.to_owned(),
@@ -215,7 +219,7 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
     ensure!(answers(&peer, 61000)? == REFUSED, "{:?}", answers(&peer, 61000)?);
     let mut guard = here.run(|| {
         Guard::available("eth0")?;
-        Guard::install("eth0", &hide(UPLINK, 61000, 65535))
+        Guard::install(&eth0(), &hide(UPLINK, 61000, 65535))
     })??;
     for (port, expected) in [(61000, SILENT), (65535, SILENT), (60999, REFUSED)] {
         let seen = answers(&peer, port)?;
@@ -244,7 +248,7 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
     next.extend(hide(UPLINK, 8080, 8080));
     next.extend(hide(UPLINK, 61500, 61500));
     next.extend(hide(Ipv4Addr::new(192, 0, 2, 99), 1, 65535));
-    here.run(|| guard.update(&next))??;
+    here.run(|| guard.update(&eth0(), &next))??;
     for (port, expected) in [(61000, SILENT), (8080, SILENT), (62000, REFUSED)] {
         let seen = answers(&peer, port)?;
         ensure!(seen == expected, "port {port}: {seen:?}");
@@ -256,8 +260,8 @@ fn guard_hides_ports_from_the_stack() -> Outcome {
         ports: port * 2..=port * 2,
     });
     let odd: Vec<_> = odd.collect();
-    here.run(|| guard.update(&odd))??;
-    here.run(|| guard.update(&hide(UPLINK, 61000, 65535)))??;
+    here.run(|| guard.update(&eth0(), &odd))??;
+    here.run(|| guard.update(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     ensure!(!here.run(|| guard.ensure())??, "an intact guard was restored");
     here.run(|| drop(guard))?;
     ensure!(answers(&peer, 61000)? == REFUSED, "the guard outlived its value");
@@ -272,7 +276,7 @@ fn tables(netns: &Netns) -> Result<String, Failed> {
 fn guard_survives_flush_and_kill() -> Outcome {
     let (here, peer) = wire()?;
     nft(&here, &["add", "table", "netdev", "vswitchd"])?;
-    let mut guard = here.run(|| Guard::install("eth0", &hide(UPLINK, 61000, 65535)))??;
+    let mut guard = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     nft(&here, &["flush", "ruleset"])?;
     if guard.owner().is_some() {
         ensure!(answers(&peer, 61000)? == SILENT, "a flush removed an owned table");
@@ -299,19 +303,19 @@ fn guard_survives_flush_and_kill() -> Outcome {
 
 fn guard_is_there_when_a_failed_change_is_tried_again() -> Outcome {
     let (here, peer) = wire()?;
-    let mut guard = here.run(|| Guard::install("eth0", &hide(UPLINK, 61000, 65535)))??;
+    let mut guard = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     // What is asked for again: what failed, or what was there before.
     for (asked, again) in [(8080, 8080), (8081, 8080)] {
         let Some(owner) = guard.owner() else { return Ok(()) };
         Command::new("kill").args(["-9", &owner.to_string()]).status()?;
         wait_until(PATIENCE, "the table is gone", || Ok(tables(&here)?.is_empty()))?;
-        let other = here.run(|| Guard::install("eth0", &[]))??;
+        let other = here.run(|| Guard::install(&eth0(), &[]))??;
         for port in [asked, asked, 9999] {
-            let refused = here.run(|| guard.update(&hide(UPLINK, port, port)))?;
+            let refused = here.run(|| guard.update(&eth0(), &hide(UPLINK, port, port)))?;
             ensure!(refused.is_err(), "the table has two owners");
         }
         drop(other);
-        here.run(|| guard.update(&hide(UPLINK, again, again)))??;
+        here.run(|| guard.update(&eth0(), &hide(UPLINK, again, again)))??;
         for (port, expected) in [(again, SILENT), (61000, REFUSED)] {
             let seen = answers(&peer, port)?;
             ensure!(seen == expected, "port {port}: {seen:?}");
@@ -322,13 +326,13 @@ fn guard_is_there_when_a_failed_change_is_tried_again() -> Outcome {
 
 fn guard_has_one_owner() -> Outcome {
     let (here, _peer) = wire()?;
-    let first = here.run(|| Guard::install("eth0", &hide(UPLINK, 61000, 65535)))??;
+    let first = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
     if first.owner().is_some() {
-        let error = here.run(|| Guard::install("eth0", &[]))?.expect_err("a second owner");
+        let error = here.run(|| Guard::install(&eth0(), &[]))?.expect_err("a second owner");
         ensure!(error.kind == ErrorKind::Exists && error.to_string().contains("owns"), "{error}");
     }
     drop(first);
-    here.run(|| Guard::install("eth0", &[]))??;
+    here.run(|| Guard::install(&eth0(), &[]))??;
     Ok(())
 }
 

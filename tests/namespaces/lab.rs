@@ -13,7 +13,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn scenarios_of_networks_pass_alone() -> Outcome {
-    for scenario in ["isolation", "connect", "internal", "routed", "host-port", "vlan"] {
+    for scenario in ["isolation", "connect", "internal", "routed", "host-port", "bridge-uplink", "vlan"] {
         let output = Command::new(VSWITCHD).args(["lab", scenario]).output()?;
         let said = String::from_utf8(output.stdout)?;
         ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));

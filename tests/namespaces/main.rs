@@ -18,6 +18,7 @@ mod guard;
 mod health;
 mod host;
 mod lab;
+mod lan;
 mod lifecycle;
 mod networks;
 mod policy;
@@ -29,6 +30,7 @@ mod rows_ports;
 mod services;
 mod switch;
 mod transfer;
+mod uplinks;
 mod vlan;
 
 /// What a test comes to; the error is printed.
@@ -67,10 +69,12 @@ fn main() -> ExitCode {
         lifecycle::TESTS,
         config::TESTS,
         networks::TESTS,
+        lan::TESTS,
         policy::TESTS,
         coalesce::TESTS,
         dhcp::TESTS,
         transfer::TESTS,
+        uplinks::TESTS,
         vlan::TESTS,
         rows_fragments::TESTS,
         rows_ports::TESTS,

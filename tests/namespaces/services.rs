@@ -110,7 +110,8 @@ fn a_flood_of_queries_holds_up_nobody_else() -> Outcome {
     let median = times[times.len() / 2];
     println!("beside {sent} queries: p50 {median:?}, p99 {p99:?}; {} KiB more memory", grown / 1024);
     ensure!(sent > 30_000, "that was no flood: {sent}");
-    ensure!(p99 < Duration::from_millis(100), "p99 is {p99:?}");
+    // A debug build on a busy machine; who is held up by the flood waits for seconds.
+    ensure!(p99 < Duration::from_millis(250), "p99 is {p99:?}");
     ensure!(grown < 32 << 20, "{grown} bytes more");
     let drops = switch.list("drops --port c2")?;
     let counted =

@@ -44,10 +44,14 @@ impl Switch {
 
     /// As [`Switch::start`], with its log in `stderr`.
     pub(crate) fn start_logging(rig: &Rig, more: &[&str], stderr: Stdio) -> Result<Switch, Failed> {
+        Switch::launch(rig, &[&["--uplink", "eth0", "--network", NETWORK], more].concat(), stderr)
+    }
+
+    /// Starts `vswitchd` with these arguments, and waits until it is ready.
+    pub(crate) fn launch(rig: &Rig, more: &[&str], stderr: Stdio) -> Result<Switch, Failed> {
         let socket = rig.socket();
         let mut command = Command::new(VSWITCHD);
-        command.args(["--uplink", "eth0", "--log", "warn", "--network", NETWORK, "--socket"]);
-        command.arg(&socket).args(more);
+        command.args(["--log", "warn", "--socket"]).arg(&socket).args(more);
         if !more.contains(&"--state-dir") {
             command.arg("--state-dir").arg(state_dir(rig));
         }

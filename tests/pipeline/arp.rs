@@ -221,7 +221,7 @@ fn row_24_a_scan_of_dead_addresses_takes_no_memory() {
     let len = |switch: &Switch| {
         let snapshot = switch.shared.snapshot();
         let network = snapshot.networks[0].as_ref().unwrap().neighbors.lock().len();
-        network + snapshot.uplink.as_ref().unwrap().neighbors.lock().len()
+        network + snapshot.uplinks[0].neighbors.lock().len()
     };
     let mut most = (0, 0);
     for n in 0..65_000u32 {

@@ -66,7 +66,7 @@ fn orders(n: usize) -> Vec<Vec<usize>> {
 
 fn set_mtu(switch: &Switch, mtu: u16) {
     switch.shared.publish(|snapshot| {
-        std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap()).mtu = mtu;
+        std::sync::Arc::make_mut(&mut snapshot.uplinks[0]).mtu = mtu;
     });
 }
 
@@ -524,7 +524,7 @@ fn row_35_a_refused_datagram_is_told_of_once_and_with_its_first_fragment() {
 fn a_datagram_waits_for_its_next_hop_as_a_whole() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {
-        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        let uplink = std::sync::Arc::make_mut(&mut snapshot.uplinks[0]);
         uplink.neighbors = std::sync::Arc::new(vswitchd::shared::Neighbors::of_uplink(switch.shared.epoch()));
     });
     let sent = packet::udp(via(&c), c.at(61_000), server(2), &payload(3000));

@@ -103,7 +103,7 @@ fn a_service_that_the_gateway_has_not_is_unreachable() {
 fn row_38_too_big_with_df_is_told_the_mtu() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {
-        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        let uplink = std::sync::Arc::make_mut(&mut snapshot.uplinks[0]);
         uplink.mtu = 1280;
     });
     switch.send(&c, &packet::udp(via(&c), c.at(1), server(2), &[0; 1253]));
@@ -560,7 +560,7 @@ fn row_42_source_routes_are_refused_and_other_options_pass() {
 fn row_44_no_route_is_told() {
     let (mut switch, c, router) = Switch::with_uplink();
     let publish = |switch: &Switch, change: fn(&mut vswitchd::snapshot::Uplink)| {
-        switch.shared.publish(|snapshot| change(std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap())));
+        switch.shared.publish(|snapshot| change(std::sync::Arc::make_mut(&mut snapshot.uplinks[0])));
     };
     let frame = packet::udp(via(&c), c.at(1), server(2), b"x");
     publish(&switch, |uplink| uplink.routes = Default::default());

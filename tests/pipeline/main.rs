@@ -25,6 +25,7 @@ mod fragments;
 mod gateway;
 mod icmp;
 mod ipv4;
+mod lan;
 mod nat;
 mod networks;
 mod policy;
@@ -32,6 +33,7 @@ mod publish;
 mod security;
 mod services;
 mod tcp;
+mod uplinks;
 mod vlans;
 
 const SECOND: Duration = Duration::from_secs(1);

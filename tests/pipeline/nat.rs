@@ -321,7 +321,7 @@ fn row_56_empty_odd_and_longest_datagrams_arrive_whole() {
         let mut network = vswitchd::snapshot::Network::clone(snapshot.networks[0].as_ref().unwrap());
         network.mtu = mtu;
         snapshot.set_network(network);
-        std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap()).mtu = mtu;
+        std::sync::Arc::make_mut(&mut snapshot.uplinks[0]).mtu = mtu;
         for id in [c.id, router.id] {
             let mut port = vswitchd::snapshot::Port::clone(snapshot.port(id).unwrap());
             port.mtu = mtu;
@@ -412,7 +412,7 @@ fn row_53_no_error_ends_or_refreshes_a_mapping() {
 fn without_an_address_the_uplink_carries_nothing() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.shared.publish(|snapshot| {
-        std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap()).address = None;
+        std::sync::Arc::make_mut(&mut snapshot.uplinks[0]).address = None;
     });
     switch.send(&c, &packet::udp(via(&c), c.at(1), server(2), b"x"));
     assert_eq!(icmp_error(&one(&c)).0, 3);

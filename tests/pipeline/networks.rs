@@ -278,7 +278,7 @@ fn the_host_on_a_network_is_a_station_and_no_router() {
     switch.resolve(&d);
     switch.add_uplink(UplinkMode::Shared);
     switch.shared.publish(|snapshot| {
-        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        let uplink = std::sync::Arc::make_mut(&mut snapshot.uplinks[0]);
         uplink.host_addresses.push(host.ip);
     });
     switch.send(&d, &packet::echo(via(&d), d.ip, host.ip, true, 1, b"ping"));

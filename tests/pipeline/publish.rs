@@ -46,7 +46,7 @@ fn row_78_a_crafted_loopback_destination_is_not_ours() {
     switch.publish(Protocol::Udp, 53, &c, 53);
     // As a host has it: 127.0.0.1 is one of its addresses.
     switch.shared.publish(|snapshot| {
-        let uplink = std::sync::Arc::make_mut(snapshot.uplink.as_mut().unwrap());
+        let uplink = std::sync::Arc::make_mut(&mut snapshot.uplinks[0]);
         uplink.host_addresses.push(Ipv4Addr::LOCALHOST);
     });
     let loopback = Endpoint::new(Ipv4Addr::LOCALHOST, 53);

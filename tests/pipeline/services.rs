@@ -102,9 +102,8 @@ fn the_uplinks_client_hears_its_server_and_nobody_elses_frames() {
         assert!(punted(&switch).is_empty(), "mode shared: the host's own client gets it");
     }
     switch.shared.publish(|snapshot| {
-        let mut uplink = vswitchd::snapshot::Uplink::clone(snapshot.uplink.as_ref().unwrap());
+        let uplink = std::sync::Arc::make_mut(&mut snapshot.uplinks[0]);
         (uplink.dhcp, uplink.address) = (true, None);
-        snapshot.uplink = Some(std::sync::Arc::new(uplink));
     });
     for frame in [&to_us, &to_all] {
         switch.send(&router, frame);

@@ -16,7 +16,7 @@ use vswitchd::control::request::{
     Apply, CtFilter, CtTimeouts, DhcpLeases, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, Named,
     NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet, NoArguments,
     PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, PortAdd, PortInspect, PortSet, PublishAdd, PublishRm,
-    Remove, Request,
+    Remove, Request, UplinkSet,
 };
 use vswitchd::control::response::Applied;
 use vswitchd::control::socket;
@@ -58,6 +58,9 @@ enum Noun {
     /// Ports
     #[command(subcommand)]
     Port(Port),
+    /// Uplinks: the interfaces that lead out
+    #[command(subcommand)]
+    Uplink(Uplink),
     /// The forwarding database: which MAC address is where
     #[command(subcommand)]
     Fdb(Fdb),
@@ -112,6 +115,14 @@ enum Network {
     Inspect(Named),
     /// Show the network's DHCP server, or change it
     Dhcp(NetworkDhcp),
+}
+
+#[derive(Debug, Subcommand)]
+enum Uplink {
+    /// All uplinks
+    Ls(NoArguments),
+    /// Change the next hop
+    Set(UplinkSet),
 }
 
 #[derive(Debug, Subcommand)]
@@ -212,6 +223,8 @@ impl From<Noun> for Action {
             Noun::Network(Network::HostPort(host_port)) => Request::NetworkHostPort(host_port),
             Noun::Network(Network::Inspect(named)) => Request::NetworkInspect(named),
             Noun::Network(Network::Dhcp(dhcp)) => Request::NetworkDhcp(dhcp),
+            Noun::Uplink(Uplink::Ls(none)) => Request::UplinkLs(none),
+            Noun::Uplink(Uplink::Set(set)) => Request::UplinkSet(set),
             Noun::Dhcp(Dhcp::Leases(leases)) => Request::DhcpLeases(leases),
             Noun::Port(Port::Ls(none)) => Request::PortLs(none),
             Noun::Port(Port::Add(add)) => Request::PortAdd(add),

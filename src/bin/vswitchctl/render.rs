@@ -9,19 +9,22 @@ use vswitchd::control::request::{NoArguments, Request};
 use vswitchd::control::response::{
     Applied, CheckInfo, Configuration, ConnectionInfo, ConnectionStats, DefaultInfo, DhcpInfo, Done,
     DropInfo, FdbEntry, Flow, LeaseInfo, NeighborInfo, NetworkDetail, NetworkInfo, PolicingInfo, PortDetail,
-    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, Usage,
+    PortInfo, PublicationInfo, RuleInfo, Stats, Status, Timeout, UplinkInfo, Usage,
 };
 use vswitchd::control::table::{self, Table};
+use vswitchd::limits::UPLINKS_MAX;
 
 /// Asks, and lays the answer out. `wide` has more columns and exact numbers.
 pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<String, Error> {
     let status = || client.call::<Status>(&Request::Status(NoArguments {}));
     Ok(match request {
         Request::Status(_) => status_text(&status()?, wide),
+        Request::UplinkLs(_) => uplinks(&client.call::<Vec<UplinkInfo>>(request)?),
         Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
         Request::NetworkCreate(_) => {
             let network: NetworkInfo = client.call(request)?;
-            format!("{}: {}, gateway {}\n", network.name, network.subnet, network.gateway)
+            let to = network.uplink.map_or_else(String::new, |uplink| format!(", bridged to {uplink}"));
+            format!("{}: {}, gateway {}{to}\n", network.name, network.subnet, or_dash(network.gateway))
         }
         Request::NetworkInspect(_) => network_detail(&client.call(request)?),
         Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
@@ -61,6 +64,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         }
         Request::NetworkRm(_)
         | Request::NetworkSet(_)
+        | Request::UplinkSet(_)
         | Request::NetworkDisconnect(_)
         | Request::PortRm(_)
         | Request::PortSet(_)
@@ -83,15 +87,10 @@ fn facts(lines: &[(&str, String)]) -> String {
 }
 
 fn status_text(status: &Status, wide: bool) -> String {
-    let uplink = status.uplink.as_ref().map_or_else(
-        || "none".to_owned(),
-        |uplink| {
-            let state = if uplink.up { "up" } else { "down" };
-            let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
-            let (name, mode) = (&uplink.name, uplink.mode.as_str());
-            format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
-        },
-    );
+    let mut uplinks: Vec<_> = status.uplinks.iter().map(|it| ("uplink", uplink_text(it))).collect();
+    if uplinks.is_empty() {
+        uplinks.push(("uplink", "none".to_owned()));
+    }
     let connections = &status.connections;
     let workers = if wide {
         format!("{}, io {}, poll {}", status.workers, status.io, status.poll)
@@ -101,10 +100,9 @@ fn status_text(status: &Status, wide: bool) -> String {
     let directory = status.state.directory.as_deref().unwrap_or("none");
     // The problem names the file.
     let state = status.state.problem.as_deref().unwrap_or(directory);
-    facts(&[
+    let mut lines = vec![
         ("version", status.version.clone()),
         ("uptime", time(status.uptime_seconds, wide)),
-        ("uplink", uplink),
         ("workers", workers),
         ("networks", format!("{}/{}", status.networks, status.limits.networks)),
         ("ports", format!("{}/{}", status.ports, status.limits.ports)),
@@ -113,19 +111,46 @@ fn status_text(status: &Status, wide: bool) -> String {
         ("received", traffic(status.totals.rx_packets, status.totals.rx_bytes, wide)),
         ("sent", traffic(status.totals.tx_packets, status.totals.tx_bytes, wide)),
         ("dropped", format!("{} frames", status.totals.drops)),
-    ])
+    ];
+    lines.splice(2..2, uplinks);
+    facts(&lines)
+}
+
+fn uplinks(uplinks: &[UplinkInfo]) -> String {
+    let mut table = Table::new(&["NAME", "MODE", "ADDRESS", "GATEWAY", ">MTU", "MAC", "STATE"]);
+    for uplink in uplinks {
+        table.row(vec![
+            uplink.name.clone(),
+            uplink.mode.as_str().to_owned(),
+            or_dash(uplink.address),
+            or_dash(uplink.gateway),
+            uplink.mtu.to_string(),
+            uplink.mac.to_string(),
+            if uplink.up { "up" } else { "down" }.to_owned(),
+        ]);
+    }
+    table.footer(format!("{}/{UPLINKS_MAX} uplinks", uplinks.len()));
+    table.to_string()
+}
+
+fn uplink_text(uplink: &UplinkInfo) -> String {
+    let state = if uplink.up { "up" } else { "down" };
+    let (address, gateway) = (or_dash(uplink.address), or_dash(uplink.gateway));
+    let (name, mode) = (&uplink.name, &uplink.mode);
+    format!("{name} ({mode}, {state}), {address}, gateway {gateway}, MTU {}", uplink.mtu)
 }
 
 fn networks(networks: &[NetworkInfo], status: &Status) -> String {
-    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS"]);
+    let mut table = Table::new(&["NAME", "SUBNET", "GATEWAY", "MODE", ">MTU", ">PORTS", "UPLINK"]);
     for network in networks {
         table.row(vec![
             network.name.clone(),
             network.subnet.to_string(),
-            network.gateway.to_string(),
+            or_dash(network.gateway),
             network.mode.as_str().to_owned(),
             network.mtu.to_string(),
             network.ports.to_string(),
+            or_dash(network.uplink.as_ref()),
         ]);
     }
     table.footer(format!("{}/{} networks", networks.len(), status.limits.networks));
@@ -134,19 +159,26 @@ fn networks(networks: &[NetworkInfo], status: &Status) -> String {
 
 fn network_detail(detail: &NetworkDetail) -> String {
     let network = &detail.network;
+    let gateway = match network.gateway_mac {
+        Some(mac) => format!("{} ({mac})", or_dash(network.gateway)),
+        None => or_dash(network.gateway),
+    };
     let vlans: Vec<_> = detail.vlans.iter().map(|(port, vid)| format!("{vid} of {port}")).collect();
-    facts(&[
+    let mut lines = vec![
         ("name", network.name.clone()),
         ("subnet", network.subnet.to_string()),
-        ("gateway", format!("{} ({})", network.gateway, network.gateway_mac)),
+        ("gateway", gateway),
         ("mode", network.mode.as_str().to_owned()),
         ("mtu", network.mtu.to_string()),
+        ("uplink", or_dash(network.uplink.as_ref())),
         ("ports", detail.port_names.join(", ")),
         ("vlans", vlans.join(", ")),
         ("addresses", format!("{}/{}", detail.addresses.used, detail.addresses.limit)),
         ("macs", format!("{}/{}", detail.macs.used, detail.macs.limit)),
         ("neighbors", detail.neighbors.to_string()),
-    ])
+    ];
+    lines.extend(detail.bridged_to.as_ref().map(|uplink| ("bridged to", uplink_text(uplink))));
+    facts(&lines)
 }
 
 fn dhcp(dhcp: &DhcpInfo) -> String {

@@ -15,6 +15,7 @@ use crate::control::request::{
     PolicyDefault, PortAdd, PortSet, PublishAdd, Request, TimeoutSetting,
 };
 use crate::control::response::Fault;
+use crate::control::uplink_spec::UplinkSpec;
 
 /// What a line of the file asks for.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +57,8 @@ type Item<'a> = Spanned<DeValue<'a>>;
 /// Reads a file. What is wrong with it is in the document.
 pub fn read(text: &str) -> Document {
     let ends = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n').map(|(at, _)| at).collect();
-    let mut reader = Reader { ends, document: Document::default(), seen: BTreeMap::new() };
+    let last = text.len().saturating_sub(1);
+    let mut reader = Reader { ends, last, document: Document::default(), seen: BTreeMap::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let line = reader.line(&error.span().unwrap_or_default());
@@ -88,6 +90,8 @@ fn turn(wish: &Request) -> usize {
 struct Reader {
     /// Where the lines end.
     ends: Vec<usize>,
+    /// The last byte.
+    last: usize,
     document: Document,
     /// Where each thing was named first.
     seen: BTreeMap<(&'static str, String), usize>,
@@ -137,8 +141,39 @@ impl Reader {
                         self.wish(line, Request::FdbAgeing(FdbAgeing { seconds: Some(ageing) }));
                     }
                 }
+                "uplink" => self.uplinks(line, value),
                 name => self.option(line, name, value.get_ref()),
             }
+        }
+    }
+
+    /// One uplink or several, each as the command line has it or as a table.
+    fn uplinks(&mut self, line: usize, value: Item<'_>) {
+        let DeValue::Array(items) = value.get_ref() else { return self.uplink(line, value.get_ref()) };
+        for item in items {
+            let line = self.line(&item.span());
+            self.uplink(line, item.get_ref());
+        }
+    }
+
+    /// An uplink: `name`, and what there is of `mode`, `address` and `gateway`.
+    fn uplink(&mut self, line: usize, value: &DeValue<'_>) {
+        let spec = match value {
+            DeValue::Table(table) => {
+                let name = table.get("name").and_then(|name| word(name.get_ref())).unwrap_or_default();
+                let others = table.iter().filter(|(key, _)| key.get_ref() != "name");
+                let fields =
+                    others.map(|(key, value)| Some(format!(",{}={}", key.get_ref(), word(value.get_ref())?)));
+                fields.collect::<Option<String>>().map(|fields| name + &fields)
+            }
+            _ => word(value),
+        };
+        match spec.ok_or_else(not_a_word).and_then(|spec| spec.parse::<UplinkSpec>()) {
+            Ok(uplink) => {
+                let option = DaemonOption { line, name: "uplink".to_owned(), value: uplink.to_string() };
+                self.document.options.push(option);
+            }
+            Err(error) => self.fault(line, error),
         }
     }
 
@@ -162,8 +197,10 @@ impl Reader {
 
     fn network(&mut self, line: usize, item: Item<'_>) -> Option<()> {
         let (item, dhcp) = without(item, "dhcp");
+        let (item, settings) = without(item, "set");
         let network: NetworkCreate = self.arguments("network create", item)?;
         self.once("network", network.name.to_string(), line)?;
+        self.uplink_settings(line, &network, settings);
         if let Some(dhcp) = dhcp {
             let line = self.line(&dhcp.span());
             let settings = self.pairs("dhcp", dhcp, |key, value| match key {
@@ -177,6 +214,19 @@ impl Reader {
         }
         self.wish(line, Request::NetworkCreate(network));
         Some(())
+    }
+
+    /// The settings of the interface that a network is bridged to.
+    fn uplink_settings(&mut self, line: usize, network: &NetworkCreate, settings: Option<Item<'_>>) {
+        let Some(settings) = settings else { return };
+        match network.uplink.as_ref().map(|ifname| ifname.as_str().parse()) {
+            Some(Ok(name)) => self.settings(&name, Some(network.name.clone()), Some(settings)),
+            Some(Err(error)) => self.fault(line, error),
+            None => {
+                let why = "are those of the interface that a network is bridged to";
+                self.fault(line, Error::usage("set", why, "name it: uplink = \"IFACE\""));
+            }
+        }
     }
 
     fn port(&mut self, line: usize, item: Item<'_>) -> Option<()> {
@@ -300,8 +350,10 @@ impl Reader {
         self.document.faults.push(Fault { line, error });
     }
 
+    /// The line of what begins there. What is missing at the end is missing in the last one.
     fn line(&self, span: &Range<usize>) -> usize {
-        1 + self.ends.partition_point(|&end| end < span.start)
+        let at = span.start.min(self.last);
+        1 + self.ends.partition_point(|&end| end < at)
     }
 }
 

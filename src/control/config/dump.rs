@@ -30,12 +30,16 @@ impl<H: Host> Control<H> {
             wishes.push(Request::NetworkCreate(NetworkCreate {
                 name: network.name.parse()?,
                 subnet: Some(network.subnet),
-                gateway: Some(network.gateway),
+                gateway: network.router,
                 mode: Some(network.mode),
                 mtu: Some(network.mtu),
+                uplink: match self.bridged_to(network.id) {
+                    Some(ifname) => Some(ifname.parse()?),
+                    None => self.chosen_uplink(network)?,
+                },
             }));
         }
-        for network in snapshot.networks.iter().flatten() {
+        for network in snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some()) {
             let name: Name = network.name.parse()?;
             let usual = usual_dhcp()?;
             let mut settings = self.dhcp_settings(&name)?;
@@ -56,6 +60,8 @@ impl<H: Host> Control<H> {
                     ifname: Some(ifname.parse()?),
                     off: false,
                 })),
+                // It comes with its network.
+                Attachment::Uplink { .. } => {}
                 _ if is_first => {
                     let aliases =
                         snapshot.port(record.id).map(|port| port.aliases.clone()).unwrap_or_default();
@@ -134,6 +140,9 @@ impl<H: Host> Control<H> {
     /// The settings that a port has when it is added.
     pub(super) fn usual_settings(&self, port: &Port) -> Vec<PortSetting> {
         let Some(network) = port.network else { return settings(port) };
+        if port.lan {
+            return settings(&self.lan_port(port.id, &port.name, network, port.mtu));
+        }
         let mtu = self.snapshot().network(network).map_or(port.mtu, |network| network.mtu);
         let mut usual = settings(&self.new_port(port.id, &port.name, network, mtu));
         usual.retain(|setting| !matches!(setting, PortSetting::Security(_)));
@@ -183,8 +192,10 @@ fn port_add(name: &Name, network: &Name, record: &PortRecord, aliases: &[String]
             (add.netns, add.ifname) = (Some(netns.parse()?), Some(ifname.parse()?));
         }
         Attachment::Tap { ifname } | Attachment::Host { ifname } => add.tap = Some(ifname.parse()?),
-        // A VLAN is never the first.
-        Attachment::Device { ifname } | Attachment::Vlan { ifname, .. } => add.device = Some(ifname.parse()?),
+        // An uplink comes with its network, and a VLAN is never the first.
+        Attachment::Device { ifname } | Attachment::Vlan { ifname, .. } | Attachment::Uplink { ifname } => {
+            add.device = Some(ifname.parse()?);
+        }
     }
     Ok(add)
 }
@@ -220,17 +231,27 @@ pub(super) fn file(options: &[(String, String)], wishes: &[Request]) -> Result<S
     let mut root = Map::new();
     for (name, value) in options {
         let value = if name.starts_with("no_") { Value::Bool(true) } else { scalar(value) };
-        root.insert(name.clone(), value);
+        match root.get_mut(name) {
+            None => drop(root.insert(name.clone(), value)),
+            // One that is repeated.
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
     }
     for wish in wishes {
         let arguments = arguments(wish)?;
         match wish {
             Request::PortSet(set) => {
                 let network = set.network.as_ref().map(Name::as_str);
-                for (section, key) in [("port", "name"), ("connect", "port")] {
+                let places = [
+                    ("port", "name", "network"),
+                    ("connect", "port", "network"),
+                    ("network", "uplink", "name"),
+                ];
+                for (section, key, on) in places {
                     let items = root.get_mut(section).and_then(Value::as_array_mut).into_iter().flatten();
-                    for item in items
-                        .filter(|item| item[key] == set.name.as_str() && item["network"].as_str() == network)
+                    for item in
+                        items.filter(|item| item[key] == set.name.as_str() && item[on].as_str() == network)
                     {
                         item["set"] = set.settings.iter().map(pair).collect::<Map<_, _>>().into();
                     }
@@ -289,6 +310,7 @@ pub(super) fn command(request: &Request) -> String {
             words.extend(set.settings.iter().map(|setting| match setting {
                 NetworkSetting::Mode(mode) => format!("mode={}", mode.as_str()),
                 NetworkSetting::Mtu(mtu) => format!("mtu={mtu}"),
+                NetworkSetting::Uplink(ifname) => format!("uplink={ifname}"),
             }));
         }
         Request::CtTimeouts(CtTimeouts { settings }) => {

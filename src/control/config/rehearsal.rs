@@ -9,13 +9,14 @@ use std::ops::RangeInclusive;
 
 use ipnet::Ipv4Net;
 
-use crate::addr::{MacAddr, PortId, Protocol};
+use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
 use crate::control::error::Error;
 use crate::control::host::{Attachment, Host, NetnsIdentity, PortPlan, UplinkFacts};
+use crate::control::lan::LanFacts;
 use crate::control::publish_spec::Listen;
 use crate::control::response::WorkerStats;
+use crate::control::uplink::UplinkSettings;
 use crate::host::guard::Hidden;
-use crate::service::dhcp::client::Config;
 use crate::snapshot::Network;
 use crate::worker::WorkerOptions;
 
@@ -53,8 +54,6 @@ impl Host for Rehearsal<'_> {
 
     fn settle(&mut self) {}
 
-    fn set_uplink_address(&mut self, _: Option<Config>) {}
-
     fn port_is_up(&self, id: PortId) -> bool {
         self.real.port_is_up(id)
     }
@@ -75,15 +74,19 @@ impl Host for Rehearsal<'_> {
         self.real.routed_prefixes()
     }
 
-    fn uplink(&mut self) -> Result<Option<UplinkFacts>, Error> {
-        self.real.uplink()
+    fn lan(&mut self, ifname: &str) -> Result<Option<LanFacts>, Error> {
+        self.real.lan(ifname)
     }
 
-    fn open_uplink(&mut self) -> Result<(), Error> {
+    fn uplink(&mut self, settings: &UplinkSettings) -> Result<Option<UplinkFacts>, Error> {
+        self.real.uplink(settings)
+    }
+
+    fn open_uplink(&mut self, _: UplinkId, _: &UplinkSettings) -> Result<(), Error> {
         Ok(())
     }
 
-    fn guard(&mut self, _: Vec<Hidden>) -> Result<(), Error> {
+    fn guard(&mut self, _: &[String], _: Vec<Hidden>) -> Result<(), Error> {
         Ok(())
     }
 

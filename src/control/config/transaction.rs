@@ -12,7 +12,7 @@ use crate::control::apply::{Control, DEFAULT_NETWORK};
 use crate::control::dhcp_setting::DhcpSetting;
 use crate::control::error::{Error, Kind};
 use crate::control::host::Host;
-use crate::control::name::Name;
+use crate::control::name::{IfName, Name};
 use crate::control::policies::usual_default;
 use crate::control::policy_spec::WhichRule;
 use crate::control::ports::change;
@@ -40,9 +40,15 @@ impl<H: Host> Control<H> {
     /// `Failed` if the kernel refused a step. What was done before it is undone then.
     pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
         let mut document = read(&apply.text);
-        for DaemonOption { line, name, value } in std::mem::take(&mut document.options) {
-            let refused = self.refuse_option(&name, &value);
-            document.faults.extend(refused.map(|error| Fault { line, error }));
+        let options = std::mem::take(&mut document.options);
+        for (at, DaemonOption { line, name, .. }) in options.iter().enumerate() {
+            // One that is repeated is compared as a whole.
+            if options[..at].iter().any(|before| before.name == *name) {
+                continue;
+            }
+            let values = options.iter().filter(|option| option.name == *name);
+            let refused = self.refuse_option(name, &values.map(|option| &*option.value).collect::<Vec<_>>());
+            document.faults.extend(refused.map(|error| Fault { line: *line, error }));
         }
         self.fulfil(document, apply.dry_run, now)
     }
@@ -71,20 +77,16 @@ impl<H: Host> Control<H> {
         Ok(Configuration { text: file(&self.options, &self.wishes()?)? })
     }
 
-    /// Why an option of the daemon cannot have this value, if it cannot.
-    fn refuse_option(&self, name: &str, value: &str) -> Option<Error> {
-        match self.options.iter().find(|(known, _)| known == name) {
-            Some((_, running)) if running == value => None,
-            Some((_, running)) => {
-                let why = format_args!("is {running} while the switch runs");
-                Some(Error::failed(name, why, "restart vswitchd with the new value"))
-            }
-            None => Some(Error::usage(
-                name,
-                "is no option that this switch was started with",
-                "leave it out, or restart vswitchd with it",
-            )),
+    /// Why an option of the daemon cannot have these values, if it cannot.
+    fn refuse_option(&self, name: &str, values: &[&str]) -> Option<Error> {
+        let running = self.options.iter().filter(|(known, _)| known == name);
+        let running: Vec<_> = running.map(|(_, value)| value.as_str()).collect();
+        if running.is_empty() {
+            let why = "is no option that this switch was started with";
+            return Some(Error::usage(name, why, "leave it out, or restart vswitchd with it"));
         }
+        let why = format_args!("is {} while the switch runs", running.join(" and "));
+        (running != values).then(|| Error::failed(name, why, "restart vswitchd with the new value"))
     }
 
     /// The steps from what is to what is wished, and what stands in the way.
@@ -145,7 +147,9 @@ impl<H: Host> Control<H> {
             book: self.book.clone(),
             publications: self.publications.clone(),
             dhcp: self.dhcp.clone(),
-            uplink: self.uplink.as_ref().map(UplinkRecord::copy),
+            uplinks: self.uplinks.iter().map(UplinkRecord::copy).collect(),
+            host_ports: self.host_ports.clone(),
+            lans: self.lans.clone(),
             retired: self.retired,
             options: self.options.clone(),
         }
@@ -212,8 +216,9 @@ impl Run<'_> {
 
     /// A file without networks has the usual one.
     fn remove_networks_but(&mut self, wished: &HashSet<&str>) {
-        let is_wished =
-            |name: &&str| wished.contains(name) || (wished.is_empty() && *name == DEFAULT_NETWORK);
+        let bridges_default = |(name, value): &(String, String)| name == "uplink_mode" && value == "bridge";
+        let has_default = wished.is_empty() || self.books.options.iter().any(bridges_default);
+        let is_wished = |name: &&str| wished.contains(name) || (has_default && *name == DEFAULT_NETWORK);
         let snapshot = self.books.snapshot();
         let names = snapshot.networks.iter().flatten().map(|network| network.name.as_str());
         for name in names.filter(|name| !is_wished(name)).filter_map(|name| name.parse().ok()) {
@@ -236,7 +241,8 @@ impl Run<'_> {
                 }
                 let on_it: Vec<_> =
                     self.interfaces().filter(|(.., record)| record.network == there.id).collect();
-                on_it.into_iter().for_each(|interface| self.unplug(interface));
+                let on_it = on_it.into_iter().filter(|(.., record)| record.kind() != PortKind::Uplink);
+                on_it.for_each(|interface| self.unplug(interface));
                 self.remove(&Request::NetworkRm(Remove { name: create.name.clone(), if_exists: true }));
             }
             Request::NetworkConnect(connect) => self.remove(&Request::NetworkDisconnect(NetworkDisconnect {
@@ -263,11 +269,23 @@ impl Run<'_> {
     fn change_network(&mut self, wish: &NetworkCreate, there: &Network) -> bool {
         let same_subnet = wish.subnet.is_none_or(|subnet| subnet == there.subnet);
         let first = there.subnet.hosts().next();
-        let same_gateway = wish.gateway.or(first) == Some(there.gateway);
-        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(NetworkMode::Nat));
-        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).collect();
+        let same_gateway = match there.gateway {
+            Some(gateway) => wish.gateway.or(first) == Some(gateway),
+            None => wish.gateway.is_none_or(|gateway| there.router == Some(gateway)),
+        };
+        let there_by = self.books.bridged_to(there.id);
+        let same_uplink =
+            there_by.is_none() || wish.uplink.as_ref().is_none_or(|ifname| Some(ifname.as_str()) == there_by);
+        // A LAN is one until somebody says otherwise.
+        let usual = if there_by.is_some() { NetworkMode::Bridge } else { NetworkMode::Nat };
+        let mode = NetworkSetting::Mode(wish.mode.unwrap_or(usual));
+        let first = || self.books.uplinks.first().and_then(|uplink| uplink.settings.name.parse().ok());
+        let uplink = wish.uplink.clone().or_else(first);
+        let is_there = |name: &IfName| self.books.uplink(name.as_str()).is_ok_and(|it| it.id == there.uplink);
+        let uplink = uplink.filter(|name| there_by.is_none() && !is_there(name)).map(NetworkSetting::Uplink);
+        let settings = [mode].into_iter().chain(wish.mtu.map(NetworkSetting::Mtu)).chain(uplink).collect();
         let set = Request::NetworkSet(NetworkSet { name: wish.name.clone(), settings });
-        same_subnet && same_gateway && self.step(&set).is_ok()
+        same_subnet && same_gateway && same_uplink && self.step(&set).is_ok()
     }
 
     /// Every interface of every port, with the port's name and its network's.
@@ -350,7 +368,8 @@ impl Run<'_> {
             }
         }
         let snapshot = self.books.snapshot();
-        let names = snapshot.networks.iter().flatten().filter_map(|network| network.name.parse().ok());
+        let served = snapshot.networks.iter().flatten().filter(|network| network.gateway.is_some());
+        let names = served.filter_map(|network| network.name.parse().ok());
         for name in names.filter(|name| !wished.dhcp.contains(name)) {
             self.remove(&Request::NetworkDhcp(NetworkDhcp { name, settings: Vec::new() }));
         }

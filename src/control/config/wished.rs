@@ -72,6 +72,10 @@ impl<'a> Wished<'a> {
         if kind == PortKind::Host {
             return self.host_ports.contains(network);
         }
+        // It goes with its network.
+        if kind == PortKind::Uplink {
+            return true;
+        }
         // A first interface that is not on this network now will be in its place.
         let added = self.ports.get(name).is_some_and(|first| *first == network.as_str() || is_first);
         added || self.connections.contains(&(name, network))

@@ -18,31 +18,36 @@ use crate::snapshot::NetworkMode;
 pub struct NetworkSet {
     /// Its name
     pub name: Name,
-    /// mode=nat|routed|internal, mtu=BYTES (ports with an MTU of their own keep it)
+    /// mode=nat|routed|internal, mtu=BYTES (ports with an MTU of their own keep it), uplink=IFACE (connections that left
+    /// by another one end)
     #[arg(required = true, value_name = "KEY=VALUE")]
     pub settings: Vec<NetworkSetting>,
 }
 
 /// One setting of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkSetting {
     /// What it is connected to.
     Mode(NetworkMode),
     /// Largest IP packet in bytes.
     Mtu(u16),
+    /// The uplink that leads out of it.
+    Uplink(IfName),
 }
 
 impl FromStr for NetworkSetting {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = |why| Error::usage(text, why, "write mode=nat|routed|internal or mtu=BYTES");
+        let wrong =
+            |why| Error::usage(text, why, "write mode=nat|routed|internal, mtu=BYTES or uplink=IFACE");
         match text.split_once('=') {
             Some(("mode", mode)) => parse_mode(mode).map(NetworkSetting::Mode),
             Some(("mtu", mtu)) => {
                 mtu.parse().map(NetworkSetting::Mtu).map_err(|_| wrong("not a number in range"))
             }
+            Some(("uplink", ifname)) => ifname.parse().map(NetworkSetting::Uplink),
             _ => Err(wrong("no such setting of a network")),
         }
     }
@@ -145,7 +150,11 @@ mod tests {
 
     #[test]
     fn settings_of_a_network_read_as_they_are_written() {
-        for (text, json) in [("mode=routed", r#"{"mode":"routed"}"#), ("mtu=1400", r#"{"mtu":1400}"#)] {
+        for (text, json) in [
+            ("mode=routed", r#"{"mode":"routed"}"#),
+            ("mtu=1400", r#"{"mtu":1400}"#),
+            ("uplink=eth1", r#"{"uplink":"eth1"}"#),
+        ] {
             let setting: NetworkSetting = text.parse().unwrap();
             assert_eq!(serde_json::to_string(&setting).unwrap(), json);
             assert_eq!(serde_json::from_str::<NetworkSetting>(json).unwrap(), setting);
@@ -156,7 +165,8 @@ mod tests {
         for wrong in ["backend", "backend=", "backend=0", "backend=4095", "=7", "a b=7", "b=-1"] {
             assert_eq!(wrong.parse::<VlanSpec>().unwrap_err().kind, Kind::Usage, "{wrong}");
         }
-        for wrong in ["mode", "mode=host", "mtu=", "mtu=70000", "subnet=10.0.0.0/8"] {
+        for wrong in ["mode", "mode=host", "mtu=", "mtu=70000", "subnet=10.0.0.0/8", "uplink=", "uplink=a/b"]
+        {
             assert_eq!(wrong.parse::<NetworkSetting>().unwrap_err().kind, Kind::Usage, "{wrong}");
         }
     }

@@ -176,11 +176,12 @@ fn flooding(lab: &Lab) -> Result<(), Failure> {
 fn gateway_arp(lab: &Lab) -> Result<(), Failure> {
     let c1 = lab.container("c1")?;
     let (default, tap) = (lab.network("default")?, Tap::open(&c1.netns)?);
-    let (own, gateway) = ((c1.mac, c1.ip), default.gateway);
+    let (gateway_mac, gateway) = lab.gateway("default")?;
+    let own = (c1.mac, c1.ip);
     let answer = tap.who_has(own, gateway, PATIENCE)?;
     let mac = answer.ok_or_else(|| format!("no answer for {gateway}"))?;
     tell(format_args!("c1 asks who has {gateway}: {mac}"));
-    ensure(mac == default.gateway_mac, || format!("the gateway is {}", default.gateway_mac))?;
+    ensure(mac == gateway_mac, || format!("the gateway is {gateway_mac}"))?;
     // The last address of the network, which no container has.
     let absent = Ipv4Addr::from_bits(default.subnet.broadcast().to_bits() - 1);
     let answer = tap.who_has(own, absent, SILENCE)?;
@@ -193,7 +194,7 @@ fn ping(lab: &Lab) -> Result<(), Failure> {
     let [c1, c2, c3] = three(lab)?;
     reaches(c1, c3.ip)?;
     reaches(c2, c1.ip)?;
-    reaches(c1, lab.network("default")?.gateway)
+    reaches(c1, lab.gateway("default")?.1)
 }
 
 fn masquerade_tcp(lab: &Lab) -> Result<(), Failure> {

@@ -62,7 +62,7 @@ fn default_route(lab: &Lab) -> Result<(), Failure> {
     let (web, db) = (lab.container("web")?, lab.container("db")?);
     let routes = web.netns.run(netlink::routes)??;
     let default: Vec<_> = routes.iter().filter(|route| route.prefix.prefix_len() == 0).collect();
-    let gateway = lab.network("default")?.gateway;
+    let gateway = lab.gateway("default")?.1;
     ensure(default.len() == 1 && default[0].gateway == Some(gateway), || format!("{routes:?}"))?;
     reaches(web, INTERNET)?;
     let answer = traffic::ping(&db.netns, INTERNET, SILENCE).unwrap_or(None);

@@ -104,7 +104,7 @@ fn security(lab: &Lab) -> Result<(), Failure> {
             netlink::add_address("eth0", Ipv4Net::new_assert(to, 16))
         })
     };
-    let gateway = lab.network("default")?.gateway;
+    let gateway = lab.gateway("default")?.1;
     move_to(own, other)??;
     tell(format_args!("vm2 takes {other} instead"));
     let answer = traffic::ping(&machine.netns, gateway, SILENCE)?;

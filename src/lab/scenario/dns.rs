@@ -72,7 +72,7 @@ fn ask(
 
 /// Tells what c1 asks and what it hears.
 fn look_up(lab: &Lab, name: &str, kind: RecordType) -> Result<String, Failure> {
-    let gateway = lab.network("default")?.gateway;
+    let gateway = lab.gateway("default")?.1;
     let answer = ask(&lab.container("c1")?.netns, gateway, name, kind, PATIENCE)?;
     let answer = answer.ok_or("the gateway does not answer")?;
     let found: Vec<String> = answer.answers.iter().map(|record| record.data.to_string()).collect();

@@ -47,7 +47,7 @@ fn does_not_reach_out(from: &Container) -> Result<(), Failure> {
 fn inside(lab: &Lab) -> Result<(), Failure> {
     let (one, two) = (lab.container("v1")?, lab.container("v2")?);
     reaches(one, two.ip)?;
-    reaches(two, lab.network("vault")?.gateway)?;
+    reaches(two, lab.gateway("vault")?.1)?;
     does_not_reach_out(one)
 }
 

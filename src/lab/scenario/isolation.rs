@@ -92,7 +92,7 @@ fn seven_kinds(from: &Container, to: &Container, gateway_mac: MacAddr) -> Vec<Ve
 fn frames(lab: &Lab) -> Result<(), Failure> {
     for (network, _, [first, second]) in NETWORKS {
         let (from, peer) = (lab.container(first)?, lab.container(second)?);
-        let gateway_mac = lab.network(network)?.gateway_mac;
+        let gateway_mac = lab.gateway(network)?.0;
         let (text, mac) = (mark(from), from.mac);
         let is_marked = |frame: &[u8]| {
             let has = |mark: &[u8]| frame.windows(mark.len()).any(|window| window == mark);
@@ -129,7 +129,7 @@ fn stacks(lab: &Lab) -> Result<(), Failure> {
     for (network, mode, [name, _]) in NETWORKS {
         let from = lab.container(name)?;
         for (other, _, [to, _]) in NETWORKS.iter().filter(|(other, ..)| *other != network) {
-            let gateway = lab.network(other)?.gateway;
+            let gateway = lab.gateway(other)?.1;
             let to = lab.container(to)?;
             for ip in [to.ip, gateway] {
                 // A network without a way out has no route for the question.

@@ -6,6 +6,7 @@
 use super::world::{Failure, Lab};
 
 mod basics;
+mod bridge_uplink;
 mod connect;
 mod dhcp;
 mod dns;
@@ -24,6 +25,7 @@ pub(super) const STAGES: &[Stage] = &[
     internal::STAGE,
     routed::STAGE,
     host_port::STAGE,
+    bridge_uplink::STAGE,
     policy::STAGE,
     dhcp::STAGE,
     dns::STAGE,

@@ -78,7 +78,7 @@ fn internet_only(lab: &Lab) -> Result<(), Failure> {
     lab.ctl::<RuleInfo>("policy add deny --from db --to lan,host")?;
     reaches(db, INTERNET)?;
     does_not_reach(db, GATEWAY)?;
-    does_not_reach(db, lab.network("default")?.gateway)?;
+    does_not_reach(db, lab.gateway("default")?.1)?;
     reaches(web, GATEWAY)?;
     reaches(db, web.ip)
 }

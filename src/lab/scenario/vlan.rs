@@ -111,7 +111,7 @@ fn apart(lab: &Lab) -> Result<(), Failure> {
     }
     tell("nobody reaches the machine by an address of another network");
     // By a VLAN, as somebody of another one, or to one.
-    let gateway = lab.network("back")?.gateway_mac;
+    let gateway = lab.gateway("back")?.0;
     let vlan = Tap::open_on(&vm.netns, "eth0.10")?;
     for (src, dst) in [(vm.ip, db.ip), (dmz, db.ip), (back, front.ip), (back, c1.ip)] {
         let mut packet = vec![0; 28];

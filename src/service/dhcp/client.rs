@@ -222,7 +222,10 @@ fn config(message: &Message) -> Option<Config> {
     let ip = message.yiaddr();
     let mask = message.address(code::SUBNET_MASK)?;
     let address = Ipv4Net::with_netmask(ip, mask).ok()?;
-    let is_host = !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() && !ip.is_broadcast();
+    // A link of two, or a host alone, has no addresses for the link and for all (RFC 3021).
+    let is_links = address.prefix_len() < 31 && [address.network(), address.broadcast()].contains(&ip);
+    let is_host =
+        !ip.is_unspecified() && !ip.is_multicast() && !ip.is_loopback() && !ip.is_broadcast() && !is_links;
     let router = default_route(message).or_else(|| message.address(code::ROUTER));
     let gateway = router.filter(|router| address.contains(router) && *router != ip);
     is_host.then_some(Config { address, gateway })
@@ -362,9 +365,10 @@ mod tests {
         answer(&mut client, &foreign, Kind::Offer, START, |_| ());
         let other = Builder::request(discover.xid(), SERVER_MAC, Kind::Discover).finish();
         answer(&mut client, &Message::from_client(&other).unwrap(), Kind::Offer, START, |_| ());
-        for ip in
-            [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST, Ipv4Addr::new(224, 0, 0, 1)]
-        {
+        let links = [0, 255].map(|last| Ipv4Addr::new(192, 0, 2, last));
+        let nobodys =
+            [Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, Ipv4Addr::LOCALHOST, Ipv4Addr::new(224, 0, 0, 1)];
+        for ip in nobodys.into_iter().chain(links) {
             answer(&mut client, &discover, Kind::Offer, START, |reply| {
                 reply.yiaddr(ip);
             });

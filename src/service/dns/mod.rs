@@ -103,6 +103,6 @@ impl Dns {
 
 /// Whether containers on a network may ask the world.
 fn goes_out(snapshot: &Snapshot, network: NetworkId) -> bool {
-    let network = snapshot.network(network);
-    snapshot.uplink.is_some() && network.is_some_and(|network| network.mode != NetworkMode::Internal)
+    let network = snapshot.network(network).filter(|network| network.mode != NetworkMode::Internal);
+    network.is_some_and(|network| snapshot.uplink_of(network).is_some())
 }

@@ -38,8 +38,8 @@ pub fn look_up(snapshot: &Snapshot, from: NetworkId, question: &Question) -> Opt
             .collect();
     }
     if addresses.is_empty() {
-        let gateway = networks(snapshot).find(|network| network.name.eq_ignore_ascii_case(&name))?;
-        addresses.push(gateway.gateway);
+        let named = networks(snapshot).find(|network| network.name.eq_ignore_ascii_case(&name))?;
+        addresses.push(named.gateway?);
     }
     if !matches!(question.kind, A_TYPE | ANY_TYPE) {
         addresses.clear();
@@ -80,7 +80,7 @@ fn before<'a>(name: &'a str, network: &str) -> Option<&'a str> {
 fn reverse(snapshot: &Snapshot, ip: Ipv4Addr, kind: u16) -> Option<Records> {
     let network = snapshot.network_of(ip)?;
     let mut names = Vec::new();
-    if network.gateway == ip {
+    if network.gateway == Some(ip) {
         names.push(network.name.clone());
     }
     let ports = network.ports.iter().filter_map(|&id| snapshot.port(id));

@@ -438,7 +438,7 @@ impl<A: Address> Table<A> {
     fn forget(&mut self, number: u32, now: Time) -> Ended {
         let place = &mut self.slots[number as usize];
         let Slot::Used(connection) = std::mem::replace(place, Slot::Free { next: self.free }) else {
-            return Ended { port: PortId::UPLINK, freed: None }; // nobody forgets a place twice
+            return Ended { port: PortId(0), freed: None }; // nobody forgets a place twice
         };
         self.free = number;
         self.activities.at(number).end_life();

@@ -190,6 +190,7 @@ pub struct Policy {
     index: Index,
     within: bool,
     host: bool,
+    outside: bool,
 }
 
 impl Policy {
@@ -230,8 +231,11 @@ impl Policy {
     fn summarized(mut self) -> Self {
         self.within = self.list.rules().any(may_be_within)
             || self.defaults.iter().any(|(from, to, action)| from == to && action == Action::Deny);
-        let names_host = |rule: &Rule| rule.from.iter().chain(&rule.to).any(|place| *place == Place::Host);
-        self.host = self.list.rules().any(names_host);
+        let names = |place: &Place| {
+            self.list.rules().any(|rule| rule.from.iter().chain(&rule.to).any(|there| there == place))
+        };
+        self.host = names(&Place::Host);
+        self.outside = names(&Place::Lan) || names(&Place::Internet);
         self
     }
 
@@ -268,6 +272,12 @@ impl Policy {
     #[inline(always)]
     pub fn is_about_host(&self) -> bool {
         self.host
+    }
+
+    /// Whether a rule names the world outside, which is on a network, too, if that is bridged to a LAN.
+    #[inline(always)]
+    pub fn is_about_outside(&self) -> bool {
+        self.outside
     }
 
     /// What decides about a connection.
