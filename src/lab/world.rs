@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::Ipv4Addr;
+use std::thread;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
@@ -11,9 +13,10 @@ use super::switch::Switch;
 use super::traffic::{self, PATIENCE};
 use crate::addr::MacAddr;
 use crate::control::request::Request;
-use crate::control::response::{NetworkInfo, PortInfo, PortStats, Stats};
+use crate::control::response::{DropInfo, NetworkInfo, PortInfo, PortStats, Stats};
 use crate::daemon;
 use crate::host::netns::Netns;
+use crate::worker::now;
 
 /// Why a check failed.
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
@@ -61,6 +64,24 @@ impl Lab {
     /// Does what `vswitchctl` does with these words, and says nothing.
     pub(super) fn ask<T: DeserializeOwned>(&self, line: &str) -> Result<T, Failure> {
         Ok(self.switch.ask(&Request::from_line(line)?)?)
+    }
+
+    /// Tells how often a port's frames were dropped for a reason, which is to be so often at least. What was sent
+    /// just now may still be on its way.
+    pub(super) fn dropped(&self, port: &str, reason: &str, least: u64) -> Result<(), Failure> {
+        let begun = now();
+        loop {
+            let drops: Vec<DropInfo> = self.ask(&format!("drops --port {port}"))?;
+            let seen = drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.count).sum::<u64>();
+            if seen >= least {
+                tell(format_args!("$ vswitchctl drops --port {port}: {reason} {seen}"));
+                return Ok(());
+            }
+            if now().since(begun) > PATIENCE {
+                return Err(format!("{seen} {reason} and not {least}: {drops:?}").into());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Makes a namespace and attaches it to a network; `more` are further options of `port add`.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use super::dhcp::ask;
 use super::{Check, Scenario, Stage};
-use crate::control::response::{Done, DropInfo, NetworkInfo, PortDetail, PortInfo};
+use crate::control::response::{Done, NetworkInfo, PortDetail, PortInfo};
 use crate::host::netlink;
 use crate::lab::frames::{EXPERIMENTAL, Tap};
 use crate::lab::machine::Machine;
@@ -119,12 +119,8 @@ fn apart(lab: &Lab) -> Result<(), Failure> {
         packet[25] = 8; // the length of an empty datagram, without a checksum
         vlan.send(vm.mac, if dst == db.ip { db.mac } else { gateway }, ethernet::IPV4, &packet)?;
     }
-    let drops: Vec<DropInfo> = lab.ctl("drops --port vm")?;
-    for (reason, count) in [("spoofed-ip", 2), ("isolated", 2)] {
-        let seen = drops.iter().filter(|drop| drop.reason == reason).map(|drop| drop.count).sum::<u64>();
-        ensure(seen >= count, || format!("{seen} {reason}: {drops:?}"))?;
-    }
-    Ok(())
+    lab.dropped("vm", "spoofed-ip", 2)?;
+    lab.dropped("vm", "isolated", 2)
 }
 
 fn hopping(lab: &Lab) -> Result<(), Failure> {
@@ -139,11 +135,8 @@ fn hopping(lab: &Lab) -> Result<(), Failure> {
     card.send(vm.mac, c1.mac, ethernet::VLAN, &behind_tag(30, "unknown"))?;
     let heard = outsider.sees(SILENCE, |frame| frame.windows(7).any(|part| part == b"unknown"));
     ensure(!heard, || "c1 hears a VLAN that nobody carries".to_owned())?;
-    for (port, reason) in [("c1", "vlan-hopping"), ("vm", "unknown-vlan")] {
-        let drops: Vec<DropInfo> = lab.ctl(&format!("drops --port {port}"))?;
-        ensure(drops.iter().any(|drop| drop.reason == reason), || format!("{drops:?}"))?;
-    }
-    Ok(())
+    lab.dropped("c1", "vlan-hopping", 1)?;
+    lab.dropped("vm", "unknown-vlan", 1)
 }
 
 fn again(lab: &Lab) -> Result<(), Failure> {
