@@ -8,30 +8,30 @@
 //! types: names are names, MTUs and port numbers fit, unknown fields are refused. What depends on the state
 //! of the switch (does it exist, is it free) is the business of [`super::apply`].
 
-use std::fmt;
-use std::net::Ipv4Addr;
-use std::str::FromStr;
-
-use clap::{ArgGroup, Args};
+use clap::Args;
 use ipnet::Ipv4Net;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::dhcp_setting::DhcpSetting;
 use super::error::Error;
-use super::name::{IfName, Name, NetnsName};
-use super::policy_spec::{PlaceSpec, Places, PortRange, RuleName, WhichRule};
-use super::publish_spec::{PublishWish, Unpublish};
-use crate::addr::{MacAddr, Protocol};
-use crate::snapshot::{Check, NetworkMode};
-use crate::table::policy::Action;
+use super::name::Name;
+use crate::addr::Protocol;
 
 mod networks;
+mod policy;
+mod ports;
+mod publish;
+mod tables;
 mod uplinks;
 
 pub use networks::{
-    NetworkConnect, NetworkDisconnect, NetworkHostPort, NetworkSet, NetworkSetting, VlanSpec,
+    NetworkConnect, NetworkCreate, NetworkDhcp, NetworkDisconnect, NetworkHostPort, NetworkSet,
+    NetworkSetting, VlanSpec,
 };
+pub use policy::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm};
+pub use ports::{Bound, PortAdd, PortInspect, PortSet, PortSetting, Security};
+pub use publish::{PublishAdd, PublishRm};
+pub use tables::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow, TimeoutSetting};
 pub use uplinks::{UplinkSet, UplinkSetting};
 
 macro_rules! requests {
@@ -226,87 +226,6 @@ pub struct Remove {
     pub if_exists: bool,
 }
 
-/// Makes a network.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkCreate {
-    /// Its name
-    pub name: Name,
-    /// Its prefix, like 10.1.0.0/24 [default: a private one that the host has no route to]
-    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
-    pub subnet: Option<Ipv4Net>,
-    /// The gateway's address [default: the first of the prefix; of a LAN, the host's own next hop]
-    #[arg(long, value_name = "IP")]
-    pub gateway: Option<Ipv4Addr>,
-    /// nat (masqueraded to the uplink), routed (to the uplink with its own addresses), internal (no way out) or bridge
-    /// (part of the LAN behind --uplink) [default: nat]
-    #[arg(long, value_parser = parse_mode)]
-    pub mode: Option<NetworkMode>,
-    /// Largest IP packet in bytes [default: the uplink's]
-    #[arg(long, value_name = "BYTES")]
-    pub mtu: Option<u16>,
-    /// The uplink that leads out of it [default: the first], or of mode bridge the interface that it is bridged to
-    #[arg(long, value_name = "IFACE")]
-    #[serde(default)]
-    pub uplink: Option<IfName>,
-}
-
-/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]`, as the daemon's command line has it.
-impl FromStr for NetworkCreate {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        const GRAMMAR: &str =
-            "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]";
-        let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
-        let mut fields = text.split(',');
-        let (name, subnet) =
-            fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
-        let (name, subnet) = (name.parse()?, Some(parse_subnet(subnet)?));
-        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None, uplink: None };
-        for field in fields {
-            match field.split_once('=') {
-                Some(("gateway", ip)) => {
-                    network.gateway = Some(ip.parse().map_err(|_| wrong("the gateway is not an address"))?);
-                }
-                Some(("mtu", mtu)) => {
-                    network.mtu =
-                        Some(mtu.parse().map_err(|_| wrong("the MTU is not a number up to 65535"))?);
-                }
-                Some(("mode", mode)) => network.mode = Some(parse_mode(mode)?),
-                Some(("uplink", ifname)) => network.uplink = Some(ifname.parse()?),
-                _ => return Err(wrong("unknown field")),
-            }
-        }
-        Ok(network)
-    }
-}
-
-/// Names a port, or one of its interfaces.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PortInspect {
-    /// Its name
-    pub name: Name,
-    /// Its interface on this network [default: its first]
-    #[arg(long)]
-    #[serde(default)]
-    pub network: Option<Name>,
-}
-
-/// Shows or changes a network's DHCP server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkDhcp {
-    /// The network's name
-    pub name: Name,
-    /// on, off, lease=SECONDS, range=FIRST-LAST|all, dns=IP,...|gateway, ntp=IP,..., domain=NAME, search=NAME,...,
-    /// routes=PREFIX:ROUTER,...; without any, all are shown
-    #[arg(value_name = "on|off|KEY=VALUE")]
-    #[serde(default)]
-    pub settings: Vec<DhcpSetting>,
-}
-
 /// Chooses leases of DHCP clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
 #[serde(deny_unknown_fields)]
@@ -317,446 +236,6 @@ pub struct DhcpLeases {
     /// Only this port's
     #[arg(long)]
     pub port: Option<Name>,
-}
-
-/// Attaches a port. Exactly one of `netns`, `tap` and `device` is given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-#[command(group(ArgGroup::new("kind").required(true)))]
-pub struct PortAdd {
-    /// Its name
-    pub name: Name,
-    /// Attach a namespace: a name under /run/netns, a path, or a PID
-    #[arg(long, group = "kind")]
-    pub netns: Option<NetnsName>,
-    /// Make a TAP and leave it in this namespace
-    #[arg(long, value_name = "IFNAME", group = "kind")]
-    pub tap: Option<IfName>,
-    /// Use an existing interface (a veth, a VM's TAP)
-    #[arg(long, value_name = "IFNAME", group = "kind")]
-    pub device: Option<IfName>,
-    /// The network [default: "default"]
-    #[arg(long)]
-    pub network: Option<Name>,
-    /// Its address [default: what it had there last, or the lowest free one of the network]
-    #[arg(long)]
-    pub ip: Option<Ipv4Addr>,
-    /// Its MAC address [default: what it had there last, or made from its address]
-    #[arg(long)]
-    pub mac: Option<MacAddr>,
-    /// The interface's name inside the namespace [default: eth0]
-    #[arg(long, conflicts_with_all = ["tap", "device"])]
-    pub ifname: Option<IfName>,
-    /// Give it no address: what is attached finds its own
-    #[arg(long)]
-    #[serde(default)]
-    pub no_address: bool,
-    /// Another name of it in the DNS of its network; may be given several times, and to several ports
-    #[arg(long = "alias", value_name = "NAME")]
-    #[serde(default)]
-    pub aliases: Vec<Name>,
-    /// Give its namespace, which must have a name, a resolv.conf that names the gateway (/etc/netns/NETNS/resolv.conf,
-    /// which ip netns exec lays over /etc/resolv.conf)
-    #[arg(long, conflicts_with_all = ["tap", "device"])]
-    #[serde(default)]
-    pub dns: bool,
-    /// Put it on this network too, as a VLAN of the same interface, like network connect --vlan; may be given several
-    /// times
-    #[arg(long = "vlan", value_name = "NETWORK=VID")]
-    #[serde(default, rename = "vlan")]
-    pub vlans: Vec<VlanSpec>,
-}
-
-impl PortAdd {
-    /// The requests that connect it to the networks of its VLANs.
-    pub fn vlans(&self) -> impl Iterator<Item = NetworkConnect> {
-        self.vlans.iter().map(|VlanSpec { network, vid }| NetworkConnect {
-            network: network.clone(),
-            port: self.name.clone(),
-            ip: None,
-            mac: None,
-            ifname: None,
-            vlan: Some(*vid),
-        })
-    }
-}
-
-/// Changes settings of a port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PortSet {
-    /// Its name
-    pub name: Name,
-    /// security=on|off (its own addresses only, no router, no DHCP server), storm=FRAMES|off (a second, for
-    /// broadcast, multicast and unknown together, or each by its name), macs=N|off (learned addresses),
-    /// moves=N|off (stations a second taken over from other ports), connections=N (most at once), nat_ports=N (most
-    /// external ports of a protocol at once), mtu=BYTES
-    #[arg(required = true, value_name = "KEY=VALUE")]
-    pub settings: Vec<PortSetting>,
-    /// Only its interface on this network [default: all of them]
-    #[arg(long)]
-    #[serde(default)]
-    pub network: Option<Name>,
-}
-
-/// One setting of a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PortSetting {
-    /// Most connections that it may have at once.
-    Connections(u32),
-    /// Most external ports of each protocol that masquerading may take for it at once.
-    #[serde(rename = "nat_ports")]
-    NatPorts(u32),
-    /// Largest IP packet in bytes.
-    Mtu(u16),
-    /// Whether it must keep to its own addresses, and be no router and no DHCP server.
-    Security(Security),
-    /// Broadcast, multicast and unknown unicast frames a second, each.
-    Storm(Bound),
-    /// Broadcast frames a second.
-    Broadcast(Bound),
-    /// Multicast frames a second.
-    Multicast(Bound),
-    /// Frames a second to stations that are not known.
-    Unknown(Bound),
-    /// Stations a second that it takes over from other ports.
-    Moves(Bound),
-    /// MAC addresses that are learned from it.
-    Macs(Bound),
-}
-
-/// Whether port security is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Security {
-    /// The port keeps to its own addresses.
-    On,
-    /// It may claim to be anybody but the gateway.
-    Off,
-}
-
-impl Security {
-    /// The lower-case name.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Security::On => "on",
-            Security::Off => "off",
-        }
-    }
-}
-
-/// A bound that can be turned off, which is zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bound(pub u32);
-
-impl FromStr for Bound {
-    type Err = std::num::ParseIntError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "off" { Ok(Bound(0)) } else { text.parse().map(Bound) }
-    }
-}
-
-impl fmt::Display for PortSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (key, Bound(value)) = match *self {
-            PortSetting::Security(security) => return write!(f, "security={}", security.as_str()),
-            PortSetting::Connections(count) => return write!(f, "connections={count}"),
-            PortSetting::NatPorts(count) => return write!(f, "nat_ports={count}"),
-            PortSetting::Mtu(mtu) => return write!(f, "mtu={mtu}"),
-            PortSetting::Storm(rate) => ("storm", rate),
-            PortSetting::Broadcast(rate) => ("broadcast", rate),
-            PortSetting::Multicast(rate) => ("multicast", rate),
-            PortSetting::Unknown(rate) => ("unknown", rate),
-            PortSetting::Moves(rate) => ("moves", rate),
-            PortSetting::Macs(count) => ("macs", count),
-        };
-        if value == 0 { write!(f, "{key}=off") } else { write!(f, "{key}={value}") }
-    }
-}
-
-impl FromStr for PortSetting {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        const KEYS: &str =
-            "one of security, storm, broadcast, multicast, unknown, macs, moves, connections, nat_ports, mtu";
-        let (key, value) =
-            text.split_once('=').ok_or_else(|| Error::usage(text, "no setting", "write KEY=VALUE"))?;
-        let bound = |setting: fn(Bound) -> PortSetting| {
-            let hint = format!("write {key}=NUMBER or {key}=off");
-            value.parse().map(setting).map_err(|_| Error::usage(text, "not a number in range", hint))
-        };
-        let number = |_| Error::usage(text, "not a number in range", format_args!("write {key}=NUMBER"));
-        match key {
-            "connections" => value.parse().map(PortSetting::Connections).map_err(number),
-            "nat_ports" => value.parse().map(PortSetting::NatPorts).map_err(number),
-            "mtu" => value.parse().map(PortSetting::Mtu).map_err(number),
-            "security" => match value {
-                "on" => Ok(PortSetting::Security(Security::On)),
-                "off" => Ok(PortSetting::Security(Security::Off)),
-                _ => Err(Error::usage(text, "neither on nor off", "write security=on or security=off")),
-            },
-            "storm" => bound(PortSetting::Storm),
-            "broadcast" => bound(PortSetting::Broadcast),
-            "multicast" => bound(PortSetting::Multicast),
-            "unknown" => bound(PortSetting::Unknown),
-            "moves" => bound(PortSetting::Moves),
-            "macs" => bound(PortSetting::Macs),
-            _ => Err(Error::usage(key, "no such setting", KEYS)),
-        }
-    }
-}
-
-/// Chooses entries of the forwarding database.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct FdbShow {
-    /// Only this network
-    #[arg(long)]
-    pub network: Option<Name>,
-    /// Only this port
-    #[arg(long)]
-    pub port: Option<Name>,
-}
-
-/// Adds a static entry to the forwarding database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct FdbAdd {
-    /// The station's address
-    pub mac: MacAddr,
-    /// The port it is on
-    #[arg(long)]
-    pub port: Name,
-    /// The network [default: the first of the port's]
-    #[arg(long)]
-    #[serde(default)]
-    pub network: Option<Name>,
-}
-
-/// Removes an entry from the forwarding database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct FdbDel {
-    /// The station's address
-    pub mac: MacAddr,
-    /// Only on this network [default: on all]
-    #[arg(long)]
-    pub network: Option<Name>,
-}
-
-/// Forgets learned entries of the forwarding database.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct FdbFlush {
-    /// Only this port's
-    #[arg(long)]
-    pub port: Option<Name>,
-}
-
-/// Changes the ageing time of learned entries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct FdbAgeing {
-    /// Time after which an idle entry is forgotten, in seconds; without it, it is shown
-    #[serde(default)]
-    pub seconds: Option<u32>,
-}
-
-/// Chooses connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct CtFilter {
-    /// Only this port's
-    #[arg(long)]
-    pub port: Option<Name>,
-    /// Only tcp, udp or icmp
-    #[arg(long, value_parser = parse_protocol)]
-    pub proto: Option<Protocol>,
-}
-
-/// Changes timeouts of connections.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct CtTimeouts {
-    /// Timeouts to change; without any, all are shown
-    #[arg(value_name = "KEY=SECONDS")]
-    #[serde(default)]
-    pub settings: Vec<TimeoutSetting>,
-}
-
-/// One timeout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TimeoutSetting {
-    /// Its name.
-    pub key: String,
-    /// How long.
-    pub seconds: u32,
-}
-
-impl FromStr for TimeoutSetting {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = || Error::usage(text, "not a timeout", "write KEY=SECONDS");
-        let (key, seconds) = text.split_once('=').ok_or_else(wrong)?;
-        Ok(TimeoutSetting { key: key.into(), seconds: seconds.parse().map_err(|_| wrong())? })
-    }
-}
-
-/// Publishes ports of a container on the uplink.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PublishAdd {
-    /// What to publish, as `docker run -p` writes it; without a host port, a free one is chosen
-    #[arg(value_name = "[[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]")]
-    pub spec: PublishWish,
-    /// The port of the switch that it leads to; of several, each connection goes to one
-    #[arg(long, value_name = "PORTNAME", required = true, value_delimiter = ',')]
-    #[serde(deserialize_with = "one_or_many")]
-    pub to: Vec<Name>,
-    /// Only for the uplink's LAN: its own prefix and private ranges
-    #[arg(long, conflicts_with = "loopback")]
-    #[serde(default)]
-    pub lan: bool,
-    /// Only for this host, by 127.0.0.1
-    #[arg(long)]
-    #[serde(default)]
-    pub loopback: bool,
-    /// Check the ports that it leads to, and send new connections only to those that are up: by ARP, or by opening a
-    /// TCP connection
-    #[arg(long, value_name = "arp|tcp", value_parser = parse_check)]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health: Option<Check>,
-    /// Seconds between two checks
-    #[arg(long, value_name = "SECONDS", requires = "health")]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub health_interval: Option<u32>,
-}
-
-fn parse_check(text: &str) -> Result<Check, String> {
-    match text {
-        "arp" => Ok(Check::Arp),
-        "tcp" => Ok(Check::Tcp),
-        _ => Err("write arp or tcp".into()),
-    }
-}
-
-/// A list, or its only element.
-fn one_or_many<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Name>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        One(Name),
-        Many(Vec<Name>),
-    }
-    Ok(match Either::deserialize(deserializer)? {
-        Either::One(name) => vec![name],
-        Either::Many(names) => names,
-    })
-}
-
-/// Takes a publication back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PublishRm {
-    /// As it was added, or only what it listens on
-    #[arg(value_name = "[IP:]HOSTPORT[-END][:PORT[-END]][/tcp|udp]")]
-    pub spec: Unpublish,
-    /// Succeed if it does not exist
-    #[arg(long)]
-    #[serde(default)]
-    pub if_exists: bool,
-}
-
-/// Adds a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyAdd {
-    /// allow or deny
-    #[arg(value_parser = parse_action)]
-    pub action: Action,
-    /// Put it before the rule with this number [default: behind the last one]
-    #[arg(long, value_name = "N")]
-    pub before: Option<usize>,
-    /// Who opens the connection: networks, ports, prefixes, internet, lan, host, with commas between
-    /// [default: anybody]
-    #[arg(long, value_name = "NETWORK|PORT|CIDR|internet|lan|host,...")]
-    #[serde(default)]
-    pub from: Option<Places>,
-    /// Whom it is opened to, as --from
-    #[arg(long, value_name = "NETWORK|PORT|CIDR|internet|lan|host,...")]
-    #[serde(default)]
-    pub to: Option<Places>,
-    /// Only tcp, udp or icmp
-    #[arg(long, value_parser = parse_protocol)]
-    pub proto: Option<Protocol>,
-    /// Only this port or these ports of who is called, of TCP or UDP; for what is published, the container's
-    #[arg(long, value_name = "PORT[-END]")]
-    pub dport: Option<PortRange>,
-    /// What to call it
-    #[arg(long, value_name = "TEXT")]
-    pub name: Option<RuleName>,
-}
-
-/// Removes a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyRm {
-    /// Its number or its name
-    #[arg(value_name = "N|NAME")]
-    pub rule: WhichRule,
-    /// Succeed if it does not exist
-    #[arg(long)]
-    #[serde(default)]
-    pub if_exists: bool,
-}
-
-/// Changes what happens between two networks where no rule decides.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyDefault {
-    /// The network of who opens a connection; without it, all defaults are shown
-    #[arg(requires = "to")]
-    pub from: Option<Name>,
-    /// The network of whom it is opened to
-    #[arg(requires = "action")]
-    pub to: Option<Name>,
-    /// allow or deny
-    #[arg(value_parser = parse_action)]
-    pub action: Option<Action>,
-}
-
-/// Asks what decides about a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct PolicyCheck {
-    /// Who opens it: a port, a network, an address, internet, lan or host
-    #[arg(long)]
-    pub from: PlaceSpec,
-    /// Whom it is opened to
-    #[arg(long)]
-    pub to: PlaceSpec,
-    /// tcp, udp or icmp
-    #[arg(value_parser = parse_protocol)]
-    pub proto: Protocol,
-    /// The port, of TCP or UDP
-    pub port: Option<u16>,
-}
-
-/// Chooses dropped frames.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, Args)]
-#[serde(deny_unknown_fields)]
-pub struct Drops {
-    /// Only this port's
-    #[arg(long)]
-    pub port: Option<Name>,
-    /// Only what happened within this time, like 10s, 5m or 2h
-    #[arg(long, value_name = "TIME", value_parser = parse_seconds)]
-    pub since: Option<u64>,
 }
 
 /// Makes the switch what a file says.
@@ -780,24 +259,6 @@ pub fn parse_subnet(text: &str) -> Result<Ipv4Net, Error> {
         .map_err(|_| Error::usage(text, "not an IPv4 prefix", "write ADDRESS/LENGTH, like 10.1.0.0/24"))
 }
 
-fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
-    match text {
-        "nat" => Ok(NetworkMode::Nat),
-        "routed" => Ok(NetworkMode::Routed),
-        "internal" => Ok(NetworkMode::Internal),
-        "bridge" => Ok(NetworkMode::Bridge),
-        _ => Err(Error::usage(text, "no such mode", "nat, routed, internal or bridge")),
-    }
-}
-
-fn parse_action(text: &str) -> Result<Action, Error> {
-    match text {
-        "allow" => Ok(Action::Allow),
-        "deny" => Ok(Action::Deny),
-        _ => Err(Error::usage(text, "no such action", "allow or deny")),
-    }
-}
-
 fn parse_protocol(text: &str) -> Result<Protocol, Error> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
@@ -807,21 +268,13 @@ fn parse_protocol(text: &str) -> Result<Protocol, Error> {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<u64, Error> {
-    let (number, unit) = match text.as_bytes().last() {
-        Some(b's') => (&text[..text.len() - 1], 1),
-        Some(b'm') => (&text[..text.len() - 1], 60),
-        Some(b'h') => (&text[..text.len() - 1], 3600),
-        _ => (text, 1),
-    };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
-    seconds.ok_or_else(|| Error::usage(text, "not a time", "write a number and s, m or h, like 10s"))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::super::error::Kind;
     use super::*;
+    use crate::snapshot::NetworkMode;
 
     #[test]
     fn a_request_is_what_its_path_and_body_say() {
@@ -957,17 +410,6 @@ mod tests {
         }
         for wrong in ["security", "security=maybe", "storm=-1", "storm=", "colour=red", "connections=off"] {
             assert_eq!(wrong.parse::<PortSetting>().unwrap_err().kind, Kind::Usage, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn times_have_units() {
-        assert_eq!(parse_seconds("10s"), Ok(10));
-        assert_eq!(parse_seconds("2m"), Ok(120));
-        assert_eq!(parse_seconds("1h"), Ok(3600));
-        assert_eq!(parse_seconds("7"), Ok(7));
-        for wrong in ["", "s", "-1s", "1d", "18446744073709551615h", "1.5s", "\u{fc}s"] {
-            assert!(parse_seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

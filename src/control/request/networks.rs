@@ -1,16 +1,87 @@
-//! Requests that change a network, and who is on it.
+//! Requests about networks, and who is on them.
 
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use clap::Args;
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::super::dhcp_setting::DhcpSetting;
 use super::super::error::Error;
 use super::super::name::{IfName, Name};
-use super::parse_mode;
+use super::parse_subnet;
 use crate::addr::{MacAddr, Vid};
 use crate::snapshot::NetworkMode;
+
+/// Makes a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkCreate {
+    /// Its name
+    pub name: Name,
+    /// Its prefix, like 10.1.0.0/24 [default: a private one that the host has no route to]
+    #[arg(long, value_name = "CIDR", value_parser = parse_subnet)]
+    pub subnet: Option<Ipv4Net>,
+    /// The gateway's address [default: the first of the prefix; of a LAN, the host's own next hop]
+    #[arg(long, value_name = "IP")]
+    pub gateway: Option<Ipv4Addr>,
+    /// nat (masqueraded to the uplink), routed (to the uplink with its own addresses), internal (no way out) or bridge
+    /// (part of the LAN behind --uplink) [default: nat]
+    #[arg(long, value_parser = parse_mode)]
+    pub mode: Option<NetworkMode>,
+    /// Largest IP packet in bytes [default: the uplink's]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// The uplink that leads out of it [default: the first], or of mode bridge the interface that it is bridged to
+    #[arg(long, value_name = "IFACE")]
+    #[serde(default)]
+    pub uplink: Option<IfName>,
+}
+
+/// `NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]`, as the daemon's command line has it.
+impl FromStr for NetworkCreate {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        const GRAMMAR: &str =
+            "write NAME=CIDR[,gateway=IP][,mtu=N][,mode=nat|routed|internal|bridge][,uplink=IFACE]";
+        let wrong = |why: &str| Error::usage(text, why, GRAMMAR);
+        let mut fields = text.split(',');
+        let (name, subnet) =
+            fields.next().and_then(|field| field.split_once('=')).ok_or_else(|| wrong("no NAME=CIDR"))?;
+        let (name, subnet) = (name.parse()?, Some(parse_subnet(subnet)?));
+        let mut network = NetworkCreate { name, subnet, gateway: None, mode: None, mtu: None, uplink: None };
+        for field in fields {
+            match field.split_once('=') {
+                Some(("gateway", ip)) => {
+                    network.gateway = Some(ip.parse().map_err(|_| wrong("the gateway is not an address"))?);
+                }
+                Some(("mtu", mtu)) => {
+                    network.mtu =
+                        Some(mtu.parse().map_err(|_| wrong("the MTU is not a number up to 65535"))?);
+                }
+                Some(("mode", mode)) => network.mode = Some(parse_mode(mode)?),
+                Some(("uplink", ifname)) => network.uplink = Some(ifname.parse()?),
+                _ => return Err(wrong("unknown field")),
+            }
+        }
+        Ok(network)
+    }
+}
+
+/// Shows or changes a network's DHCP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkDhcp {
+    /// The network's name
+    pub name: Name,
+    /// on, off, lease=SECONDS, range=FIRST-LAST|all, dns=IP,...|gateway, ntp=IP,..., domain=NAME, search=NAME,...,
+    /// routes=PREFIX:ROUTER,...; without any, all are shown
+    #[arg(value_name = "on|off|KEY=VALUE")]
+    #[serde(default)]
+    pub settings: Vec<DhcpSetting>,
+}
 
 /// Changes a network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Args)]
@@ -141,6 +212,16 @@ pub struct NetworkHostPort {
     #[arg(long)]
     #[serde(default)]
     pub off: bool,
+}
+
+fn parse_mode(text: &str) -> Result<NetworkMode, Error> {
+    match text {
+        "nat" => Ok(NetworkMode::Nat),
+        "routed" => Ok(NetworkMode::Routed),
+        "internal" => Ok(NetworkMode::Internal),
+        "bridge" => Ok(NetworkMode::Bridge),
+        _ => Err(Error::usage(text, "no such mode", "nat, routed, internal or bridge")),
+    }
 }
 
 #[cfg(test)]
