@@ -16,6 +16,7 @@ use vswitchd::lab::traffic::{self, Talk};
 use crate::case::Plane;
 use crate::peer::{Kind, Peer};
 use crate::progress::Progress;
+use crate::report::tell;
 use crate::site::{self, Site};
 
 /// Datagrams that are sent at a time.
@@ -56,7 +57,7 @@ pub(crate) fn run(
             for (window, how) in [(Some(WINDOW), "as they arrive"), (None, "flooded")] {
                 let what = format!("{name}: {datagrams} datagrams, {flows} flows, {how}");
                 let flood = Flood { talk, flows, each: 0, in_a_row: IN_A_ROW, lengths: &[PAYLOAD], window };
-                passed &= tell(&what, numbers(&site, &flood, datagrams, interrupt)?);
+                passed &= told(&what, numbers(&site, &flood, datagrams, interrupt)?);
             }
         }
         for (leg, whose) in [(talk.client, "the client"), (talk.server, "the server")] {
@@ -68,7 +69,7 @@ pub(crate) fn run(
                 return Err(Error::failed("check", "interrupted", ""));
             }
             let what = format!("{name}: {} MiB of TCP, {LOSS} % lost on the way to {whose}", TRANSFER >> 20);
-            passed &= tell(&what, transfer(talk, leg)?);
+            passed &= told(&what, transfer(talk, leg)?);
         }
     }
     Ok(passed)
@@ -77,9 +78,8 @@ pub(crate) fn run(
 /// What was found, and whether it is right.
 type Finding = (bool, String);
 
-fn tell(what: &str, (passed, found): Finding) -> bool {
-    println!("{}  {what}: {found}", if passed { "PASS" } else { "FAIL" });
-    passed
+fn told(what: &str, (passed, found): Finding) -> bool {
+    tell(passed, &format!("{what}: {found}"))
 }
 
 /// Sends so many datagrams as `flood` says, in parts: between them we can be interrupted.

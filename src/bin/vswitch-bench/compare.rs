@@ -127,7 +127,8 @@ fn measure(
     Ok(CaseReport { peers: reports, ..CaseReport::of(case) })
 }
 
-fn measure_once(case: &Case, site: &Site, window: Window) -> Result<load::Sample, Error> {
+/// Lets a switch that is stopped carry a load once.
+pub(crate) fn measure_once(case: &Case, site: &Site, window: Window) -> Result<load::Sample, Error> {
     site.resume();
     let prepared = if case.load.fills_conntrack() { site.forget_connections() } else { Ok(()) };
     let sample = prepared.and_then(|()| load::run(case, site, window));

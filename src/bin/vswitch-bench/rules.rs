@@ -12,10 +12,12 @@ use serde_json::json;
 use vswitchd::control::error::Error;
 use vswitchd::lab::interrupt::Interrupt;
 
-use crate::case::{Case, Cores, Plane, Window, chosen};
-use crate::load::{self, joined, ping_pong};
+use crate::case::{Cores, Plane, Window, chosen};
+use crate::compare::measure_once;
+use crate::load::{joined, ping_pong};
 use crate::peer::Peer;
 use crate::progress::Progress;
+use crate::report::tell;
 use crate::site::Site;
 use crate::stats::median;
 
@@ -110,7 +112,7 @@ fn throughput(
                     return Err(Error::failed(case.name, "interrupted", ""));
                 }
                 progress.step(case.name, ["without", "with"][turn]);
-                values[turn].push(once(case, sites[turn], window)?);
+                values[turn].push(measure_once(case, sites[turn], window)?.value);
             }
         }
         let [without, with] = values.map(|values| median(&values).unwrap_or(0.0));
@@ -120,13 +122,6 @@ fn throughput(
     }
     sites.iter().for_each(|site| site.resume());
     Ok(passed)
-}
-
-fn once(case: &Case, site: &Site, window: Window) -> Result<f64, Error> {
-    site.resume();
-    let sample = load::run(case, site, window);
-    site.pause();
-    sample.map(|sample| sample.value)
 }
 
 /// Adds one more of each, and takes it back.
@@ -198,9 +193,4 @@ fn apply(site: &Site, text: &str) -> Result<(), Error> {
     let answer = site.ask("apply", "", &json!({ "text": text }))?;
     let faults = answer["faults"].as_array().map_or(0, Vec::len);
     if faults == 0 { Ok(()) } else { Err(Error::failed("apply", &answer["faults"][0], "")) }
-}
-
-fn tell(passed: bool, what: &str) -> bool {
-    println!("{}  {what}", if passed { "PASS" } else { "FAIL" });
-    passed
 }

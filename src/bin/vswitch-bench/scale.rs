@@ -14,6 +14,7 @@ use crate::load::ping_pong::{self, Rounds};
 use crate::load::{inside, joined};
 use crate::peer::Peer;
 use crate::progress::Progress;
+use crate::report::tell;
 use crate::site::{NETWORK, Site};
 use crate::stats::median;
 
@@ -76,11 +77,6 @@ pub(crate) fn run(
         passed &= tell(undisturbed, &format!("{what}: {}", describe(&mut loud)));
     }
     Ok(passed)
-}
-
-fn tell(passed: bool, what: &str) -> bool {
-    println!("{}  {what}", if passed { "PASS" } else { "FAIL" });
-    passed
 }
 
 /// Attaches that many namespaces, and returns how long each took, in milliseconds.

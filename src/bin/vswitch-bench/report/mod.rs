@@ -134,6 +134,12 @@ impl CaseReport {
     }
 }
 
+/// Says whether something is as it should be, on a line of its own.
+pub(crate) fn tell(passed: bool, what: &str) -> bool {
+    println!("{}  {what}", if passed { "PASS" } else { "FAIL" });
+    passed
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
