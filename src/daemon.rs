@@ -198,6 +198,7 @@ async fn serve(
     on_ready();
     loop {
         let due = control.due();
+        let own = control.host().guard_socket();
         tokio::select! {
             biased;
             () = &mut stop => return Ok(()),
@@ -208,7 +209,7 @@ async fn serve(
                 // It goes to the services.
                 Event::StackPunted => {}
             },
-            change = watcher.changed() => {
+            change = watcher.changed(own) => {
                 if change.links {
                     control.follow_uplinks(now());
                     control.follow_lans(now());

@@ -236,6 +236,12 @@ pub trait Host: std::fmt::Debug {
     /// TCP and UDP ports of `range` that processes of the host use.
     fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)>;
 
+    /// Whether [`Host::reserve`] would succeed now.
+    ///
+    /// # Errors
+    /// As [`Host::reserve`].
+    fn try_reserve(&mut self, listen: &Listen) -> Result<(), Error>;
+
     /// Takes published ports on the host, so that no process of the host gets them.
     ///
     /// # Errors

@@ -136,6 +136,11 @@ impl LinuxHost {
         }
     }
 
+    /// The number of the netlink socket by which the guard is changed, if it is known.
+    pub fn guard_socket(&self) -> Option<u32> {
+        self.guard.as_ref().and_then(Guard::socket)
+    }
+
     fn open_device(&self, id: PortId, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
         match &plan.attachment {
             Attachment::Netns { netns, ifname } => {
@@ -402,6 +407,10 @@ impl Host for LinuxHost {
 
     fn busy_ports(&mut self, range: &RangeInclusive<u16>) -> BTreeSet<(Protocol, u16)> {
         busy_ports(range)
+    }
+
+    fn try_reserve(&mut self, listen: &Listen) -> Result<(), Error> {
+        listen.ports.clone().try_for_each(|port| Ok(reserve(listen.protocol, listen.ip, port).map(drop)?))
     }
 
     fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {

@@ -204,13 +204,18 @@ impl Host for MemoryHost {
         self.host_ports.iter().copied().filter(|(_, port)| range.contains(port)).collect()
     }
 
-    fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
+    fn try_reserve(&mut self, listen: &Listen) -> Result<(), Error> {
         if let Some(port) =
             listen.ports.clone().find(|port| self.host_ports.contains(&(listen.protocol, *port)))
         {
             let what = format_args!("{port}/{}", listen.protocol);
             return Err(Error::exists(what, "a process of this host uses the port", "choose another one"));
         }
+        Ok(())
+    }
+
+    fn reserve(&mut self, listen: &Listen) -> Result<(), Error> {
+        self.try_reserve(listen)?;
         self.reserved.push(listen.clone());
         Ok(())
     }

@@ -243,7 +243,8 @@ impl<H: Host> Control<H> {
         }
     }
 
-    fn set_policy(&mut self, policy: Policy, may_forbid: bool, now: Time) {
+    /// Decides by another policy from now on. `may_forbid` says whether it may forbid what was allowed.
+    pub(super) fn set_policy(&mut self, policy: Policy, may_forbid: bool, now: Time) {
         let policy = Arc::new(policy);
         self.shared.publish(|snapshot| snapshot.policy = policy);
         if may_forbid {

@@ -28,7 +28,7 @@ use crate::limits::PUBLISH_PORTS;
 const GRAMMAR: &str = "write [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]";
 
 /// Where a publication listens: protocol, address and ports on the uplink.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Listen {
     /// TCP or UDP.
     pub protocol: Protocol,
@@ -48,7 +48,7 @@ impl Listen {
 }
 
 /// A publication: where it listens, and at which ports of the container it ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PublishSpec {
     /// Where it listens.
     pub listen: Listen,
@@ -76,7 +76,27 @@ pub struct PublishWish {
     pub target: RangeInclusive<u16>,
 }
 
+impl From<PublishSpec> for PublishWish {
+    /// The wish that only this meets.
+    fn from(PublishSpec { listen: Listen { protocol, ip, ports }, target_first }: PublishSpec) -> Self {
+        let more = ports.end() - ports.start();
+        PublishWish {
+            protocol,
+            ip,
+            ports: Some(ports),
+            target: target_first..=target_first.saturating_add(more),
+        }
+    }
+}
+
 impl PublishWish {
+    /// The only choice, if there is no other.
+    pub fn only_choice(&self) -> Option<PublishSpec> {
+        let &PublishWish { protocol, ip, ref ports, ref target } = self;
+        let ports = ports.clone().filter(|ports| ports.len() == target.len())?;
+        Some(PublishSpec { listen: Listen { protocol, ip, ports }, target_first: *target.start() })
+    }
+
     /// What may be chosen, best first. There is at least one.
     pub fn choices(&self) -> impl Iterator<Item = PublishSpec> {
         let ports = self.ports.clone().unwrap_or(PUBLISH_PORTS);

@@ -1,19 +1,38 @@
 //! A list of rules as it is made up: each rule once, and each name.
 
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use super::error::Error;
 use crate::limits::RULES_MAX;
-use crate::table::policy::{Listed, Rule};
+use crate::table::policy::Listed;
 
 /// Rules in their order, which are found by what they say and by their names.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    places: HashMap<(Rule, Option<String>), usize>,
+    places: HashMap<Key, usize>,
     names: HashMap<String, usize>,
     /// By place.
     listed: Vec<Arc<Listed>>,
+}
+
+/// A rule as it is found: by what it says and by its name, whatever it has counted.
+#[derive(Debug)]
+struct Key(Arc<Listed>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Key) -> bool {
+        (&self.0.rule, &self.0.name) == (&other.0.rule, &other.0.name)
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (&self.0.rule, &self.0.name).hash(state);
+    }
 }
 
 impl Rules {
@@ -46,14 +65,14 @@ impl Rules {
 
     fn note(&mut self, listed: Arc<Listed>) {
         let place = self.len();
-        self.places.insert((listed.rule.clone(), listed.name.clone()), place);
+        self.places.insert(Key(listed.clone()), place);
         self.names.extend(listed.name.clone().map(|name| (name, place)));
         self.listed.push(listed);
     }
 
     /// Where the very same rule is.
-    pub(super) fn place(&self, listed: &Listed) -> Option<usize> {
-        self.places.get(&(listed.rule.clone(), listed.name.clone())).copied()
+    pub(super) fn place(&self, listed: &Arc<Listed>) -> Option<usize> {
+        self.places.get(&Key(listed.clone())).copied()
     }
 
     /// All of them, in their order.

@@ -255,9 +255,11 @@ impl<H: Host> Control<H> {
         let mut busy = self.host.busy_ports(&uplink.settings.nat_ports);
         // What is published is bound by us.
         let published = self.publications.iter().map(|record| &record.spec.listen);
-        published.for_each(|listen| {
-            busy.retain(|(p, port)| *p != listen.protocol || !listen.ports.contains(port))
-        });
+        for Listen { protocol, ports, .. } in published {
+            for port in ports.clone() {
+                busy.remove(&(*protocol, port));
+            }
+        }
         if busy == self.host_ports {
             return false;
         }

@@ -10,31 +10,28 @@
 //! sent for the address of another is hidden as well. It is *owned* by a netlink socket (`flags owner`, Linux 5.12):
 //! `nft flush ruleset` passes it by, nobody else can change it, and the kernel removes it when the socket
 //! is closed, so that even a killed switch leaves nothing. The socket belongs to an `nft -i` that lives as
-//! long as the guard, reads commands from a pipe, one transaction a line, and ends with the pipe. Where the
-//! flag is unknown, the table is a plain one, and [`Guard::ensure`] brings it back when somebody flushed it.
+//! long as the guard ([`session`]). Where the flag is unknown, the table is a plain one, and [`Guard::ensure`] brings it
+//! back when somebody flushed it.
+//!
+//! **Cost.** A change is told while a request waits for its answer. Single ports, of which there may be thousands, are
+//! in sets that the kernel hashes: one more costs the same, however many there are. In a set of ranges both the kernel and
+//! `nft` go through all that is there: with a thousand, that takes 10 ms. So only what is a range stands in one. And no
+//! change of our own has the table listed: [`Guard::socket`] says by which netlink socket those come.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{PipeReader, Read, Write as _};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
-use std::os::fd::AsFd;
-use std::process::{Child, ChildStdin, Command, Stdio};
 
 use ipnet::Ipv4Net;
-use nix::poll::{PollFd, PollFlags, poll};
 
+use self::session::{Session, run};
 use crate::addr::Protocol;
 use crate::host::{ErrorKind, HostError};
 
+mod session;
+
 /// The table's family and name.
 const TABLE: &str = "netdev vswitchd";
-
-/// How long `nft` may take for one transaction, in milliseconds.
-const NFT_TIMEOUT_MS: u16 = 3000;
-
-/// A command with an answer that no transaction prints: what was said before it has been dealt with.
-const MARK: &str = "describe tcp dport";
-const MARK_ANSWER: &str = "(internet network service)";
 
 /// What on the uplink belongs to the switch, and not to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,8 +154,18 @@ impl Guard {
 
     /// The process that owns the table and makes it safe from `nft flush ruleset`, where tables can be owned.
     pub fn owner(&self) -> Option<u32> {
+        self.session().map(Session::process)
+    }
+
+    /// The number of the netlink socket by which the owner changes the table, if it is known. What changes by another one,
+    /// or by the kernel itself, is not ours.
+    pub fn socket(&self) -> Option<u32> {
+        self.session().and_then(Session::socket)
+    }
+
+    fn session(&self) -> Option<&Session> {
         match &self.nft {
-            Nft::Owner(session) => Some(session.child.id()),
+            Nft::Owner(session) => Some(session),
             Nft::Plain | Nft::None => None,
         }
     }
@@ -237,7 +244,7 @@ impl Nft {
 
     fn is_alive(&mut self) -> bool {
         match self {
-            Nft::Owner(session) => matches!(session.child.try_wait(), Ok(None)),
+            Nft::Owner(session) => session.is_alive(),
             Nft::Plain => true,
             Nft::None => false,
         }
@@ -248,68 +255,6 @@ impl Nft {
         // An error means that it is gone already, or goes with its owner, who ends when it is dropped.
         let _ = self.transact(&format!("delete table {TABLE}"));
         *self = Nft::None;
-    }
-}
-
-/// A running `nft -i`.
-#[derive(Debug)]
-struct Session {
-    child: Child,
-    commands: Option<ChildStdin>,
-    answers: PipeReader,
-}
-
-impl Session {
-    fn start() -> Result<Session, HostError> {
-        let (answers, writer) = std::io::pipe().map_err(|error| HostError::os("pipe", error))?;
-        let errors = writer.try_clone().map_err(|error| HostError::os("pipe", error))?;
-        let mut child = nft()
-            .arg("-i")
-            .stdin(Stdio::piped())
-            .stdout(writer)
-            .stderr(errors)
-            .spawn()
-            .map_err(|error| not_started(&error))?;
-        let commands = child.stdin.take();
-        Ok(Session { child, commands, answers })
-    }
-
-    /// Has one line of commands done, as one transaction.
-    fn transact(&mut self, commands: &str) -> Result<(), HostError> {
-        let silent = || HostError::new(ErrorKind::Other, "nft -i", "it ended or does not answer");
-        let Some(stdin) = &mut self.commands else { return Err(silent()) };
-        let lines = format!("{commands}\n{MARK}\n");
-        stdin.write_all(lines.as_bytes()).map_err(|_| silent())?;
-        let mut said = Vec::new();
-        loop {
-            let mut ready = [PollFd::new(self.answers.as_fd(), PollFlags::POLLIN)];
-            if !matches!(poll(&mut ready, NFT_TIMEOUT_MS), Ok(1..)) {
-                return Err(silent());
-            }
-            let mut part = [0; 4096];
-            match self.answers.read(&mut part) {
-                Ok(0) | Err(_) => return Err(silent()),
-                Ok(length) => said.extend_from_slice(&part[..length]),
-            }
-            let said = String::from_utf8_lossy(&said);
-            if let Some(end) = said.find(MARK_ANSWER) {
-                return refusal(&said[..end]).map_or(Ok(()), Err);
-            }
-        }
-    }
-
-    /// Ends the process, and with it the table that it owns.
-    fn end(&mut self) {
-        self.commands = None;
-        // It reads end of file and exits; killing it does the same at once and cannot fail to.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.end();
     }
 }
 
@@ -328,9 +273,10 @@ impl Chain {
         let Chain { name, ifname, .. } = self;
         let hook = format!("type filter hook ingress device \"{ifname}\" priority -500;");
         let rule = |rule: &str| format!("add rule {TABLE} {name} {rule} drop; ");
-        let rules =
-            ["ip daddr . tcp dport @nat_tcp", "ip daddr . udp dport @nat_udp", "ip daddr @routed"].map(rule);
-        format!("add chain {TABLE} {name} {{ {hook} }}; {}", rules.concat())
+        let ports = |(protocol, set)| rule(&format!("ip daddr . {protocol} dport @{set}"));
+        let ports = [TCP, UDP].map(|sets| [sets.single, sets.ranges].map(|set| ports((sets.protocol, set))));
+        let rules = ports.concat().concat() + &rule("ip daddr @routed");
+        format!("add chain {TABLE} {name} {{ {hook} }}; {rules}")
     }
 
     /// Removes the chain, whether or not it is still there.
@@ -368,11 +314,15 @@ impl Contents {
 
     /// The whole table in one line.
     fn ruleset(&self, flags: &str) -> String {
-        let set = "type ipv4_addr . inet_service; flags interval;";
+        let (single, ranges) =
+            ("type ipv4_addr . inet_service;", "type ipv4_addr . inet_service; flags interval;");
+        let sets = |sets: PortSets| {
+            format!("set {} {{ {single} }}; set {} {{ {ranges} }}; ", sets.single, sets.ranges)
+        };
+        let sets = [TCP, UDP].map(sets).concat();
         let chains: String = self.chains.iter().map(Chain::commands).collect();
         format!(
-            "add table {TABLE} {{ {flags} set nat_tcp {{ {set} }}; set nat_udp {{ {set} }}; \
-             set routed {{ type ipv4_addr; flags interval; }}; }}; {chains}{}",
+            "add table {TABLE} {{ {flags} {sets}set routed {{ type ipv4_addr; flags interval; }}; }}; {chains}{}",
             commands("add", &self.elements)
         )
     }
@@ -388,15 +338,36 @@ impl Contents {
     }
 }
 
+/// The sets with the ports of a protocol.
+#[derive(Debug, Clone, Copy)]
+struct PortSets {
+    /// As `nft` calls it.
+    protocol: &'static str,
+    /// What is hidden as a single port. It may be in a range as well.
+    single: &'static str,
+    ranges: &'static str,
+}
+
+const TCP: PortSets = PortSets { protocol: "tcp", single: "tcp_ports", ranges: "nat_tcp" };
+const UDP: PortSets = PortSets { protocol: "udp", single: "udp_ports", ranges: "nat_udp" };
+
 /// The elements of the sets, each with its set's name.
 type Elements = BTreeSet<(&'static str, String)>;
 
 fn elements(hidden: &[Hidden]) -> Elements {
     let networks = hidden.iter().filter_map(Hidden::network).map(|network| ("routed", network.to_string()));
     let mut elements: Elements = networks.collect();
-    for (protocol, set) in [(Protocol::Tcp, "nat_tcp"), (Protocol::Udp, "nat_udp")] {
-        let ranges = merged(hidden, protocol).into_iter();
-        elements.extend(ranges.map(|(address, first, last)| (set, format!("{address} . {first}-{last}"))));
+    for (protocol, sets) in [(Protocol::Tcp, TCP), (Protocol::Udp, UDP)] {
+        let (single, ranges): (Vec<_>, Vec<_>) = hidden
+            .iter()
+            .filter_map(|hidden| hidden.ports_of(protocol))
+            .partition(|(_, ports)| ports.len() == 1);
+        let single = single.into_iter().map(|(address, ports)| format!("{address} . {}", ports.start()));
+        elements.extend(single.map(|element| (sets.single, element)));
+        let ranges = merged(ranges).into_iter();
+        elements.extend(
+            ranges.map(|(address, first, last)| (sets.ranges, format!("{address} . {first}-{last}"))),
+        );
     }
     elements
 }
@@ -413,10 +384,10 @@ fn commands<'a>(verb: &str, elements: impl IntoIterator<Item = &'a (&'static str
     by_set.into_iter().map(command).collect()
 }
 
-/// The port ranges of a protocol in order, none touching another: `nft` refuses overlapping elements.
-fn merged(hidden: &[Hidden], protocol: Protocol) -> Vec<(Ipv4Addr, u16, u16)> {
+/// Ranges of ports in order, none touching another: `nft` refuses overlapping elements.
+fn merged(ranges: Vec<(Ipv4Addr, &RangeInclusive<u16>)>) -> Vec<(Ipv4Addr, u16, u16)> {
     let mut sorted: BTreeMap<(Ipv4Addr, u16), u16> = BTreeMap::new();
-    for (address, ports) in hidden.iter().filter_map(|hidden| hidden.ports_of(protocol)) {
+    for (address, ports) in ranges {
         let last = sorted.entry((address, *ports.start())).or_default();
         *last = (*last).max(*ports.end());
     }
@@ -432,56 +403,8 @@ fn merged(hidden: &[Hidden], protocol: Protocol) -> Vec<(Ipv4Addr, u16, u16)> {
     merged
 }
 
-/// Runs `nft` once with this input, and returns its output.
-fn run(arguments: &[&str], input: &str) -> Result<String, HostError> {
-    let mut child = nft()
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| not_started(&error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // If it does not read, its exit status says why.
-        let _ = stdin.write_all(input.as_bytes());
-    }
-    let output = child.wait_with_output().map_err(|error| HostError::os("nft", error))?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(refusal(&said).unwrap_or_else(|| {
-        HostError::new(ErrorKind::Other, "nft", format!("{}: {}", output.status, said.trim()))
-    }))
-}
-
-/// `nft` in a bare environment: English answers, and a home in which no history of `-i` can be kept.
-fn nft() -> Command {
-    let mut command = Command::new("nft");
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    command.env_clear().env("PATH", path).env("HOME", "/dev/null").env("LC_ALL", "C");
-    command
-}
-
 fn no_table() -> HostError {
     HostError::new(ErrorKind::Other, format!("nft table {TABLE}"), "is not there")
-}
-
-fn not_started(error: &std::io::Error) -> HostError {
-    let hint = "install the package nftables, or use --uplink-mode own";
-    HostError::new(ErrorKind::NotFound, "nft", error.to_string()).hint(hint)
-}
-
-/// The refusal in what `nft` said, if there is one. It prints the reason, then the command line.
-fn refusal(said: &str) -> Option<HostError> {
-    let line = said.lines().find(|line| line.contains("Error: ") || line.contains("not permitted"))?;
-    let why = line.trim_start_matches("Error: ").to_owned();
-    let mut error = HostError::new(ErrorKind::Other, "nft", why);
-    if line.contains("not permitted") {
-        error.kind = ErrorKind::Permission;
-        error = error.hint("run as root, or with CAP_NET_ADMIN");
-    }
-    Some(error)
 }
 
 #[cfg(test)]
@@ -496,28 +419,27 @@ mod tests {
     fn ranges_that_touch_become_one() {
         let all = [
             hidden(Protocol::Tcp, 1, 61000..=65535),
-            hidden(Protocol::Tcp, 1, 62000..=62000),
-            hidden(Protocol::Tcp, 1, 80..=80),
-            hidden(Protocol::Tcp, 1, 81..=90),
-            hidden(Protocol::Tcp, 2, 85..=85),
-            hidden(Protocol::Udp, 1, 53..=53),
+            hidden(Protocol::Tcp, 1, 62000..=62001),
+            hidden(Protocol::Tcp, 1, 80..=81),
+            hidden(Protocol::Tcp, 1, 82..=90),
+            hidden(Protocol::Tcp, 2, 85..=86),
         ];
-        let [one, two] = [1, 2].map(|byte| Ipv4Addr::new(192, 0, 2, byte));
-        assert_eq!(merged(&all, Protocol::Tcp), [(one, 80, 90), (one, 61000, 65535), (two, 85, 85)]);
-        assert_eq!(merged(&all, Protocol::Udp), [(one, 53, 53)]);
-        let added = |hidden: &[Hidden]| commands("add", &elements(hidden));
-        assert_eq!(added(&all[5..]), "add element netdev vswitchd nat_udp { 192.0.2.1 . 53-53 }; ");
-        assert_eq!(added(&[]), "");
-        let network = Hidden::Network("10.8.0.0/24".parse().unwrap());
-        assert_eq!(added(&[network]), "add element netdev vswitchd routed { 10.8.0.0/24 }; ");
+        let added = "add element netdev vswitchd nat_tcp { 192.0.2.1 . 61000-65535, 192.0.2.1 . 80-90, \
+                     192.0.2.2 . 85-86 }; ";
+        assert_eq!(commands("add", &elements(&all)), added);
     }
 
     #[test]
-    fn a_refusal_is_found_in_what_nft_prints() {
-        let said = "Error: Could not process rule: Operation not permitted\nadd table netdev x\n^^^\n";
-        let error = refusal(said).unwrap();
-        assert_eq!(error.kind, ErrorKind::Permission);
-        assert!(error.to_string().contains("Could not process rule"), "{error}");
-        assert_eq!(refusal("payload expression, datatype inet_service"), None);
+    fn a_single_port_is_in_no_range() {
+        let added = |hidden: &[Hidden]| commands("add", &elements(hidden));
+        let two = [hidden(Protocol::Udp, 1, 53..=53), hidden(Protocol::Udp, 1, 54..=54)];
+        let both = "add element netdev vswitchd udp_ports { 192.0.2.1 . 53, 192.0.2.1 . 54 }; ";
+        assert_eq!(added(&two), both);
+        let [one, other] =
+            [&two[..1], &two].map(|hidden| Contents { chains: BTreeSet::new(), elements: elements(hidden) });
+        assert_eq!(other.change_to(&one), "delete element netdev vswitchd udp_ports { 192.0.2.1 . 54 }; ");
+        assert_eq!(added(&[]), "");
+        let network = Hidden::Network("10.8.0.0/24".parse().unwrap());
+        assert_eq!(added(&[network]), "add element netdev vswitchd routed { 10.8.0.0/24 }; ");
     }
 }

@@ -120,9 +120,19 @@ impl Conntrack {
         }
     }
 
-    /// A table for `limit` connections that masquerades with the same ports.
-    pub(super) fn empty(&self, limit: usize) -> Self {
-        Conntrack::new(limit, self.nat_ports.clone(), 1)
+    /// A table that says the same of ports, and makes no connection: it has none of them to deal. A pool of 64,512
+    /// ports takes milliseconds to fill.
+    pub(super) fn idle(&self) -> Self {
+        let shards: Box<[_]> = [Mutex::new(conntrack::Table::new(1, std::iter::empty()))].into();
+        Conntrack {
+            homes: Default::default(),
+            moves: Mutex::new(()),
+            activities: shards.iter().map(|shard| lock(shard).activities()).collect(),
+            shards,
+            hasher: RandomState::new(),
+            nat_ports: self.nat_ports.clone(),
+            accounts: Box::default(),
+        }
     }
 
     /// As [`conntrack::Table::memory`], of all shards.

@@ -110,9 +110,6 @@ pub struct Shared {
     workers: usize,
 }
 
-/// Connections of a rehearsal: none is made in it.
-const REHEARSAL_CONNECTIONS: usize = 16;
-
 impl Shared {
     /// State for `workers` workers that starts from `snapshot`.
     pub fn new(workers: usize, snapshot: Snapshot, conntrack: Conntrack) -> Self {
@@ -172,7 +169,8 @@ impl Shared {
         self.generation.store(generation, Release);
     }
 
-    /// State of the same configuration with tables of its own, for whoever wants to try a change of it.
+    /// State of the same configuration with tables of its own, for whoever wants to try a change of it. No packet finds
+    /// its way by it.
     pub fn rehearsal(&self) -> Shared {
         let mut snapshot = Snapshot::clone(&self.snapshot());
         let epoch = Epoch::default();
@@ -181,7 +179,7 @@ impl Shared {
             network.fdb = Arc::new(Fdb::new(&epoch));
             network.neighbors = Arc::new(Neighbors::of_network(&epoch));
         });
-        Shared { epoch, ..Shared::new(1, snapshot, self.conntrack.empty(REHEARSAL_CONNECTIONS)) }
+        Shared { epoch, ..Shared::new(1, snapshot, self.conntrack.idle()) }
     }
 
     /// Keeps the beginning of a dropped frame, at most one a millisecond and worker: a flood of drops must

@@ -344,14 +344,15 @@ fn watcher_tells_links_from_rules() -> Outcome {
             let mut watcher = Watcher::new()?;
             // The kernel tells of a new wire's carrier up to a second late (Linux `link_watch.c`).
             let settling = Duration::from_millis(1200);
-            while tokio::time::timeout(settling, watcher.changed()).await.is_ok() {}
+            while tokio::time::timeout(settling, watcher.changed(None)).await.is_ok() {}
             netlink::set_mtu("eth0", 1280)?;
-            let mtu = watcher.changed().await;
+            let mtu = watcher.changed(None).await;
             netlink::add_address("eth0", net(PEER))?;
-            let address = watcher.changed().await;
+            let address = watcher.changed(None).await;
             nft(&here, &["add", "table", "netdev", "other"])?;
-            let rules = watcher.changed().await;
-            let quiet = tokio::time::timeout(Duration::from_millis(200), watcher.changed()).await.is_err();
+            let rules = watcher.changed(None).await;
+            let quiet =
+                tokio::time::timeout(Duration::from_millis(200), watcher.changed(None)).await.is_err();
             Ok::<_, Failed>((quiet, mtu, address, rules))
         })
     })??;

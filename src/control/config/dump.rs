@@ -22,6 +22,13 @@ use crate::table::conntrack::Timeouts;
 impl<H: Host> Control<H> {
     /// The requests that make, from nothing, what there is, in the order in which they can be done.
     pub(super) fn wishes(&self) -> Result<Vec<Request>, Error> {
+        let mut wishes = self.wishes_but_policy()?;
+        wishes.extend(self.policy_wishes()?);
+        Ok(wishes)
+    }
+
+    /// As [`Control::wishes`], without rules and defaults.
+    pub(super) fn wishes_but_policy(&self) -> Result<Vec<Request>, Error> {
         let snapshot = self.snapshot();
         let mut wishes = Vec::new();
         let mut networks: Vec<_> = snapshot.networks.iter().flatten().collect();
@@ -94,7 +101,7 @@ impl<H: Host> Control<H> {
         wishes.extend(changed);
         for record in &self.publications {
             wishes.push(Request::PublishAdd(PublishAdd {
-                spec: record.spec.to_string().parse()?,
+                spec: record.spec.clone().into(),
                 to: record.targets.iter().map(|target| target.name.clone()).collect(),
                 lan: record.scope == Scope::Lan,
                 loopback: false,
@@ -102,6 +109,14 @@ impl<H: Host> Control<H> {
                 health_interval: record.watch.and_then(|watch| u32::try_from(watch.interval.as_secs()).ok()),
             }));
         }
+        wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
+        let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();
+        wishes.push(Request::FdbAgeing(FdbAgeing { seconds }));
+        Ok(wishes)
+    }
+
+    fn policy_wishes(&self) -> Result<Vec<Request>, Error> {
+        let (snapshot, mut wishes) = (self.snapshot(), Vec::new());
         for (number, listed) in snapshot.policy.rules().iter().enumerate() {
             let RuleInfo { action, from, to, proto, dport, name, .. } = self.rule_info(number, listed, 0);
             wishes.push(Request::PolicyAdd(PolicyAdd {
@@ -118,9 +133,6 @@ impl<H: Host> Control<H> {
             let (from, to) = (Some(from.parse()?), Some(to.parse()?));
             wishes.push(Request::PolicyDefault(PolicyDefault { from, to, action: Some(action) }));
         }
-        wishes.push(Request::CtTimeouts(CtTimeouts { settings: timeouts(&snapshot.timeouts) }));
-        let seconds = u32::try_from(snapshot.mac_ageing.as_secs()).ok();
-        wishes.push(Request::FdbAgeing(FdbAgeing { seconds }));
         Ok(wishes)
     }
 

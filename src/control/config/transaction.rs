@@ -30,6 +30,7 @@ use crate::host::state::StateDir;
 use crate::limits::MAC_AGEING;
 use crate::snapshot::{Network, NetworkMode, Port};
 use crate::table::conntrack::Timeouts;
+use crate::table::policy::Policy;
 
 impl<H: Host> Control<H> {
     /// Makes the switch what a file says, or changes nothing.
@@ -92,33 +93,25 @@ impl<H: Host> Control<H> {
     /// The steps from what is to what is wished, and what stands in the way.
     fn rehearse(&mut self, wishes: &[Wish], now: Time) -> (Vec<Request>, Vec<Fault>) {
         let mut run = Run { books: self.copy(), steps: Vec::new(), now };
-        let wished = Wished::of(wishes);
-        run.remove_all_but(&wished);
-        // What must make room for its successor does so first; then everything has its place, or never will.
-        let others = wishes.iter().filter(|wish| wish.request.route().0 != "policy");
-        let open: Vec<&Wish> = others.filter(|wish| !run.make_room(&wish.request)).collect();
-        let mut faults = Vec::new();
-        for Wish { line, request } in open {
-            if let Err(error) = run.step(request) {
-                faults.push(Fault { line: *line, error });
-            }
-        }
-        run.settle(&wished);
+        let mut faults = run.fulfil_all_but_rules(wishes);
         faults.extend(run.order_rules(wishes));
         (run.steps, faults)
     }
 
     /// Does the steps, or none.
     fn perform(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
-        let before = self.wishes()?;
+        let (before, policy) = (self.wishes_but_policy()?, self.snapshot().policy.clone());
         let Err(error) = self.go(steps, now) else { return Ok(()) };
         let before: Vec<Wish> = before.into_iter().map(|request| Wish { line: 0, request }).collect();
-        let (back, _) = self.rehearse(&before, now);
-        for step in back {
+        let mut back = Run { books: self.copy(), steps: Vec::new(), now };
+        back.fulfil_all_but_rules(&before);
+        for step in back.steps {
             if let Err(error) = self.apply(step.clone(), now) {
                 log::error!("{}: cannot be undone: {error}", command(&step));
             }
         }
+        // With all its rules and defaults: nothing else has to be known of thousands of them.
+        self.set_policy(Policy::clone(&policy), true, now);
         Err(error)
     }
 
@@ -168,6 +161,21 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Does what is needed for all wishes but those for rules, and returns what is wrong with them.
+    fn fulfil_all_but_rules(&mut self, wishes: &[Wish]) -> Vec<Fault> {
+        let wished = Wished::of(wishes);
+        self.remove_all_but(&wished);
+        // What must make room for its successor does so first; then everything has its place, or never will.
+        let others = wishes.iter().filter(|wish| wish.request.route().0 != "policy");
+        let open: Vec<&Wish> = others.filter(|wish| !self.make_room(&wish.request)).collect();
+        let refused = |Wish { line, request }: &Wish| {
+            self.step(request).err().map(|error| Fault { line: *line, error })
+        };
+        let faults = open.into_iter().filter_map(refused).collect();
+        self.settle(&wished);
+        faults
+    }
+
     /// Does what a request asks, and notes it if that changed anything.
     fn step(&mut self, request: &Request) -> Result<(), Error> {
         let request = match request {

@@ -28,7 +28,10 @@ pub(super) struct Wished<'a> {
     pub(super) dhcp: HashSet<&'a Name>,
     /// Defaults: who opens, and whom to.
     pub(super) defaults: HashSet<(&'a str, &'a str)>,
-    publications: Vec<PublishWish>,
+    /// Publications that have no choice of ports.
+    publications: HashSet<PublishSpec>,
+    /// Those that have.
+    choices: Vec<PublishWish>,
     /// Whether timeouts are set.
     pub(super) timeouts: bool,
     /// Whether the ageing of addresses is.
@@ -55,7 +58,13 @@ impl<'a> Wished<'a> {
             Request::NetworkHostPort(host_port) => drop(self.host_ports.insert(&host_port.network)),
             Request::PortAdd(add) => drop(self.ports.insert(&add.name, first_network(add))),
             Request::PortSet(set) => drop(self.settings.insert((&set.name, set.network.as_ref()))),
-            Request::PublishAdd(add) => self.publications.extend(scoped(add).ok().map(|(wish, _)| wish)),
+            Request::PublishAdd(add) => {
+                let Ok((wish, _)) = scoped(add) else { return };
+                match wish.only_choice() {
+                    Some(spec) => drop(self.publications.insert(spec)),
+                    None => self.choices.push(wish),
+                }
+            }
             Request::PolicyDefault(change) => {
                 if let (Some(from), Some(to)) = (&change.from, &change.to) {
                     self.defaults.insert((from.as_str(), to.as_str()));
@@ -83,6 +92,6 @@ impl<'a> Wished<'a> {
 
     /// Whether a publication is wished for.
     pub(super) fn has_publication(&self, spec: &PublishSpec) -> bool {
-        self.publications.iter().any(|wish| wish.is_met_by(spec))
+        self.publications.contains(spec) || self.choices.iter().any(|wish| wish.is_met_by(spec))
     }
 }

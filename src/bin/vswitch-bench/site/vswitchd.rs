@@ -1,7 +1,7 @@
 //! Our own switch, as users start it.
 //!
-//! It may masquerade with as many ports as the kernel does, which takes 1024 to 65535: with the default range
-//! it would compete with a fifteenth of them for new flows.
+//! It may masquerade with as many ports as the kernel does, which takes 1024 to 65535, unless it is told otherwise: with
+//! the default range it would compete with a fifteenth of them for new flows.
 
 use std::ffi::OsString;
 
@@ -50,7 +50,9 @@ fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
     program.extend(["--uplink", "eth0", "--log", "error", "--network", &network].map(OsString::from));
     program.extend([OsString::from("--socket"), rig.socket().into()]);
     program.extend([OsString::from("--state-dir"), rig.directory().join("state").into()]);
-    program.extend(["--nat-ports", "1024-65535"].map(OsString::from));
+    if !more.iter().any(|option| option == "--nat-ports") {
+        program.extend(["--nat-ports", "1024-65535"].map(OsString::from));
+    }
     if !shared {
         let (address, gateway) = (on_uplink(UPLINK_OWN).to_string(), GATEWAY.to_string());
         let own = ["--uplink-mode", "own", "--uplink-address", &address, "--uplink-gateway", &gateway];
