@@ -218,7 +218,12 @@ async fn serve(
                     control.repair_guard();
                 }
             }
-            _ = host_ports.tick() => control.follow_host_ports(now()),
+            _ = host_ports.tick() => {
+                control.follow_host_ports(now());
+                if control.host_mut().guard_has_lost_owner() {
+                    control.repair_guard();
+                }
+            }
             _ = hangup.recv() => setup::reload(&mut control, options),
             Some(call) = calls.recv() => {
                 // A client that has gone does not need its answer.

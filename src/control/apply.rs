@@ -154,7 +154,7 @@ impl<H: Host> Control<H> {
         &self.host
     }
 
-    /// The host, for a test to change.
+    /// The host, for whoever knows which one it is.
     pub fn host_mut(&mut self) -> &mut H {
         &mut self.host
     }
@@ -165,8 +165,13 @@ impl<H: Host> Control<H> {
     }
 
     pub(super) fn network(&self, name: &str) -> Result<Arc<Network>, Error> {
-        let found = self.snapshot().networks.iter().flatten().find(|network| network.name == name).cloned();
-        found.ok_or_else(|| Error::not_found(name, "no such network", "see vswitchctl network ls"))
+        let none = || Error::not_found(name, "no such network", "see vswitchctl network ls");
+        self.find_network(name).ok_or_else(none)
+    }
+
+    /// As [`Control::network`], where it may well be that there is none.
+    pub(super) fn find_network(&self, name: &str) -> Option<Arc<Network>> {
+        self.snapshot().networks.iter().flatten().find(|network| network.name == name).cloned()
     }
 
     /// The first interface of a port.

@@ -141,6 +141,11 @@ impl LinuxHost {
         self.guard.as_ref().and_then(Guard::socket)
     }
 
+    /// As [`Guard::has_lost_owner`], if there is a guard.
+    pub fn guard_has_lost_owner(&mut self) -> bool {
+        self.guard.as_mut().is_some_and(Guard::has_lost_owner)
+    }
+
     fn open_device(&self, id: PortId, plan: &PortPlan) -> Result<Arc<dyn Device>, Error> {
         match &plan.attachment {
             Attachment::Netns { netns, ifname } => {

@@ -289,10 +289,11 @@ impl<H: Host> Control<H> {
         let mut networks = BTreeSet::new();
         for place in places {
             match place {
-                Place::Network(name) => networks.extend(self.network(name).ok().map(|network| network.id)),
+                Place::Network(name) => networks.extend(self.find_network(name).map(|network| network.id)),
                 Place::Port(name) => {
-                    let records = self.ports.iter().filter(|(port, _)| port.as_str() == name);
-                    networks.extend(records.map(|(_, record)| record.network));
+                    let name = name.parse().ok();
+                    let records = name.iter().flat_map(|name| self.ports.all(name));
+                    networks.extend(records.map(|record| record.network));
                 }
                 Place::Prefix(_) | Place::Internet | Place::Lan | Place::Host => return None,
             }
@@ -322,7 +323,7 @@ impl<H: Host> Control<H> {
             PlaceSpec::Prefix(prefix) => return Ok(Place::Prefix(*prefix)),
             PlaceSpec::Named(of, name) => (*of, name),
         };
-        let network = (of != NameOf::Port).then(|| self.network(name.as_str()).ok()).flatten();
+        let network = (of != NameOf::Port).then(|| self.find_network(name.as_str())).flatten();
         let port = (of != NameOf::Network).then(|| self.ports.get(name)).flatten();
         match (network, port) {
             (Some(_), Some(_)) => {

@@ -13,7 +13,7 @@
 //! others, whose connections stay. Where it is asked for, they are checked, and one that is down gets no new
 //! connections (`service::health`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -273,6 +273,19 @@ impl<H: Host> Control<H> {
         }
         self.take_back(&removed, Vec::new(), now);
         Ok(removed.len())
+    }
+
+    /// Does several `publish rm` as one change.
+    pub(super) fn unpublish_all(&mut self, removals: &[Request], now: Time) {
+        let mut unwanted = HashSet::new();
+        for removal in removals {
+            if let Request::PublishRm(rm) = removal {
+                unwanted.insert(&rm.spec.listen);
+            }
+        }
+        let is_unwanted = |record: &mut PublicationRecord| unwanted.contains(&record.spec.listen);
+        let removed: Vec<_> = self.publications.extract_if(.., is_unwanted).collect();
+        self.take_back(&removed, Vec::new(), now);
     }
 
     /// Takes a port of the switch off its publications, and those that lead nowhere then back.

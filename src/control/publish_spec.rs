@@ -395,6 +395,8 @@ mod tests {
             let wish: PublishWish = spec.to_string().parse().unwrap();
             prop_assert_eq!(&wish.to_string().parse::<PublishWish>().unwrap(), &wish);
             prop_assert_eq!(wish.choices().collect::<Vec<_>>(), [spec.clone()]);
+            prop_assert_eq!(wish.only_choice(), Some(spec.clone()));
+            prop_assert_eq!(PublishWish::from(spec.clone()), wish);
             let rm: Unpublish = spec.to_string().parse().unwrap();
             prop_assert_eq!(&rm.to_string().parse::<Unpublish>().unwrap(), &rm);
             prop_assert_eq!(rm.listen, spec.listen);

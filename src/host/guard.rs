@@ -163,6 +163,12 @@ impl Guard {
         self.session().and_then(Session::socket)
     }
 
+    /// Whether somebody has ended the process that owns the table, and with it the table, of which the kernel does not tell.
+    /// Then [`Guard::ensure`] is to be called.
+    pub fn has_lost_owner(&mut self) -> bool {
+        matches!(self.nft, Nft::Owner(_)) && !self.nft.is_alive()
+    }
+
     fn session(&self) -> Option<&Session> {
         match &self.nft {
             Nft::Owner(session) => Some(session),

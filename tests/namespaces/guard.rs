@@ -4,6 +4,8 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::Failed;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use vswitchd::host::netns::Netns;
 use vswitchd::lab::rig::Rig;
 use vswitchd::lab::traffic::tcp_transfer;
@@ -12,8 +14,10 @@ use crate::switch::{Switch, nft, outwards, wait_until};
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
-pub(crate) const TESTS: &[Test] =
-    &[("a_flushed_ruleset_resets_no_connection", a_flushed_ruleset_resets_no_connection)];
+pub(crate) const TESTS: &[Test] = &[
+    ("a_flushed_ruleset_resets_no_connection", a_flushed_ruleset_resets_no_connection),
+    ("a_killed_nft_is_replaced", a_killed_nft_is_replaced),
+];
 
 fn a_flushed_ruleset_resets_no_connection() -> Outcome {
     let rig = Rig::new()?;
@@ -40,6 +44,28 @@ fn a_flushed_ruleset_resets_no_connection() -> Outcome {
     ensure!(resets == 0, "{resets} resets reached the server");
     let tables = nft(&rig.switch, &["list", "tables"])?;
     ensure!(tables == "table netdev vswitchd\n", "{tables}");
+    Ok(())
+}
+
+fn a_killed_nft_is_replaced() -> Outcome {
+    let rig = Rig::new()?;
+    let switch = Switch::start(&rig, &[])?;
+    let owner = || -> Result<Option<Pid>, Failed> {
+        let pid = switch.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let mut children = children.split_whitespace();
+        let is_nft = |pid: &&str| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nft\n")
+        };
+        Ok(children.find(is_nft).map(|pid| pid.parse().map(Pid::from_raw)).transpose()?)
+    };
+    let Some(killed) = owner()? else { return Err("nothing owns the guard".into()) };
+    kill(killed, Signal::SIGKILL)?;
+    let back = wait_until(Duration::from_secs(2), "the guard is back", || {
+        let table = nft(&rig.switch, &["list", "tables"])?;
+        Ok(owner()?.is_some_and(|owner| owner != killed) && table.contains("netdev vswitchd"))
+    })?;
+    println!("back in {back:?}");
     Ok(())
 }
 

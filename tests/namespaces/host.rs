@@ -35,6 +35,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("guard_survives_flush_and_kill", guard_survives_flush_and_kill),
     ("guard_has_one_owner", guard_has_one_owner),
     ("watcher_tells_links_from_rules", watcher_tells_links_from_rules),
+    ("watcher_tells_own_rules_from_others", watcher_tells_own_rules_from_others),
     ("foreign_addresses_are_not_reserved", foreign_addresses_are_not_reserved),
 ];
 
@@ -358,6 +359,34 @@ fn watcher_tells_links_from_rules() -> Outcome {
     })??;
     let (links, nft) = (Change { links: true, nft: false }, Change { links: false, nft: true });
     ensure!(seen == (true, links, links, nft), "{seen:?}");
+    Ok(())
+}
+
+fn watcher_tells_own_rules_from_others() -> Outcome {
+    let (here, _peer) = wire()?;
+    let mut guard = here.run(|| Guard::install(&eth0(), &hide(UPLINK, 61000, 65535)))??;
+    let Some(owner) = guard.owner() else { return Ok(()) };
+    let own = guard.socket();
+    ensure!(own.is_some(), "the socket of {owner} is not known");
+    let seen = here.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut watcher = Watcher::new()?;
+            let moment = Duration::from_millis(300);
+            while tokio::time::timeout(Duration::from_millis(1200), watcher.changed(own)).await.is_ok() {}
+            guard.update(&eth0(), &hide(UPLINK, 61000, 65534))?;
+            guard.update(&eth0(), &hide(UPLINK, 8080, 8080))?;
+            let by_us = tokio::time::timeout(moment, watcher.changed(own)).await.ok();
+            guard.update(&eth0(), &hide(UPLINK, 8081, 8081))?;
+            nft(&here, &["add", "table", "netdev", "other"])?;
+            let by_both = tokio::time::timeout(moment, watcher.changed(own)).await.ok();
+            // The kernel takes a chain away with its interface.
+            netlink::delete_link("eth0")?;
+            let by_kernel = tokio::time::timeout(moment, watcher.changed(own)).await.ok();
+            Ok::<_, Failed>((by_us, by_both.map(|change| change.nft), by_kernel.map(|change| change.nft)))
+        })
+    })??;
+    ensure!(seen == (None, Some(true), Some(true)), "{seen:?}");
     Ok(())
 }
 

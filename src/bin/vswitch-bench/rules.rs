@@ -2,8 +2,8 @@
 //!
 //! Two of our switches, one with the lists and one without, carry the same established flows in turn; the medians are
 //! compared. Then one more rule and one more publication are added to the long lists, and while two containers talk,
-//! the configuration is changed by file fifty times a second: of the switch without lists, and then of the one with them,
-//! whose file has all of them.
+//! the configuration is changed by file fifty times a second: of the switch without lists. Of the one with them, whose
+//! file has all of them, five times.
 //!
 //! What is published is in no range of ports that the guard hides anyway, and no two of them touch: each change of a
 //! publication is one of the guard, too.
@@ -37,9 +37,17 @@ const ADD_MS: f64 = 10.0;
 /// How often one more is added.
 const ADDED: usize = 11;
 
-/// Files that are applied, and time between two.
-const APPLIES: u32 = 500;
-const APPLY_PAUSE: Duration = Duration::from_millis(20);
+/// How often files are applied.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    files: u32,
+    /// From one to the next.
+    pause: Duration,
+}
+
+/// Of files that have little in them, and of those that have both lists: a megabyte is read each time.
+const SHORT: Pace = Pace { files: 500, pause: Duration::from_millis(20) };
+const LONG: Pace = Pace { files: 50, pause: Duration::from_millis(200) };
 
 /// The first of the published ports, of which every second one is. Four thousand are below [`NAT_PORTS`].
 const FIRST_PORT: usize = 10_000;
@@ -76,8 +84,8 @@ pub(crate) fn run(
         tell(true, &format!("a file of {rules} rules and {publications} publications: {took:.2} s"));
     passed &= throughput([&without, &with], (runs, window), interrupt)?;
     passed &= additions(&with, lists)?;
-    passed &= applies(&without, "short", &dump(&without)?)?;
-    passed &= applies(&with, "long", &file)?;
+    passed &= applies(&without, SHORT, &dump(&without)?)?;
+    passed &= applies(&with, LONG, &file)?;
     Ok(passed)
 }
 
@@ -162,40 +170,41 @@ fn additions(site: &Site, lists: Lists) -> Result<bool, Error> {
 
 /// Applies file after file while two containers talk, and says what became of that. Every second one is `file` with a rule
 /// and a publication more.
-fn applies(site: &Site, what: &str, file: &str) -> Result<bool, Error> {
+fn applies(site: &Site, Pace { files: count, pause }: Pace, file: &str) -> Result<bool, Error> {
     let failed = |why: &dyn std::fmt::Display| Error::failed("applies", why, "");
     let rule = "\n[[policy]]\naction = \"deny\"\nfrom = \"c12\"\nto = \"198.18.0.0/24\"\n";
     let publication = format!("\n[[publish]]\nspec = \"{}:80\"\nto = \"c12\"\n", FIRST_PORT - 1);
     let files = [format!("{file}{rule}{publication}"), file.to_owned()];
     let talk = site.talk(Plane::Outwards).ok_or_else(|| failed(&"the switch has no such plane"))?;
-    let length = APPLY_PAUSE * (APPLIES + APPLIES / 10);
+    let length = pause * (count + count / 10);
     let window = Window { warm_up: Duration::from_millis(200), length };
     let before = site.lost()?;
     let (rounds, times, late) = thread::scope(|scope| {
         let applying = scope.spawn(|| -> Result<(Vec<f64>, Duration), Error> {
             let (begun, mut times) = (Instant::now(), Vec::new());
-            for n in 0..APPLIES {
-                thread::sleep((APPLY_PAUSE * n).saturating_sub(begun.elapsed()));
+            for n in 0..count {
+                thread::sleep((pause * n).saturating_sub(begun.elapsed()));
                 let asked = Instant::now();
                 apply(site, &files[n as usize % 2])?;
                 times.push(asked.elapsed().as_secs_f64() * 1e3);
             }
-            Ok((times, begun.elapsed().saturating_sub(APPLY_PAUSE * APPLIES)))
+            Ok((times, begun.elapsed().saturating_sub(pause * count)))
         });
         let rounds = ping_pong::datagrams(talk, Cores::Two, site, window).map_err(|error| failed(&error))?;
         let (times, late) = joined(applying)?;
         Ok::<_, Error>((rounds, times, late))
     })?;
     let (mut rounds, dropped) = (rounds, site.lost()? - before);
-    let (count, lost, p99) = (rounds.count(), rounds.lost, rounds.micros(0.99));
+    let (round_trips, lost, p99) = (rounds.count(), rounds.lost, rounds.micros(0.99));
     let (usual, worst) = (median(&times).unwrap_or(0.0), times.iter().copied().fold(0.0, f64::max));
     let text = format!(
-        "{APPLIES} {what} files at {} a second take {usual:.1} ms each, at most {worst:.1} ms, {:.1} s late at the end: \
-         {count} round trips of another flow, {lost} lost, p99 {p99:.0} us; {dropped} frames dropped",
-        Duration::from_secs(1).as_millis() / APPLY_PAUSE.as_millis(),
+        "{count} files of {} kB at {} a second take {usual:.1} ms each, at most {worst:.1} ms, {:.1} s late at the end: \
+         {round_trips} round trips of another flow, {lost} lost, p99 {p99:.0} us; {dropped} frames dropped",
+        file.len().div_ceil(1000),
+        Duration::from_secs(1).as_millis() / pause.as_millis(),
         late.as_secs_f64(),
     );
-    Ok(tell(lost == 0 && dropped == 0 && late <= APPLY_PAUSE, &text))
+    Ok(tell(lost == 0 && dropped == 0 && late <= pause, &text))
 }
 
 fn dump(site: &Site) -> Result<String, Error> {

@@ -68,7 +68,7 @@ pub fn read(text: &str) -> Document {
         reader.root(root.into_inner());
     }
     let mut document = reader.document;
-    document.wishes.sort_by_key(|wish| turn(&wish.request));
+    document.wishes.sort_by_cached_key(|wish| turn(&wish.request));
     document.faults.sort_by_key(|fault| fault.line);
     document
 }

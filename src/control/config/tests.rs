@@ -368,7 +368,10 @@ fn a_step_that_the_kernel_refuses_undoes_those_before_it() {
     let mut control = switch();
     changes(&mut control, RICH);
     let before = (state(&control), dump(&mut control));
-    let other = RICH.replace("10.2.0.9", "10.2.0.10").replace("udp = 77", "udp = 78");
+    // Without a default, too, which is the first thing that is done.
+    let default = "[[policy_default]]\nfrom = \"default\"\nto = \"backend\"\naction = \"allow\"\n";
+    let other = RICH.replace("10.2.0.9", "10.2.0.10").replace("udp = 77", "udp = 78").replace(default, "");
+    assert!(!other.contains("policy_default"));
     control.host_mut().fail_next = true;
     let error = apply(&mut control, &other).unwrap_err();
     assert!(error.to_string().contains("out of memory"), "{error}");

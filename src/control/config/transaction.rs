@@ -115,15 +115,23 @@ impl<H: Host> Control<H> {
         Err(error)
     }
 
-    /// Does the steps in their order. Changes of rules are one change, and so are publications: nobody sees the rules
-    /// half changed, and a thousand publications are told to the kernel at once.
+    /// Does the steps in their order. Changes of rules are one change, and so are publications, and their ends: nobody sees
+    /// the rules half changed, and a thousand publications are told to the kernel at once.
     fn go(&mut self, steps: &[Request], now: Time) -> Result<(), Error> {
         let is_rule = |step: &Request| matches!(step, Request::PolicyAdd(_) | Request::PolicyRm(_));
         let publishes = |step: &Request| matches!(step, Request::PublishAdd(_));
-        let are_one = |a: &Request, b: &Request| is_rule(a) && is_rule(b) || publishes(a) && publishes(b);
+        let unpublishes = |step: &Request| matches!(step, Request::PublishRm(_));
+        let are_one = |a: &Request, b: &Request| {
+            let are_both = |is: &dyn Fn(&Request) -> bool| is(a) && is(b);
+            are_both(&is_rule) || are_both(&publishes) || are_both(&unpublishes)
+        };
         steps.chunk_by(are_one).try_for_each(|chunk| match chunk {
             [step] => self.apply(step.clone(), now).map(drop),
             [Request::PublishAdd(_), ..] => self.publish_all(chunk, now),
+            [Request::PublishRm(_), ..] => {
+                self.unpublish_all(chunk, now);
+                Ok(())
+            }
             _ => self.change_rules(chunk, now),
         })
     }
