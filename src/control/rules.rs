@@ -1,8 +1,9 @@
 //! A list of rules as it is made up: each rule once, and each name.
 
-use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use ahash::AHashMap;
 
 use super::error::Error;
 use crate::limits::RULES_MAX;
@@ -11,8 +12,8 @@ use crate::table::policy::Listed;
 /// Rules in their order, which are found by what they say and by their names.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    places: HashMap<Key, usize>,
-    names: HashMap<String, usize>,
+    places: AHashMap<Key, usize>,
+    names: AHashMap<String, usize>,
     /// By place.
     listed: Vec<Arc<Listed>>,
 }
