@@ -100,7 +100,7 @@ fn ended_by(signal: Signal, code: Option<i32>) -> Outcome {
 
 fn end(bench: &mut Child, signal: Signal, code: Option<i32>) -> Outcome {
     let pid = bench.id();
-    let patience = Duration::from_secs(10);
+    let patience = Duration::from_secs(30);
     wait_until(patience, "the switch runs", || Ok(!children(pid).is_empty() && directory(pid)?.is_some()))?;
     std::thread::sleep(Duration::from_millis(300));
     let switches = children(pid);
