@@ -29,12 +29,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("rows_45_51_and_52_natdiscovery_agrees", rows_45_51_and_52_natdiscovery_agrees),
     ("row_57_an_uplink_in_a_networks_prefix_carries_nothing", row_57_an_uplink_in_a_networks_prefix),
     ("row_61_real_stacks_open_simultaneously", row_61_real_stacks_open_simultaneously),
+    ("row_79_a_port_that_the_host_binds_later_is_the_hosts", row_79_the_host_binds_later),
+    ("row_80_an_old_flow_follows_the_publication", row_80_an_old_flow_follows_the_publication),
+];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     (
         "rows_53_and_63_a_transfer_does_not_notice_blind_resets_and_errors",
         rows_53_and_63_blind_resets_and_errors,
     ),
-    ("row_79_a_port_that_the_host_binds_later_is_the_hosts", row_79_the_host_binds_later),
-    ("row_80_an_old_flow_follows_the_publication", row_80_an_old_flow_follows_the_publication),
     ("row_81_a_container_with_70000_flows_does_not_harm_another", row_81_a_container_with_70000_flows),
 ];
 
