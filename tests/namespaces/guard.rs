@@ -14,10 +14,11 @@ use crate::switch::{Switch, nft, outwards, wait_until};
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
-pub(crate) const TESTS: &[Test] = &[
-    ("a_flushed_ruleset_resets_no_connection", a_flushed_ruleset_resets_no_connection),
-    ("a_killed_nft_is_replaced", a_killed_nft_is_replaced),
-];
+pub(crate) const TESTS: &[Test] = &[("a_killed_nft_is_replaced", a_killed_nft_is_replaced)];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] =
+    &[("a_flushed_ruleset_resets_no_connection", a_flushed_ruleset_resets_no_connection)];
 
 fn a_flushed_ruleset_resets_no_connection() -> Outcome {
     let rig = Rig::new()?;
