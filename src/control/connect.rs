@@ -226,7 +226,8 @@ impl<H: Host> Control<H> {
         Ok(1)
     }
 
-    fn host_port_of(&self, network: &Network) -> Option<(&Name, &PortRecord)> {
+    /// The port by which the host is on a network.
+    pub(super) fn host_port_of(&self, network: &Network) -> Option<(&Name, &PortRecord)> {
         let is_host = |record: &PortRecord| matches!(record.attachment, Attachment::Host { .. });
         self.ports.on_network(network.id).find(|(_, record)| is_host(record))
     }

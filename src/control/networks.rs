@@ -303,11 +303,23 @@ impl<H: Host> Control<H> {
             network.ports.iter().filter(|port| self.bridged_by(**port).is_none()).copied().collect();
         if let Some(&port) = on_it.first() {
             let name = self.port_name(port);
-            let why = format_args!("has {} ports, {name} among them", on_it.len());
-            return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
+            let why = match on_it.len() {
+                1 => format!("port {name} is on it"),
+                count => format!("has {count} ports, {name} among them"),
+            };
+            let hint = "remove them first: vswitchctl port rm, or vswitchctl network disconnect";
+            return Err(Error::exists(&rm.name, why, hint));
         }
         self.lan_close(network.id, now);
-        self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        self.shared.publish(|snapshot| {
+            snapshot.remove_network(network.id);
+            // There is no such pair any more; rules stay, for what has the name next.
+            let mut defaults = snapshot.policy.defaults().clone();
+            defaults.forget(&network.name);
+            if defaults != *snapshot.policy.defaults() {
+                snapshot.policy = Arc::new(snapshot.policy.with_defaults(defaults));
+            }
+        });
         self.dhcp.close(network.id);
         self.book.forget(&rm.name);
         // The uplink may have been in its way.

@@ -4,6 +4,7 @@
 //! the unit that the name says (bytes, seconds); names stand for networks and ports, never their numbers.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
@@ -545,6 +546,20 @@ pub struct RuleInfo {
     pub denied: u64,
 }
 
+/// In the words of the command line, without its name.
+impl fmt::Display for RuleInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {} to {}", self.action.as_str(), self.from, self.to)?;
+        if let Some(protocol) = self.proto {
+            write!(f, " {protocol}")?;
+        }
+        if let Some(ports) = &self.dport {
+            write!(f, " port {ports}")?;
+        }
+        Ok(())
+    }
+}
+
 /// `policy default`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -560,8 +575,8 @@ pub struct DefaultInfo {
 pub struct CheckInfo {
     pub action: Action,
     /// What decides: `rule`, `default` (of the two networks), `isolation` (of networks without a default),
-    /// `internal` (a network without a way out), `unpublished` (nothing leads there from outside), or `open`
-    /// (nothing speaks against it).
+    /// `internal` (a network without a way out), `unpublished` (nothing leads there from outside), `host-service` (nothing
+    /// leads there from containers), or `open` (nothing speaks against it).
     pub by: String,
     /// The rule's place in the list.
     pub rule: Option<usize>,

@@ -233,6 +233,30 @@ fn rules_take_their_places_with_few_steps() {
 }
 
 #[test]
+fn rules_about_what_is_gone_can_be_applied_again() {
+    let mut control = switch();
+    changes(&mut control, RICH);
+    ask(&mut control, "network create", r#"{"name":"web","subnet":"10.8.0.0/24"}"#).unwrap();
+    for (from, to) in [("port:web", "backend"), ("network:web", "db"), ("port:db", "network:web")] {
+        let body = format!(r#"{{"action":"deny","from":"{from}","to":"{to}"}}"#);
+        ask(&mut control, "policy add", &body).unwrap();
+    }
+    ask(&mut control, "policy default", r#"{"from":"web","to":"backend","action":"allow"}"#).unwrap();
+    let before = dump(&mut control);
+    assert_eq!(changes(&mut control, &before), [""; 0]);
+    for (what, name) in [("network rm", "web"), ("port rm", "db"), ("port rm", "web")] {
+        ask(&mut control, what, &format!(r#"{{"name":"{name}"}}"#)).unwrap();
+        let text = dump(&mut control);
+        assert_eq!(changes(&mut control, &text), [""; 0], "after {what} {name}\n{text}");
+    }
+    // Those that the command line made are there already, so only they differ.
+    let mut other = switch();
+    let text = dump(&mut control);
+    changes(&mut other, &text);
+    assert_eq!(dump(&mut other), text);
+}
+
+#[test]
 fn vlans_stand_with_their_port_or_by_themselves() {
     let mut control = switch();
     let with_port = |more: &str| {
