@@ -28,6 +28,9 @@ fn dump(control: &mut Switch) -> String {
     text
 }
 
+/// A file that wants nothing but what there is at the start.
+const NOTHING: &str = "[[network]]\nname = \"default\"\n";
+
 const RICH: &str = r#"
 [[network]]
 name = "default"
@@ -180,7 +183,7 @@ fn only_what_differs_is_touched() {
     assert!(refused.changes.is_empty() && refused.faults.len() == 1, "{refused:?}");
     assert!(refused.faults[0].error.why.contains("internal network"), "{refused:?}");
     assert_eq!(
-        changes(&mut control, ""),
+        changes(&mut control, NOTHING),
         [
             "policy default default backend deny",
             "publish rm 8080-8081/tcp --if-exists",
@@ -200,7 +203,20 @@ fn only_what_differs_is_touched() {
             "policy rm 1 --if-exists",
         ]
     );
-    assert_eq!(changes(&mut control, ""), Vec::<String>::new());
+    assert_eq!(changes(&mut control, NOTHING), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_got_lost_on_its_way_changes_nothing() {
+    let mut control = switch();
+    changes(&mut control, RICH);
+    let before = dump(&mut control);
+    for text in ["", "\n\n", "# all that was left of it\n"] {
+        let applied = apply(&mut control, text).unwrap();
+        assert_eq!(applied.changes, [""; 0]);
+        assert!(applied.faults[0].error.why.contains("would remove everything"), "{applied:?}");
+    }
+    assert_eq!(dump(&mut control), before);
 }
 
 #[test]
