@@ -488,80 +488,8 @@ fn coalesce() -> Vec<Seed> {
 /// Files: a rich one, one that takes most of it back, and such as have faults of every kind.
 fn config() -> Vec<Seed> {
     let base = "uplink = \"eth0\"\nnat_ports = \"61000-61099\"\n";
+    let whole = include_str!("../src/control/config/sample.toml");
     let network = "[[network]]\nname = \"default\"\nsubnet = \"172.30.0.0/16\"\n";
-    let backend = r#"
-[[network]]
-name = "backend"
-subnet = "10.2.0.0/24"
-gateway = "10.2.0.254"
-mtu = 1400
-mode = "internal"
-dhcp = { lease = 600, range = "10.2.0.10-10.2.0.20", domain = "example.com", ntp = ["10.2.0.1"], routes = ["10.9.0.0/16:10.2.0.1"] }
-"#;
-    let ports = r#"
-[[port]]
-name = "web"
-netns = "red"
-ip = "172.30.0.80"
-aliases = ["www"]
-set = { storm = "off", connections = 50, security = "off" }
-
-[[port]]
-name = "db"
-netns = "blue"
-network = "backend"
-ip = "10.2.0.9"
-ifname = "eth7"
-
-[[connect]]
-network = "backend"
-port = "web"
-ifname = "lan1"
-set = { mtu = 1300 }
-
-[[host_port]]
-network = "backend"
-ip = "10.2.0.100"
-
-[[port]]
-name = "vm"
-tap = "tap9"
-mac = "02:00:00:00:00:77"
-no_address = true
-"#;
-    let rules = r#"
-[[publish]]
-spec = "8080-8081:80-81/tcp"
-to = "web"
-
-[[publish]]
-spec = "127.0.0.1:53:53/udp"
-to = ["web", "vm"]
-
-[[policy]]
-action = "deny"
-from = "internet"
-to = "web"
-proto = "tcp"
-dport = "81"
-name = "no more of 81"
-
-[[policy]]
-action = "allow"
-from = "web,172.30.0.0/25"
-to = "backend"
-
-[[policy_default]]
-from = "default"
-to = "backend"
-action = "allow"
-
-[timeouts]
-udp = 77
-
-[fdb]
-ageing = 60
-"#;
     let faults = r#"
 [[network]]
 name = "one"
@@ -592,13 +520,12 @@ udp = 0
 sctp = 1
 [frob]
 "#;
-    let whole = [network, backend, ports, rules].concat();
     vec![
-        ("a-rich-file", whole.clone().into_bytes()),
-        ("and-back", [&whole, NEXT, network].concat().into_bytes()),
+        ("a-rich-file", whole.into()),
+        ("and-back", [whole, NEXT, network].concat().into_bytes()),
         (
             "and-changed",
-            [&whole, NEXT, &whole.replace("77", "78").replace("10.2.0.9", "10.2.0.8")].concat().into_bytes(),
+            [whole, NEXT, &whole.replace("77", "78").replace("10.2.0.9", "10.2.0.8")].concat().into_bytes(),
         ),
         ("faults", [network, faults].concat().into_bytes()),
         ("half-a-file", whole.as_bytes()[..whole.len() / 2].to_vec()),

@@ -46,12 +46,34 @@ impl MacAddr {
         u64::from_be_bytes([0, 0, a, b, c, d, e, f])
     }
 
-    /// The locally administered address made from an IPv4 address: 02:76 followed by its four bytes.
-    /// Stable, unique per address, and easy to read in a capture.
-    pub const fn from_ipv4(ip: Ipv4Addr) -> MacAddr {
-        let [a, b, c, d] = ip.octets();
-        MacAddr([0x02, 0x76, a, b, c, d])
+    /// The locally administered address (IEEE 802-2014 8.4) that is number `n` of a range.
+    pub const fn local(range: MacRange, n: [u8; 4]) -> MacAddr {
+        let [a, b, c, d] = n;
+        MacAddr([0x02, range as u8, a, b, c, d])
     }
+
+    /// The address made from an IPv4 address, for who has that. Stable, unique per address, and easy to read in a
+    /// capture.
+    pub const fn from_ipv4(ip: Ipv4Addr) -> MacAddr {
+        MacAddr::local(MacRange::Ipv4, ip.octets())
+    }
+}
+
+/// Whom the switch makes up MAC addresses for. Each has a range of its own, 02, the byte here and four more, so that
+/// none of them ever has another's, and a capture shows who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum MacRange {
+    /// An uplink of mode `own`: its IPv4 address, or the end of its interface's own address.
+    OwnUplink = 0x75,
+    /// A gateway or a port with an IPv4 address: that address.
+    Ipv4 = 0x76,
+    /// A port without an IP address: 0, how many other ports have kept those before, and the port's number.
+    Port = 0x77,
+    /// A port of a LAN that has no IP address yet: a hash of who it is.
+    LanPort = 0x78,
+    /// The sender of ARP probes on a LAN: the end of the address of the interface there.
+    LanProbe = 0x79,
 }
 
 // Tables are looked up for every packet: a hasher takes one number much faster than six bytes.

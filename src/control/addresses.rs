@@ -16,7 +16,7 @@ use super::error::Error;
 use super::host::{Attachment, Host};
 use super::name::Name;
 use super::networks::check_host_address;
-use crate::addr::{MacAddr, PortId};
+use crate::addr::{MacAddr, MacRange, PortId};
 use crate::clock::Time;
 use crate::limits::ADDRESSES_PROBED;
 use crate::snapshot::Network;
@@ -180,9 +180,8 @@ impl<H: Host> Control<H> {
     }
 }
 
-/// A locally administered address for a port without an IP address: 02:77, a number for when another port has kept
-/// the first one, and the number of the port.
+/// An address for a port without an IP address, of its number and one for when another port has kept the first.
 const fn mac_without_ip(id: PortId, round: u8) -> MacAddr {
     let [high, low] = id.0.to_be_bytes();
-    MacAddr([0x02, 0x77, 0, round, high, low])
+    MacAddr::local(MacRange::Port, [0, round, high, low])
 }

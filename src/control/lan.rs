@@ -30,7 +30,7 @@ use super::networks::{
 use super::records::PortRecord;
 use super::request::{NetworkCreate, NetworkSet, NetworkSetting};
 use super::response::{NetworkInfo, UplinkInfo};
-use crate::addr::{MacAddr, NetworkId, PortId, UplinkId};
+use crate::addr::{MacAddr, MacRange, NetworkId, PortId, UplinkId};
 use crate::clock::Time;
 use crate::limits::{MTU_MAX, MTU_MIN, PORTS_MAX};
 use crate::shared::{Fdb, Neighbors};
@@ -336,7 +336,7 @@ impl<H: Host> Control<H> {
         let own = self.lans.get(&network).map(|lan| lan.facts.mac.0);
         (own, name.as_str(), round).hash(&mut hasher);
         let [a, b, c, d, ..] = hasher.finish().to_be_bytes();
-        MacAddr([0x02, 0x78, a, b, c, d])
+        MacAddr::local(MacRange::LanPort, [a, b, c, d])
     }
 }
 
@@ -355,8 +355,8 @@ pub(super) fn no_gateway(what: impl std::fmt::Display, network: &Network, hint: 
     Error::usage(what, why, hint)
 }
 
-/// The sender of the switch's ARP probes on a LAN: 02:79 and the end of the interface's own address, so that no other
-/// switch there has the same.
+/// The sender of the switch's ARP probes on a LAN, made of the interface's own address, so that no other switch there
+/// has the same.
 fn prober(MacAddr([_, _, a, b, c, d]): MacAddr) -> MacAddr {
-    MacAddr([0x02, 0x79, a, b, c, d])
+    MacAddr::local(MacRange::LanProbe, [a, b, c, d])
 }

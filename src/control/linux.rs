@@ -18,7 +18,7 @@ use super::lan::LanFacts;
 use super::publish_spec::Listen;
 use super::response::WorkerStats;
 use super::uplink::UplinkSettings;
-use crate::addr::{MacAddr, PortId, Protocol, UplinkId};
+use crate::addr::{MacAddr, MacRange, PortId, Protocol, UplinkId};
 use crate::host::attach::{LinkSettings, attach_tap};
 use crate::host::bind::{Reserved, reserve};
 use crate::host::guard::{Guard, Hidden};
@@ -455,16 +455,16 @@ fn fanout_group(id: PortId) -> u16 {
     process.wrapping_add(id.0.wrapping_mul(STEP))
 }
 
-/// The MAC address of mode `own`: 02:75 and its IP address, or, for one that is still to be got, the end of the
+/// The MAC address of mode `own`: made of its IP address, or, for one that is still to be got, of the end of the
 /// interface's own; so that it is neither the host's nor one that a switch gives to its ports, and always the same.
 fn own_mac(settings: &UplinkSettings, link: MacAddr) -> Option<MacAddr> {
     let MacAddr([_, _, a, b, c, d]) = link;
-    let [a, b, c, d] = match (settings.mode, settings.address) {
+    let n = match (settings.mode, settings.address) {
         (UplinkMode::Shared, _) => return None,
         (UplinkMode::Own, _) if settings.dhcp => [a, b, c, d],
         (UplinkMode::Own, address) => address?.addr().octets(),
     };
-    Some(MacAddr([0x02, 0x75, a, b, c, d]))
+    Some(MacAddr::local(MacRange::OwnUplink, n))
 }
 
 /// A TAP and the name that it got.

@@ -608,6 +608,8 @@ pub struct DroppedFrame {
     pub age_seconds: u64,
     pub src_mac: Option<MacAddr>,
     pub dst_mac: Option<MacAddr>,
+    /// Of the customer VLAN tag that it has, 0 being a priority tag's; the tags of a trunk's VLANs were taken out before.
+    pub vid: Option<u16>,
     /// `ipv4`, `ipv6`, `arp`, or the EtherType in hexadecimal.
     pub ethertype: Option<String>,
     pub proto: Option<String>,

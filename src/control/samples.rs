@@ -9,6 +9,7 @@ use super::response::DroppedFrame;
 use crate::addr::MacAddr;
 use crate::clock::Time;
 use crate::shared::DropSample;
+use crate::wire::ethernet;
 
 /// Describes a dropped frame.
 pub(super) fn describe(sample: &DropSample, now: Time) -> DroppedFrame {
@@ -16,6 +17,7 @@ pub(super) fn describe(sample: &DropSample, now: Time) -> DroppedFrame {
         age_seconds: now.since(sample.at).as_secs(),
         src_mac: None,
         dst_mac: None,
+        vid: ethernet::outer_vid(&sample.bytes),
         ethertype: None,
         proto: None,
         src: None,
@@ -120,6 +122,10 @@ mod tests {
             let cut = described(&bytes[..len]);
             assert_eq!(cut.src_mac.is_some(), len >= 12);
         }
+        let tag = [0x81, 0x00, 0x20, 0x1e];
+        let tagged = described(&[&bytes[..12], &tag[..], &bytes[12..96]].concat());
+        assert_eq!((whole.vid, tagged.vid), (None, Some(30)));
+        assert_eq!(DroppedFrame { vid: None, ..tagged }, whole, "what is behind the tag is read as well");
         let other = described(&[&bytes[..12], &[0x88, 0xcc, 1, 2, 3][..]].concat());
         assert_eq!(other.ethertype.as_deref(), Some("0x88cc"));
     }

@@ -11,8 +11,8 @@ use crate::switch::{Switch, across, inwards, nft, outwards};
 use crate::transfer::send_file;
 use crate::{Outcome, Test, ensure};
 
-/// The tests of this file.
-pub(crate) const TESTS: &[Test] = &[
+/// The tests of this file. They need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     ("coalesced_datagrams_arrive_in_order_once_and_unchanged", in_order_once_and_unchanged),
     ("what_a_flood_loses_is_counted", what_a_flood_loses_is_counted),
     ("tcp_survives_the_loss_of_super_frames", tcp_survives_loss),

@@ -24,8 +24,11 @@ use crate::{Outcome, Test, ensure};
 pub(crate) const TESTS: &[Test] = &[
     ("a_switch_starts_from_a_file_and_follows_it", a_switch_starts_from_a_file_and_follows_it),
     ("a_wrong_file_is_told_line_by_line_and_changes_nothing", a_wrong_file_changes_nothing),
-    ("five_hundred_applies_harm_no_other_flow", five_hundred_applies_harm_no_other_flow),
 ];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] =
+    &[("five_hundred_applies_harm_no_other_flow", five_hundred_applies_harm_no_other_flow)];
 
 const SECOND: Duration = Duration::from_secs(1);
 

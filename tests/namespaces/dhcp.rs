@@ -35,13 +35,12 @@ const PROGRAMS: [&str; 3] = ["udhcpc", "dhclient", "dhcpcd"];
 /// and some wait for ten after they declined one.
 const SOON: Duration = Duration::from_secs(40);
 
-/// Notes `EVENT ADDRESS` in the file `log`, and sets the address. The variables are those of udhcpc and dhclient.
+/// Sets the address, and then notes `EVENT ADDRESS` in the file `log`. The variables are those of udhcpc and dhclient.
 /// With a file `doubt` beside it, the first address is not wanted, which dhclient takes for a reason to decline it.
 const SCRIPT: &str = r#"#!/bin/sh
 here=$(dirname "$0")
 event=${reason:-$1}
 address=${new_ip_address:-$ip}
-echo "$event $address" >> "$here/log"
 if [ "$event" = BOUND ] && [ -e "$here/doubt" ]; then
     rm "$here/doubt"
     exit 1
@@ -52,6 +51,7 @@ case "$event" in
     deconfig|PREINIT) ip link set eth0 up ;;
     EXPIRE|RELEASE|STOP|FAIL) [ -e "$here/sets-itself" ] || ip addr flush dev eth0 ;;
 esac
+echo "$event $address" >> "$here/log"
 exit 0
 "#;
 

@@ -24,9 +24,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("row_87_the_hosts_resolvers_are_followed", row_87_the_hosts_resolvers_are_followed),
     ("row_88_no_forged_reply_is_accepted", row_88_no_forged_reply_is_accepted),
     ("row_88_equal_questions_are_asked_once", row_88_equal_questions_are_asked_once),
-    ("dig_and_dnsperf_use_the_dns", dig_and_dnsperf_use_the_dns),
     ("processes_of_the_host_reach_publications", processes_of_the_host_reach_publications),
 ];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[("dig_and_dnsperf_use_the_dns", dig_and_dnsperf_use_the_dns)];
 
 /// Types of records.
 const A: u16 = 1;

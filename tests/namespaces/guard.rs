@@ -11,8 +11,8 @@ use vswitchd::lab::traffic::tcp_transfer;
 use crate::switch::{Switch, nft, outwards, wait_until};
 use crate::{Outcome, Test, ensure};
 
-/// The tests of this file.
-pub(crate) const TESTS: &[Test] =
+/// The tests of this file. They need the machine for themselves.
+pub(crate) const ALONE: &[Test] =
     &[("a_flushed_ruleset_resets_no_connection", a_flushed_ruleset_resets_no_connection)];
 
 fn a_flushed_ruleset_resets_no_connection() -> Outcome {

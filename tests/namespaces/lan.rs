@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use serde_json::Value;
-use vswitchd::addr::{Endpoint, MacAddr};
+use vswitchd::addr::{Endpoint, MacAddr, MacRange};
 use vswitchd::host::netlink;
 use vswitchd::host::netns::Netns;
 use vswitchd::lab::frames::Tap;
@@ -257,7 +257,11 @@ fn the_lans_dhcp_server_gives_addresses() -> Outcome {
         ensure!(ping(from, to, PATIENCE)?.is_some(), "{to} does not answer {from}");
     }
     // Two switches on one LAN must not give their containers the same MAC addresses.
-    ensure!(own_mac(&one)?.0[1] == 0x78 && own_mac(&one)? != own_mac(&two)?, "{}", own_mac(&one)?);
+    ensure!(
+        own_mac(&one)?.0[1] == MacRange::LanPort as u8 && own_mac(&one)? != own_mac(&two)?,
+        "{}",
+        own_mac(&one)?
+    );
     let leases = switch.list("dhcp leases")?;
     ensure!(leases.as_array().is_some_and(Vec::is_empty), "the switch has given some: {leases}");
     Ok(())

@@ -16,9 +16,12 @@ use crate::switch::{Switch, across, expect_nothing_left, inside, outwards, wait_
 use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
-pub(crate) const TESTS: &[Test] = &[
+pub(crate) const TESTS: &[Test] =
+    &[("a_killed_daemon_leaves_nothing_that_matters", a_killed_daemon_leaves_nothing_that_matters)];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     ("sigterm_under_load_leaves_nothing", sigterm_under_load_leaves_nothing),
-    ("a_killed_daemon_leaves_nothing_that_matters", a_killed_daemon_leaves_nothing_that_matters),
     ("a_dead_namespace_is_noticed", a_dead_namespace_is_noticed),
     ("a_port_comes_and_goes_under_load", a_port_comes_and_goes_under_load),
 ];

@@ -18,11 +18,13 @@ use crate::{Outcome, Test, ensure};
 pub(crate) const TESTS: &[Test] = &[
     ("a_rule_holds_at_once_and_drops_name_it", a_rule_holds_at_once_and_drops_name_it),
     ("a_publication_for_the_lan_is_for_the_lan", a_publication_for_the_lan_is_for_the_lan),
-    (
-        "thousands_of_rules_and_hundreds_of_publications_are_usable",
-        thousands_of_rules_and_hundreds_of_publications_are_usable,
-    ),
 ];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[(
+    "thousands_of_rules_and_hundreds_of_publications_are_usable",
+    thousands_of_rules_and_hundreds_of_publications_are_usable,
+)];
 
 fn a_rule_holds_at_once_and_drops_name_it() -> Outcome {
     let rig = Rig::new()?;

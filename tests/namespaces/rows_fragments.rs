@@ -52,11 +52,13 @@ pub(crate) const TESTS: &[Test] = &[
         "row_58_the_same_identification_from_two_containers",
         row_58_the_same_identification_from_two_containers,
     ),
-    (
-        "row_54_a_flood_of_fragments_harms_no_whole_packets",
-        row_54_a_flood_of_fragments_harms_no_whole_packets,
-    ),
 ];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[(
+    "row_54_a_flood_of_fragments_harms_no_whole_packets",
+    row_54_a_flood_of_fragments_harms_no_whole_packets,
+)];
 
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 2);
 /// The far router, on the server's link, and on the narrow one.

@@ -24,9 +24,13 @@ use crate::{Outcome, Test, ensure};
 pub(crate) const TESTS: &[Test] = &[
     ("row_09_a_port_speaks_for_itself_only", row_09_a_port_speaks_for_itself_only),
     ("row_14_a_port_that_goes_takes_its_entries_along", row_14_a_port_that_goes_takes_its_entries_along),
+    ("row_22_the_next_hop_moves_only_when_it_is_silent", row_22_the_next_hop_moves_only_when_it_is_silent),
+];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     ("row_15_two_workers_keep_the_order", row_15_two_workers_keep_the_order),
     ("row_16_a_storm_leaves_others_alone", row_16_a_storm_leaves_others_alone),
-    ("row_22_the_next_hop_moves_only_when_it_is_silent", row_22_the_next_hop_moves_only_when_it_is_silent),
     ("a_million_sources_hear_nothing_and_cost_nothing", a_million_sources_hear_nothing_and_cost_nothing),
 ];
 

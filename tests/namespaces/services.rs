@@ -22,12 +22,15 @@ use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
-    ("a_flood_of_queries_holds_up_nobody_else", a_flood_of_queries_holds_up_nobody_else),
     ("one_silent_target_holds_up_no_other_client", one_silent_target_holds_up_no_other_client),
     ("a_relayed_client_hears_its_container_alone", a_relayed_client_hears_its_container_alone),
     ("a_reserved_port_hears_processes_of_its_host_alone", a_reserved_port_hears_its_host_alone),
     ("a_read_only_state_directory_is_said_and_stops_nothing", read_only_state),
 ];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] =
+    &[("a_flood_of_queries_holds_up_nobody_else", a_flood_of_queries_holds_up_nobody_else)];
 
 /// The gateway's DNS.
 const DNS: SocketAddrV4 = SocketAddrV4::new(inside(1), 53);

@@ -208,7 +208,7 @@ pub(crate) fn nft(netns: &Netns, words: &[&str]) -> Result<String, Failed> {
     Ok(String::from_utf8(netns.spawn(&mut command)?.wait_with_output()?.stdout)?)
 }
 
-/// Waits until `condition` holds, and says how long that took.
+/// Waits until `condition` holds, and says how long that took, to a twentieth: whoever waits for long asks less often.
 pub(crate) fn wait_until(
     limit: Duration,
     what: &str,
@@ -217,7 +217,7 @@ pub(crate) fn wait_until(
     let begun = Instant::now();
     while !condition()? {
         ensure!(begun.elapsed() < limit, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(10));
+        thread::sleep((begun.elapsed() / 20).clamp(Duration::from_millis(10), Duration::from_millis(100)));
     }
     Ok(begun.elapsed())
 }

@@ -16,8 +16,8 @@ use vswitchd::port::exchange::{Exchange, Io};
 use crate::switch::{Switch, across, inwards, outwards};
 use crate::{Outcome, Test, ensure};
 
-/// The tests of this file.
-pub(crate) const TESTS: &[Test] = &[
+/// The tests of this file. They need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     ("a_gibibyte_arrives_by_io_uring", a_gibibyte_arrives_by_io_uring),
     ("a_gibibyte_arrives_by_plain_calls", || transfer("syscall", &["--io", "syscall", "--poll", "sleep"])),
     ("a_gibibyte_arrives_without_offload", a_gibibyte_arrives_without_offload),

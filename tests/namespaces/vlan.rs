@@ -25,12 +25,16 @@ use crate::{Outcome, Test, ensure};
 
 /// The tests of this file.
 pub(crate) const TESTS: &[Test] = &[
+    ("vlan::clients_of_others_get_addresses", clients_of_others_get_addresses),
+    ("vlan::with_the_machine_all_its_vlans_go", with_the_machine_all_its_vlans_go),
+];
+
+/// Those that need the machine for themselves.
+pub(crate) const ALONE: &[Test] = &[
     ("vlan::a_file_crosses_by_io_uring", || files_cross(&[], true)),
     ("vlan::a_file_crosses_by_plain_calls", || files_cross(&["--io", "syscall", "--poll", "sleep"], true)),
     ("vlan::a_file_crosses_without_offload", || files_cross(&["--offload", "off"], false)),
     ("vlan::a_device_is_a_trunk_as_well", a_device_is_a_trunk_as_well),
-    ("vlan::clients_of_others_get_addresses", clients_of_others_get_addresses),
-    ("vlan::with_the_machine_all_its_vlans_go", with_the_machine_all_its_vlans_go),
 ];
 
 const BACK: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);

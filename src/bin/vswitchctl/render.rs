@@ -461,7 +461,8 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
         return counts.to_string();
     }
     frames.sort_by_key(|(_, frame)| frame.age_seconds);
-    let mut samples = Table::new(&[">AGE", "REASON", "PORT", "TYPE", "SOURCE", "DESTINATION", "RULE"]);
+    let mut samples =
+        Table::new(&[">AGE", "REASON", "PORT", ">VLAN", "TYPE", "SOURCE", "DESTINATION", "RULE"]);
     for (drop, frame) in frames {
         let end = |ip: Option<IpAddr>, port: Option<u16>, mac: String| match (ip, port) {
             (Some(ip), Some(port)) => SocketAddr::new(ip, port).to_string(),
@@ -472,6 +473,7 @@ fn drops(drops: &[DropInfo], wide: bool) -> String {
             time(frame.age_seconds, wide),
             drop.reason.clone(),
             drop.port.clone(),
+            or_dash(frame.vid),
             or_dash(frame.proto.as_ref().or(frame.ethertype.as_ref())),
             end(frame.src, frame.sport, or_dash(frame.src_mac)),
             end(frame.dst, frame.dport, or_dash(frame.dst_mac)),
