@@ -68,7 +68,9 @@ impl<H: Host> Control<H> {
             aliases: self.snapshot().port(first.id).map(|port| port.aliases.clone()).unwrap_or_default(),
             dns: false,
         };
-        self.plug(new, now)
+        let made = self.plug(new, now)?;
+        self.prefer_a_way_out(&connect.port);
+        Ok(made)
     }
 
     /// Where another interface of a port is to be made.
@@ -150,16 +152,38 @@ impl<H: Host> Control<H> {
         Ok(1)
     }
 
-    /// Gives the default route to the first interface of a port that can have it.
+    /// Gives the default route to the first interface of a port that can have it: one that leads out, if there is one.
     pub(super) fn pass_default_route_on(&mut self, name: &Name) {
         let snapshot = self.snapshot();
-        let leads_out = |record: &&PortRecord| {
-            let network = snapshot.network(record.network);
-            network.is_some_and(|network| can_lead_out(record, network))
+        let candidates = self.ports.all(name).iter().filter_map(|record| {
+            let network = snapshot.network(record.network)?;
+            can_have_default_route(record, network).then_some((record, network))
+        });
+        let first = candidates.min_by_key(|(_, network)| network.mode == NetworkMode::Internal);
+        if let Some((record, network)) = first {
+            self.set_default_route(&record.clone(), Some(network));
+        }
+    }
+
+    /// Moves a port's default route from an internal network, which it leads nowhere but to what rules allow, to one
+    /// that leads out, if the port is on one.
+    pub(super) fn prefer_a_way_out(&mut self, name: &Name) {
+        let snapshot = self.snapshot();
+        let leads_out = |record: &PortRecord| {
+            snapshot.network(record.network).is_some_and(|network| network.mode != NetworkMode::Internal)
         };
-        let Some(record) = self.ports.all(name).iter().find(leads_out) else { return };
-        let Some(network) = snapshot.network(record.network) else { return };
-        self.set_default_route(&record.clone(), Some(network));
+        let all = self.ports.all(name);
+        let Some(holder) = all.iter().find(|record| record.has_default_route && !leads_out(record)) else {
+            return;
+        };
+        let could_have = |record: &&PortRecord| {
+            let network = snapshot.network(record.network);
+            leads_out(record) && network.is_some_and(|network| can_have_default_route(record, network))
+        };
+        if all.iter().any(|record| could_have(&record)) {
+            self.set_default_route(&holder.clone(), None);
+            self.pass_default_route_on(name);
+        }
     }
 
     /// Makes the container's default route lead out by an interface, to a network's gateway, or not at all.
@@ -226,16 +250,17 @@ impl<H: Host> Control<H> {
         Ok(1)
     }
 
-    fn host_port_of(&self, network: &Network) -> Option<(&Name, &PortRecord)> {
+    /// The port by which the host is on a network.
+    pub(super) fn host_port_of(&self, network: &Network) -> Option<(&Name, &PortRecord)> {
         let is_host = |record: &PortRecord| matches!(record.attachment, Attachment::Host { .. });
         self.ports.on_network(network.id).find(|(_, record)| is_host(record))
     }
 }
 
-/// Whether a default route can lead out by this interface.
-pub(super) fn can_lead_out(record: &PortRecord, network: &Network) -> bool {
+/// Whether the default route can be by this interface.
+pub(super) fn can_have_default_route(record: &PortRecord, network: &Network) -> bool {
     let is_ours = matches!(record.attachment, Attachment::Netns { .. }) && !record.no_address;
-    is_ours && record.ip.is_some() && network.router.is_some() && network.mode != NetworkMode::Internal
+    is_ours && record.ip.is_some() && network.router.is_some()
 }
 
 /// Whether a `connect` of a port that is connected asks for that very interface.

@@ -276,6 +276,10 @@ impl<H: Host> Control<H> {
                 DhcpSetting::Domain(domain) => settings.domain = domain.map(String::from),
                 DhcpSetting::Search(list) => settings.search = list.into_iter().map(String::from).collect(),
                 DhcpSetting::Routes(list) => {
+                    // The router 0.0.0.0 stands for the link itself (RFC 3442).
+                    for Route { via, .. } in list.iter().filter(|route| !route.via.is_unspecified()) {
+                        check_host_address(network.subnet, *via, "router")?;
+                    }
                     settings.routes = list.into_iter().map(|Route { prefix, via }| (prefix, via)).collect();
                 }
             }

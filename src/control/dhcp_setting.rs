@@ -54,12 +54,19 @@ impl FromStr for Route {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let parsed = text.split_once(':').and_then(|(prefix, via)| {
-            Some(Route { prefix: prefix.parse::<Ipv4Net>().ok()?.trunc(), via: via.parse().ok()? })
-        });
-        parsed.ok_or_else(|| {
+        let parsed = text
+            .split_once(':')
+            .and_then(|(prefix, via)| Some(Route { prefix: prefix.parse().ok()?, via: via.parse().ok()? }));
+        let route = parsed.ok_or_else(|| {
             Error::usage(text, "not a route", "write PREFIX:ROUTER, like 10.9.0.0/16:10.1.0.2")
-        })
+        })?;
+        let prefix = route.prefix.trunc();
+        if prefix == route.prefix {
+            Ok(route)
+        } else {
+            let hint = format_args!("write {}", Route { prefix, ..route });
+            Err(Error::usage(text, "has bits behind the prefix", hint))
+        }
     }
 }
 
@@ -134,7 +141,8 @@ impl DhcpSetting {
     /// Checks what can be checked without the network that it is for.
     ///
     /// # Errors
-    /// `Usage` for a time out of range, a range that runs backwards, and a list that is too long.
+    /// `Usage` for a time out of range, a range that runs backwards, servers that none can be, and a list that is too
+    /// long.
     pub fn check(&self) -> Result<(), Error> {
         let length = match self {
             DhcpSetting::Lease(seconds) if !DHCP_LEASE_RANGE.contains(seconds) => {
@@ -146,7 +154,14 @@ impl DhcpSetting {
                 let what = format_args!("{first}-{last}");
                 return Err(Error::usage(what, "the range runs backwards", "write the lower address first"));
             }
-            DhcpSetting::Dns(Some(list)) | DhcpSetting::Ntp(list) => list.len(),
+            DhcpSetting::Dns(Some(list)) | DhcpSetting::Ntp(list) => {
+                let is_none = |ip: &&Ipv4Addr| ip.is_unspecified() || ip.is_broadcast() || ip.is_loopback();
+                if let Some(ip) = list.iter().find(is_none) {
+                    let why = "nobody reaches a server at this address";
+                    return Err(Error::usage(ip, why, "give the server's own address, or an empty list"));
+                }
+                list.len()
+            }
             DhcpSetting::Search(list) => list.len(),
             DhcpSetting::Routes(list) => list.len(),
             DhcpSetting::On
@@ -193,9 +208,11 @@ mod tests {
         {
             assert!(wrong.parse::<DhcpSetting>().is_err(), "{wrong}");
         }
-        for wrong in ["lease=1", "range=10.0.0.9-10.0.0.8"] {
+        let cut = "routes=10.9.0.1/16:10.0.0.2".parse::<DhcpSetting>().unwrap_err();
+        assert_eq!(cut.hint, "write 10.9.0.0/16:10.0.0.2");
+        for wrong in ["lease=1", "range=10.0.0.9-10.0.0.8", "dns=0.0.0.0", "dns=10.0.0.1,127.0.0.53"] {
             assert!(wrong.parse::<DhcpSetting>().unwrap().check().is_err(), "{wrong}");
         }
-        assert!(DhcpSetting::Ntp(vec![Ipv4Addr::LOCALHOST; DHCP_LIST_MAX + 1]).check().is_err());
+        assert!(DhcpSetting::Ntp(vec![Ipv4Addr::new(10, 0, 0, 1); DHCP_LIST_MAX + 1]).check().is_err());
     }
 }

@@ -414,9 +414,13 @@ fn settings_are_told_to_clients_at_once() {
     let offer = say(&mut control, "vm1", NOW, &short).unwrap();
     assert_eq!(read(&offer).1.seconds(code::LEASE_TIME), Some(60), "a client may want less");
 
-    for wrong in
-        [r#"{"lease":1}"#, r#"{"range":["10.2.0.1","10.2.0.9"]}"#, r#"{"range":["10.1.0.9","10.1.0.8"]}"#]
-    {
+    for wrong in [
+        r#"{"lease":1}"#,
+        r#"{"range":["10.2.0.1","10.2.0.9"]}"#,
+        r#"{"range":["10.1.0.9","10.1.0.8"]}"#,
+        r#"{"routes":[{"prefix":"10.9.0.0/16","via":"10.2.0.2"}]}"#,
+        r#"{"dns":["0.0.0.0"]}"#,
+    ] {
         let body = format!(r#"{{"name":"default","settings":["off",{wrong}]}}"#);
         ask(&mut control, "network dhcp", &body).unwrap_err();
         let Response::Dhcp(info) = ask(&mut control, "network dhcp", r#"{"name":"default"}"#).unwrap() else {

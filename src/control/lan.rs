@@ -172,7 +172,7 @@ impl<H: Host> Control<H> {
             return Err(Error::exists(ifname, why, "bridge another interface, or use --uplink-mode bridge"));
         }
         let name: Name = ifname.parse()?;
-        let taken = self.ports.iter().find(|(port, record)| **port == name || record.opens(ifname));
+        let taken = self.ports.iter().find(|(port, record)| **port == name || record.holds(ifname));
         match taken {
             Some((port, _)) => {
                 Err(Error::exists(ifname, format_args!("is port {port} already"), "choose another interface"))

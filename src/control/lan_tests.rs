@@ -194,7 +194,7 @@ fn what_is_dumped_changes_nothing() {
         (applied.changes, applied.faults)
     };
     assert_eq!(apply(&mut control, &text), (vec![], vec![]));
-    let (changes, faults) = apply(&mut control, "");
+    let (changes, faults) = apply(&mut control, "[[network]]\nname = \"default\"\n");
     assert_eq!(faults, []);
     assert!(changes.contains(&"network rm lan --if-exists".to_owned()), "{changes:?}");
     assert!(control.lans.is_empty());

@@ -37,6 +37,7 @@ mod network_tests;
 mod networks;
 mod observe;
 mod policies;
+mod policy_check;
 pub mod policy_spec;
 #[cfg(test)]
 mod policy_tests;

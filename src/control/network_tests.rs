@@ -272,7 +272,7 @@ fn a_network_is_changed_live_and_wholly() {
     let error = refused(&mut control, "publish add", r#"{"spec":"8080:80","to":"web"}"#);
     assert!(error.why.contains("by its own address"), "{error}");
     set(&mut control, r#"{"mode":"internal"}"#);
-    assert_eq!((gateway(&control, 1), gateway(&control, 2), is_routed(&control)), (None, None, false));
+    assert_eq!((gateway(&control, 1), is_routed(&control)), (ip(1, 1), false), "for other networks");
     set(&mut control, r#"{"mode":"nat"}"#);
     assert_eq!((gateway(&control, 1), gateway(&control, 2)), (ip(1, 1), ip(1, 1)));
     publish(&mut control, r#"{"spec":"8080:80","to":"web"}"#);

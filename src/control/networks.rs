@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::Ipv4Net;
 
 use super::apply::Control;
-use super::connect::can_lead_out;
+use super::connect::can_have_default_route;
 use super::error::Error;
 use super::host::Host;
 use super::name::{IfName, Name};
@@ -203,7 +203,7 @@ impl<H: Host> Control<H> {
             ports.iter().for_each(|port| snapshot.set_port(Port { mtu, ..Port::clone(port) }));
         });
         if mode != before.mode
-            && let Err(error) = self.change_mode(&before, mode, now)
+            && let Err(error) = self.change_mode(&before, now)
         {
             let back: Vec<_> = sizes.iter().map(|&(id, before, now)| (id, now, before)).collect();
             self.resize(&back).unwrap_or_else(|error| log::warn!("{error}"));
@@ -243,7 +243,7 @@ impl<H: Host> Control<H> {
     }
 
     /// What follows from another mode: the guard, connections that were translated otherwise, default routes.
-    fn change_mode(&mut self, before: &Network, mode: NetworkMode, now: Time) -> Result<(), Error> {
+    fn change_mode(&mut self, before: &Network, now: Time) -> Result<(), Error> {
         self.renew_guard()?;
         // Whoever translates as before has done so when this returns.
         self.host.settle();
@@ -252,14 +252,11 @@ impl<H: Host> Control<H> {
         let records: Vec<_> =
             self.ports.on_network(before.id).map(|(name, r)| (name.clone(), r.clone())).collect();
         for (name, record) in records {
-            if mode == NetworkMode::Internal && record.has_default_route {
-                self.set_default_route(&record, None);
-                self.pass_default_route_on(&name);
-            }
             let has_one = self.ports.all(&name).iter().any(|record| record.has_default_route);
-            if can_lead_out(&record, &network) && !has_one {
+            if can_have_default_route(&record, &network) && !has_one {
                 self.set_default_route(&record, Some(&network));
             }
+            self.prefer_a_way_out(&name);
         }
         Ok(())
     }
@@ -303,11 +300,23 @@ impl<H: Host> Control<H> {
             network.ports.iter().filter(|port| self.bridged_by(**port).is_none()).copied().collect();
         if let Some(&port) = on_it.first() {
             let name = self.port_name(port);
-            let why = format_args!("has {} ports, {name} among them", on_it.len());
-            return Err(Error::exists(&rm.name, why, "remove them first: vswitchctl port rm"));
+            let why = match on_it.len() {
+                1 => format!("port {name} is on it"),
+                count => format!("has {count} ports, {name} among them"),
+            };
+            let hint = "remove them first: vswitchctl port rm, or vswitchctl network disconnect";
+            return Err(Error::exists(&rm.name, why, hint));
         }
         self.lan_close(network.id, now);
-        self.shared.publish(|snapshot| snapshot.remove_network(network.id));
+        self.shared.publish(|snapshot| {
+            snapshot.remove_network(network.id);
+            // There is no such pair any more; rules stay, for what has the name next.
+            let mut defaults = snapshot.policy.defaults().clone();
+            defaults.forget(&network.name);
+            if defaults != *snapshot.policy.defaults() {
+                snapshot.policy = Arc::new(snapshot.policy.with_defaults(defaults));
+            }
+        });
         self.dhcp.close(network.id);
         self.book.forget(&rm.name);
         // The uplink may have been in its way.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::apply::Control;
 use super::error::Error;
 use super::host::Host;
+use super::name::Name;
 use super::request::{CtFilter, CtTimeouts, Drops, FdbAdd, FdbAgeing, FdbDel, FdbFlush, FdbShow};
 use super::response::{
     ConnectionInfo, ConnectionStats, Counts, DropInfo, DroppedFrame, FdbEntry, Limits, NeighborInfo,
@@ -13,7 +14,7 @@ use super::response::{
 };
 use super::samples;
 use super::uplink::UplinkRecord;
-use crate::addr::{Endpoint, PortId, Protocol};
+use crate::addr::{Endpoint, MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::Totals;
 use crate::drops::DropReason;
@@ -117,6 +118,10 @@ impl<H: Host> Control<H> {
             let why = format_args!("is the gateway of network {}", network.name);
             return Err(Error::exists(add.mac, why, "use the station's own address"));
         }
+        if let Some(holder) = self.holder(add.mac, port.network).filter(|holder| **holder != add.port) {
+            let why = format_args!("is the address of port {holder}");
+            return Err(Error::exists(add.mac, why, "use the station's own address"));
+        }
         if !network.fdb.add_static(add.mac, port.id, now) {
             return Err(Error::failed(
                 &network.name,
@@ -132,10 +137,24 @@ impl<H: Host> Control<H> {
         let snapshot = self.snapshot();
         let networks = snapshot.networks.iter().flatten();
         let networks = networks.filter(|network| only.as_ref().is_none_or(|only| only.id == network.id));
+        if let Some(holder) = networks.clone().find_map(|network| self.holder(del.mac, network.id)) {
+            let why = format_args!("is the address of port {holder}");
+            return Err(Error::exists(
+                del.mac,
+                why,
+                format_args!("vswitchctl port rm {holder} takes it away"),
+            ));
+        }
         match networks.filter(|network| network.fdb.remove(del.mac)).count() {
             0 => Err(Error::not_found(del.mac, "no such entry", "see vswitchctl fdb show")),
             removed => Ok(removed),
         }
+    }
+
+    /// The port that has a MAC address on a network as its own.
+    fn holder(&self, mac: MacAddr, network: NetworkId) -> Option<&Name> {
+        let mut on_it = self.ports.on_network(network);
+        on_it.find_map(|(name, record)| (record.mac == Some(mac)).then_some(name))
     }
 
     pub(super) fn fdb_flush(&self, flush: &FdbFlush) -> Result<usize, Error> {

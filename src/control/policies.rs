@@ -12,15 +12,15 @@ use super::apply::Control;
 use super::error::Error;
 use super::host::Host;
 use super::policy_spec::{NameOf, PlaceSpec, Places, PortRange, WhichRule};
-use super::request::{PolicyAdd, PolicyCheck, PolicyDefault, PolicyRm, Request};
-use super::response::{CheckInfo, DefaultInfo, RuleInfo};
+use super::request::{PolicyAdd, PolicyDefault, PolicyRm, Request};
+use super::response::{DefaultInfo, RuleInfo};
 use super::rules::{is_named, is_there, too_many};
 use crate::addr::{Endpoint, NetworkId, Protocol};
 use crate::clock::Time;
 use crate::limits::RULES_MAX;
-use crate::snapshot::{NetworkMode, Snapshot, Uplink};
+use crate::snapshot::Snapshot;
 use crate::table::conntrack::{Info, Nat};
-use crate::table::policy::{Action, End, Listed, Place, Policy, Question, Rule, Ruling, Zone};
+use crate::table::policy::{Action, Listed, Place, Policy, Question, Rule, Ruling};
 
 /// What happens between two networks where nothing is said about them.
 pub(super) fn usual_default(from: &str, to: &str) -> Action {
@@ -168,55 +168,6 @@ impl<H: Host> Control<H> {
         Ok(defaults.iter().map(info).collect())
     }
 
-    /// What decides about a connection, as the data plane would.
-    ///
-    /// # Errors
-    /// `NotFound` for a place that is not there, `Usage` if the protocol and the port do not go together.
-    pub(super) fn policy_check(&self, check: &PolicyCheck) -> Result<CheckInfo, Error> {
-        let port = match (check.proto, check.port) {
-            (Protocol::Icmp, None) => 0,
-            (Protocol::Icmp, Some(port)) => {
-                return Err(Error::usage(port, "ICMP has no ports", "leave it out"));
-            }
-            (Protocol::Tcp | Protocol::Udp, Some(port)) => port,
-            (protocol @ (Protocol::Tcp | Protocol::Udp), None) => {
-                return Err(Error::usage(protocol, "needs a port", format_args!("write {protocol} PORT")));
-            }
-        };
-        let snapshot = self.snapshot();
-        let inside = |spec| self.end(&snapshot, spec, None).ok()?.network;
-        let network = inside(&check.from).or_else(|| inside(&check.to));
-        let network = network.and_then(|name| self.network(name).ok());
-        let by = network.and_then(|network| snapshot.uplink_of(&network)).or(snapshot.uplinks.first());
-        let by = by.map(|uplink| &**uplink);
-        let (from, to) = (self.end(&snapshot, &check.from, by)?, self.end(&snapshot, &check.to, by)?);
-        let question = Question { from, to, protocol: Some(check.proto), port };
-        let verdict = verdict(&snapshot, &question);
-        let listed = verdict.rule().and_then(|number| Some((number, snapshot.policy.rules().get(number)?)));
-        let why = match (verdict, listed) {
-            (_, Some((number, listed))) => {
-                let info = self.rule_info(number, listed, 0);
-                let name = info.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
-                format!("rule {}{name}: {}", info.n, describe(&info))
-            }
-            (Verdict::NoWayOut, _) => "the network is internal and has no way out".to_owned(),
-            (Verdict::Unpublished, _) => "nothing is published that leads there".to_owned(),
-            (Verdict::Ruled(Ruling::Default(_)), _) => "the default of the two networks".to_owned(),
-            (Verdict::Ruled(Ruling::Isolated), _) => {
-                "networks do not reach each other unless a rule allows it".to_owned()
-            }
-            (Verdict::Ruled(Ruling::Open | Ruling::Rule(..)), _) => "no rule speaks against it".to_owned(),
-        };
-        let action = verdict.action();
-        Ok(CheckInfo {
-            action,
-            by: verdict.as_str().to_owned(),
-            rule: listed.map(|(number, _)| number + 1),
-            name: listed.and_then(|(_, listed)| listed.name.clone()),
-            text: format!("{}: {why}", action.as_str()),
-        })
-    }
-
     /// The number of the rule that refuses a connection, from 1.
     pub(super) fn refusing_rule(&self, question: &Question<'_>) -> Option<usize> {
         match self.snapshot().policy.judge(question) {
@@ -315,7 +266,7 @@ impl<H: Host> Control<H> {
         Err(Error::usage(format_args!("network {}", network.name), why, hint))
     }
 
-    fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
+    pub(super) fn place(&self, spec: &PlaceSpec) -> Result<Place, Error> {
         let (of, name) = match spec {
             PlaceSpec::Internet => return Ok(Place::Internet),
             PlaceSpec::Lan => return Ok(Place::Lan),
@@ -332,55 +283,16 @@ impl<H: Host> Control<H> {
             }
             (Some(_), None) => Ok(Place::Network(name.to_string())),
             (None, Some(_)) => Ok(Place::Port(name.to_string())),
+            // One that is yet to come, or will come back.
+            (None, None) if of == NameOf::Network => Ok(Place::Network(name.to_string())),
+            (None, None) if of == NameOf::Port => Ok(Place::Port(name.to_string())),
             (None, None) => {
-                let why = match of {
-                    NameOf::Either => "no such network or port",
-                    NameOf::Network => "no such network",
-                    NameOf::Port => "no such port",
-                };
-                Err(Error::not_found(name, why, "see vswitchctl network ls and vswitchctl port ls"))
+                let hint = format_args!(
+                    "see vswitchctl network ls and vswitchctl port ls; for one to come, write port:{name} or network:{name}"
+                );
+                Err(Error::not_found(name, "no such network or port", hint))
             }
         }
-    }
-
-    /// An end of a connection that is asked about, which if it is outside is reached by this uplink. A whole network has no single address: what a rule says of a part
-    /// of its prefix is not about it.
-    fn end<'a>(
-        &'a self,
-        snapshot: &'a Snapshot,
-        spec: &PlaceSpec,
-        by: Option<&Uplink>,
-    ) -> Result<End<'a>, Error> {
-        let outside = |ip, zone| End { ip, zone, port: None, network: None };
-        let address = by.and_then(|uplink| uplink.address);
-        Ok(match self.place(spec)? {
-            Place::Internet => outside(std::net::Ipv4Addr::UNSPECIFIED, Zone::Internet),
-            Place::Lan => {
-                let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.network());
-                outside(ip, Zone::Lan)
-            }
-            Place::Host => {
-                let ip = address.map_or(std::net::Ipv4Addr::UNSPECIFIED, |link| link.addr());
-                outside(ip, Zone::Host)
-            }
-            Place::Prefix(prefix) if prefix.prefix_len() == 32 => snapshot.end(prefix.addr(), by),
-            Place::Prefix(prefix) => {
-                return Err(Error::usage(prefix, "not one end of a connection", "give an address"));
-            }
-            Place::Network(name) => {
-                let network = snapshot.networks.iter().flatten().find(|network| network.name == name);
-                let gone = || Error::not_found(&name, "no such network", "see vswitchctl network ls");
-                let network = network.ok_or_else(gone)?;
-                let ip = network.subnet.network();
-                End { ip, zone: Zone::Inside, port: None, network: Some(&network.name) }
-            }
-            Place::Port(name) => {
-                let gone = || Error::not_found(&name, "no such port", "see vswitchctl port ls");
-                let record = self.port(&name.parse()?)?;
-                let port = snapshot.port(record.id).ok_or_else(gone)?;
-                snapshot.end_at(port, port.ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED))
-            }
-        })
     }
 
     pub(super) fn rule_info(&self, number: usize, listed: &Listed, connections: usize) -> RuleInfo {
@@ -400,20 +312,22 @@ impl<H: Host> Control<H> {
 
     /// Places as they can be written again.
     fn places_text(&self, places: &[Place]) -> String {
-        // With the kind, where the name alone would mean something else.
-        let named = |kind: &str, name: &str| {
+        // With the kind, where the name alone would mean something else, or nothing because what has it is gone.
+        let named = |kind: NameOf, name: &str| {
             let is_word = matches!(name.parse(), Ok(spec) if !matches!(spec, PlaceSpec::Named(..)));
             let is_network = self.network(name).is_ok();
             let is_port = name.parse().is_ok_and(|name| self.ports.contains_key(&name));
-            if is_word || name == "any" || (is_network && is_port) {
-                format!("{kind}:{name}")
-            } else {
-                name.to_owned()
-            }
+            let (is_it, is_other) = match kind {
+                NameOf::Port => (is_port, is_network),
+                NameOf::Network | NameOf::Either => (is_network, is_port),
+            };
+            let is_clear = is_it && !is_other && !is_word && name != "any";
+            let kind = if is_clear { NameOf::Either } else { kind };
+            name.parse().map_or_else(|_| name.to_owned(), |name| PlaceSpec::Named(kind, name).to_string())
         };
         let text = |place: &Place| match place {
-            Place::Network(name) => named("network", name),
-            Place::Port(name) => named("port", name),
+            Place::Network(name) => named(NameOf::Network, name),
+            Place::Port(name) => named(NameOf::Port, name),
             Place::Prefix(prefix) => PlaceSpec::Prefix(*prefix).to_string(),
             Place::Internet => PlaceSpec::Internet.to_string(),
             Place::Lan => PlaceSpec::Lan.to_string(),
@@ -469,82 +383,4 @@ fn question<'a>(snapshot: &'a Snapshot, connection: &Info, pairs: &Hairpins) -> 
         _ => snapshot.end(from.ip, by),
     };
     Some(Question { from, to: snapshot.end(to.ip, by), protocol: Some(protocol), port: to.port })
-}
-
-/// What decides about a connection.
-#[derive(Debug, Clone, Copy)]
-enum Verdict {
-    /// The policy.
-    Ruled(Ruling),
-    /// It would be allowed, but the network is internal.
-    NoWayOut,
-    /// It would be allowed, but nothing that is published leads there.
-    Unpublished,
-}
-
-impl Verdict {
-    fn action(self) -> Action {
-        match self {
-            Verdict::Ruled(ruling) => ruling.action(),
-            Verdict::NoWayOut | Verdict::Unpublished => Action::Deny,
-        }
-    }
-
-    /// The place of the rule that it is, if it is one.
-    fn rule(self) -> Option<usize> {
-        match self {
-            Verdict::Ruled(Ruling::Rule(number, _)) => Some(number),
-            Verdict::Ruled(_) | Verdict::NoWayOut | Verdict::Unpublished => None,
-        }
-    }
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Verdict::Ruled(Ruling::Rule(..)) => "rule",
-            Verdict::Ruled(Ruling::Default(_)) => "default",
-            Verdict::Ruled(Ruling::Isolated) => "isolation",
-            Verdict::Ruled(Ruling::Open) => "open",
-            Verdict::NoWayOut => "internal",
-            Verdict::Unpublished => "unpublished",
-        }
-    }
-}
-
-/// What decides about a connection: the policy, or that there is no way anyhow.
-fn verdict(snapshot: &Snapshot, question: &Question<'_>) -> Verdict {
-    let &Question { from, to, protocol, port } = question;
-    let mode = |end: End<'_>| {
-        let mut networks = snapshot.networks.iter().flatten();
-        networks.find(|network| Some(network.name.as_str()) == end.network).map(|network| network.mode)
-    };
-    let is_outside = |end: End<'_>| matches!(end.zone, Zone::Lan | Zone::Internet);
-    let is_published = || {
-        let called = Endpoint::new(to.ip, port);
-        let mut publications = snapshot.publications.iter().filter(|p| Some(p.protocol) == protocol);
-        publications.any(|p| p.ports.clone().any(|port| p.targets_at(port).any(|t| t.endpoint == called)))
-    };
-    let ruling = snapshot.policy.judge(question);
-    if ruling.action() == Action::Allow {
-        if is_outside(to) && mode(from) == Some(NetworkMode::Internal) {
-            return Verdict::NoWayOut;
-        }
-        let called = is_outside(from) && to.zone == Zone::Inside;
-        let is_reached = matches!(mode(to), Some(NetworkMode::Routed | NetworkMode::Bridge));
-        if called && !is_reached && !is_published() {
-            return Verdict::Unpublished;
-        }
-    }
-    Verdict::Ruled(ruling)
-}
-
-/// A rule in the words of the command line.
-fn describe(rule: &RuleInfo) -> String {
-    let mut text = format!("{} from {} to {}", rule.action.as_str(), rule.from, rule.to);
-    if let Some(protocol) = rule.proto {
-        text.push_str(&format!(" {protocol}"));
-    }
-    if let Some(ports) = &rule.dport {
-        text.push_str(&format!(" port {ports}"));
-    }
-    text
 }

@@ -5,11 +5,12 @@
 //! place  = "internet" | "lan" | "host" | prefix | address | [ "network:" | "port:" ] name
 //! ```
 //!
-//! A name is a network's or a port's; which, has to be said only where there is one of each. The three words are what
-//! they say, also where a network has such a name.
+//! A name is a network's or a port's; which, has to be said only where there is one of each, or neither: a rule may be
+//! there before its container is, and stays when that is gone. The three words are what they say, also where a network
+//! has such a name.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::Error;
 use super::name::{Name, as_text};
-use super::publish_spec::{parse_range, write_range};
+use super::publish_spec::{GRAMMAR, parse_range, write_range};
 use crate::limits::{NAME_MAX, RULE_PLACES_MAX};
 
 /// What a name in a rule may be the name of.
@@ -56,6 +57,10 @@ impl FromStr for PlaceSpec {
             "lan" => return Ok(PlaceSpec::Lan),
             "host" => return Ok(PlaceSpec::Host),
             _ => {}
+        }
+        if is_ipv6(text) {
+            let why = "IPv6 is switched, not routed, and rules have no addresses of it";
+            return Err(Error::usage(text, why, "name the ports or the networks that are meant"));
         }
         if let Some(name) = text.strip_prefix("network:") {
             return name.parse().map(|name| PlaceSpec::Named(NameOf::Network, name));
@@ -99,6 +104,12 @@ impl fmt::Display for PlaceSpec {
     }
 }
 
+/// Whether it is an IPv6 address or prefix.
+fn is_ipv6(text: &str) -> bool {
+    let (address, _) = text.split_once('/').unwrap_or((text, ""));
+    address.parse::<Ipv6Addr>().is_ok()
+}
+
 /// Where an end of a connection may be: at one of some places, or anywhere, which is none of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Places(pub Vec<PlaceSpec>);
@@ -140,7 +151,12 @@ impl FromStr for PortRange {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        parse_range(text, text).map(PortRange)
+        parse_range(text, text).map(PortRange).map_err(|mut error| {
+            if error.hint == GRAMMAR {
+                error.hint = "write PORT or FIRST-LAST; several take several rules".into();
+            }
+            error
+        })
     }
 }
 
@@ -258,7 +274,9 @@ mod tests {
             ("any,web", ""),
             ("10.0.0.1/8", "has bits behind the prefix"),
             ("10.0.0/8", "not an IPv4 prefix"),
-            ("2001:db8::1", "not a place"),
+            ("2001:db8::1", "IPv6 is switched, not routed, and rules have no addresses of it"),
+            ("fd00::/8,web", "IPv6 is switched, not routed, and rules have no addresses of it"),
+            ("ip:web", "not a place"),
             ("port:", "not a name"),
             ("a b", "not a name"),
         ] {
@@ -293,8 +311,17 @@ mod tests {
         for text in ["80", "8000-8099"] {
             assert_eq!(text.parse::<PortRange>().unwrap().to_string(), text);
         }
-        for wrong in ["", "0", "90-80", "http", "80-", "65536"] {
-            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        for (wrong, hint) in [
+            ("", "write PORT"),
+            ("http", "write PORT"),
+            ("80-", "write PORT"),
+            ("80,443", "several rules"),
+            ("90-80", "write 80-90"),
+            ("0", "from 1 to 65535"),
+            ("65536", "from 1 to 65535"),
+        ] {
+            let error = wrong.parse::<PortRange>().unwrap_err();
+            assert!(error.hint.contains(hint), "{wrong}: {error}");
         }
     }
 }

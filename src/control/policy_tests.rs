@@ -111,8 +111,6 @@ fn a_rule_that_means_nothing_is_refused() {
     network(&mut control, r#"{"name":"lan","subnet":"10.4.0.0/24"}"#);
     for (body, kind, says) in [
         (r#"{"action":"deny","from":"wbe"}"#, Kind::NotFound, "no such network or port"),
-        (r#"{"action":"deny","from":"network:db"}"#, Kind::NotFound, "no such network"),
-        (r#"{"action":"deny","to":"port:blue"}"#, Kind::NotFound, "no such port"),
         (r#"{"action":"deny","to":"web"}"#, Kind::Usage, "network and of a port"),
         (r#"{"action":"deny","from":"internet","to":"lan,internet"}"#, Kind::Usage, "both ends are outside"),
         (r#"{"action":"deny","proto":"icmp","dport":"80"}"#, Kind::Usage, "ICMP has no ports"),
@@ -140,10 +138,28 @@ fn a_rule_outlives_what_it_names() {
     assert_eq!(check(&mut control, asked).rule, Some(1));
     ask(&mut control, "port rm", r#"{"name":"web"}"#).unwrap();
     assert_eq!(check(&mut control, asked).by, "open");
-    assert_eq!(rules(&mut control)[0].from, "web");
+    // Which it would have to be, if it were written anew.
+    assert_eq!(rules(&mut control)[0].from, "port:web");
     // And it holds from the first packet on when that is back.
     port(&mut control, r#"{"name":"web","netns":"red","ip":"10.1.0.2"}"#);
     assert_eq!(check(&mut control, asked).rule, Some(1));
+    assert_eq!(rules(&mut control)[0].from, "web");
+}
+
+#[test]
+fn a_rule_may_be_there_first() {
+    let mut control = populated();
+    let error = refused(&mut control, "policy add", r#"{"action":"deny","from":"guest"}"#);
+    assert!(error.hint.contains("port:guest"), "{error}");
+    let rule = add(&mut control, r#"{"action":"deny","from":"port:guest,network:web","to":"internet"}"#);
+    assert_eq!(rule.from, "port:guest,network:web", "a port is called web, which is not meant");
+    let asked = r#"{"from":"10.1.0.9","to":"internet","proto":"icmp"}"#;
+    assert_eq!(check(&mut control, asked).by, "open");
+    let nobody = r#"{"from":"port:guest","to":"internet","proto":"icmp"}"#;
+    assert_eq!(refused(&mut control, "policy check", nobody).kind, Kind::NotFound);
+    port(&mut control, r#"{"name":"guest","tap":"tap7","ip":"10.1.0.9"}"#);
+    assert_eq!(check(&mut control, asked).rule, Some(1));
+    assert_eq!(rules(&mut control)[0].from, "guest,network:web");
 }
 
 #[test]
@@ -168,12 +184,25 @@ fn a_check_says_what_decides() {
         ("web", "db", r#""icmp""#, Action::Allow, "open", None),
         ("vault", "internet", r#""icmp""#, Action::Deny, "internal", None),
         ("internet", "web", r#""tcp","port":80"#, Action::Allow, "open", None),
+        // At the host's address: what is published there is the container's, and all else is not for containers.
+        ("app", "192.0.2.5", r#""tcp","port":22"#, Action::Deny, "host-service", None),
+        ("app", "host", r#""udp","port":22"#, Action::Deny, "host-service", None),
+        ("app", "host", r#""icmp""#, Action::Allow, "open", None),
+        ("app", "192.0.2.5", r#""tcp","port":8080"#, Action::Deny, "isolation", None),
+        ("db", "192.0.2.5", r#""tcp","port":8080"#, Action::Allow, "open", None),
+        ("8.8.8.8", "192.0.2.5", r#""tcp","port":8080"#, Action::Allow, "open", None),
+        ("vault", "192.0.2.5", r#""icmp""#, Action::Deny, "internal", None),
+        // Its own gateway is at hand, and so is a host port.
+        ("app", "10.2.0.1", r#""udp","port":53"#, Action::Allow, "open", None),
         ("internet", "web", r#""tcp","port":81"#, Action::Deny, "unpublished", None),
         ("8.8.8.8", "db", r#""icmp""#, Action::Deny, "unpublished", None),
     ] {
         let found = check(&mut control, &format!(r#"{{"from":"{from}","to":"{to}","proto":{what}}}"#));
         assert_eq!((found.action, found.by.as_str(), found.rule), (action, by, rule), "{from} {to} {what}");
     }
+    ask(&mut control, "network host-port", r#"{"network":"blue"}"#).unwrap();
+    let host = r#"{"from":"app","to":"host","proto":"tcp","port":22}"#;
+    assert_eq!(check(&mut control, host).by, "open");
     let found = check(&mut control, r#"{"from":"web","to":"app","proto":"tcp","port":80}"#);
     assert_eq!(found.text, "allow: rule 1 (front): allow from web to app tcp port 80");
     for (body, kind) in [
@@ -202,6 +231,21 @@ fn defaults_of_networks_are_kept_where_they_differ() {
     let error = refused(&mut control, "policy default", r#"{"from":"default","to":"grey","action":"allow"}"#);
     assert_eq!(error.kind, Kind::NotFound);
     assert_eq!(refused(&mut control, "policy default", r#"{"from":"default"}"#).kind, Kind::Usage);
+}
+
+#[test]
+fn a_default_goes_with_its_network() {
+    let mut control = populated();
+    ask(&mut control, "policy default", r#"{"from":"default","to":"blue","action":"allow"}"#).unwrap();
+    ask(&mut control, "policy default", r#"{"from":"default","to":"default","action":"deny"}"#).unwrap();
+    ask(&mut control, "port rm", r#"{"name":"app"}"#).unwrap();
+    ask(&mut control, "network rm", r#"{"name":"blue"}"#).unwrap();
+    let Response::Defaults(left) = ask(&mut control, "policy default", "").unwrap() else { panic!() };
+    assert_eq!(left.len(), 1, "{left:?}");
+    // A network with the same name is another one.
+    network(&mut control, r#"{"name":"blue","subnet":"10.2.0.0/24"}"#);
+    let asked = r#"{"from":"default","to":"blue","proto":"icmp"}"#;
+    assert_eq!(check(&mut control, asked).action, Action::Deny);
 }
 
 #[test]

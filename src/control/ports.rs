@@ -20,7 +20,7 @@ use crate::addr::{MacAddr, NetworkId, PortId, Protocol};
 use crate::clock::Time;
 use crate::counters::PortCounters;
 use crate::limits::{CONNECTIONS_PER_PORT, PORTS_MAX};
-use crate::snapshot::{Network, NetworkMode, Pins, Policing, Port, Vlans};
+use crate::snapshot::{Network, Pins, Policing, Port, Vlans};
 use crate::wire::arp;
 
 /// The interface's name in a namespace unless another was asked for.
@@ -159,8 +159,8 @@ impl<H: Host> Control<H> {
         let configures = matches!(attachment, Attachment::Netns { .. } | Attachment::Host { .. });
         let address = ip.filter(|_| configures && !no_address);
         let with_prefix = address.and_then(|ip| Ipv4Net::new(ip, network.subnet.prefix_len()).ok());
-        let leads_out = new.may_lead_out && address.is_some() && network.mode != NetworkMode::Internal;
-        let gateway = network.router.filter(|_| leads_out);
+        // By an internal network, too: its gateway leads to the other networks, where rules allow that.
+        let gateway = network.router.filter(|_| new.may_lead_out && address.is_some());
         let plan = PortPlan {
             mac,
             address: with_prefix,
@@ -417,13 +417,14 @@ impl<H: Host> Control<H> {
         Ok(())
     }
 
-    /// An interface can be one port only, and never an uplink.
+    /// An interface can be one port only, and never an uplink. One that the switch itself has made is the other side of
+    /// a port: what leaves there would come back.
     fn check_device(&self, attachment: &Attachment) -> Result<(), Error> {
         let Attachment::Device { ifname } = attachment else { return Ok(()) };
         if self.uplink(ifname).is_ok() {
             return Err(Error::exists(ifname, "is an uplink", "choose another interface"));
         }
-        match self.ports.iter().find(|(_, port)| port.opens(ifname)) {
+        match self.ports.iter().find(|(_, port)| port.holds(ifname)) {
             Some((name, _)) => {
                 Err(Error::exists(ifname, format_args!("is port {name} already"), "choose another interface"))
             }

@@ -25,7 +25,8 @@ use super::name::as_text;
 use crate::addr::Protocol;
 use crate::limits::PUBLISH_PORTS;
 
-const GRAMMAR: &str = "write [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]";
+/// How a publication is written.
+pub(super) const GRAMMAR: &str = "write [[IP:][HOSTPORT[-END]]:]PORT[-END][/tcp|udp]";
 
 /// Where a publication listens: protocol, address and ports on the uplink.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -45,14 +45,14 @@ impl PortRecord {
         }
     }
 
-    /// Whether it is an interface with this name that exists beside the switch.
-    pub(super) fn opens(&self, name: &str) -> bool {
+    /// Whether an interface with this name beside the switch is this one, or was made for it by the switch.
+    pub(super) fn holds(&self, name: &str) -> bool {
         match &self.attachment {
-            Attachment::Device { ifname } | Attachment::Uplink { ifname } => ifname == name,
-            Attachment::Netns { .. }
-            | Attachment::Tap { .. }
-            | Attachment::Host { .. }
-            | Attachment::Vlan { .. } => false,
+            Attachment::Device { ifname }
+            | Attachment::Uplink { ifname }
+            | Attachment::Tap { ifname }
+            | Attachment::Host { ifname } => ifname == name,
+            Attachment::Netns { .. } | Attachment::Vlan { .. } => false,
         }
     }
 

@@ -137,11 +137,12 @@ pub(super) fn reload(control: &mut Control<LinuxHost>, options: &Options) {
             "SIGHUP: there is no configuration file to read again (start vswitchd with --config)"
         );
     };
-    let applied = read_config(path).and_then(|document| {
+    let applied = read_config(path).and_then(|mut document| {
+        document.faults.extend(document.refuse_empty());
         let words = |document: &Document| {
             document.options.iter().map(|o| (o.name.clone(), o.value.clone())).collect::<Vec<_>>()
         };
-        if words(before) != words(&document) {
+        if words(before) != words(&document) && document.faults.is_empty() {
             log::warn!(
                 "{}: its options have changed, which counts when vswitchd is restarted",
                 path.display()

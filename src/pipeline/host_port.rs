@@ -7,11 +7,11 @@
 //!
 //! **The flow cache** repeats only what was let through, for packets with the same destination.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::frame::Frame;
 use crate::snapshot::Port;
-use crate::wire::{ethernet, ipv4};
+use crate::wire::{ethernet, ipv4, ipv6};
 
 /// Whom a frame's contents are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,9 @@ pub(super) enum Addressee {
     All,
     /// The host or group with this address.
     Ip(Ipv4Addr),
-    /// Something else than IPv4.
+    /// The host or group with this IPv6 address.
+    Ipv6(Ipv6Addr),
+    /// Whoever understands it.
     Other,
 }
 
@@ -31,6 +33,10 @@ impl Addressee {
             Ok((ethernet::ARP, _)) => Addressee::All,
             Ok((ethernet::IPV4, packet)) => match packet.first_chunk::<{ ipv4::HEADER_LEN }>() {
                 Some(&[.., a, b, c, d]) => Addressee::Ip(Ipv4Addr::new(a, b, c, d)),
+                None => Addressee::Other,
+            },
+            Ok((ethernet::IPV6, packet)) => match ipv6::addresses(packet) {
+                Some((_, dst)) => Addressee::Ipv6(dst),
                 None => Addressee::Other,
             },
             Ok(_) | Err(_) => Addressee::Other,
@@ -46,6 +52,6 @@ pub(super) fn takes(port: &Port, addressee: Addressee) -> bool {
         Addressee::Ip(ip) => {
             ip == own.addr() || ip == own.broadcast() || ip.is_broadcast() || ip.is_multicast()
         }
-        Addressee::Other => false,
+        Addressee::Ipv6(_) | Addressee::Other => false,
     }
 }

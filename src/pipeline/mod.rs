@@ -53,6 +53,7 @@ mod reassembly;
 mod rewrite;
 mod route;
 mod switch;
+mod unrouted;
 
 use flow_cache::{FlowCache, Key, Repeats};
 use host_port::Addressee;

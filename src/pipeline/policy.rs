@@ -11,10 +11,11 @@
 //!
 //! # What is switched
 //! Stations of one network talk to each other without a router. Only where a rule may be about two of them
-//! ([`Policy::is_about_neighbors`]), or about the host where that is one of them, is that looked at: then IPv4 between single stations is tracked as it is between
-//! networks, in whole datagrams. What has no connections there, as IPv6, is judged frame by frame, by ports and
-//! networks. ARP, broadcast and multicast pass, which a link does not work without; a packet for one station in a
-//! frame for all does not. A LAN has the world on it, and rules about that are asked there as well.
+//! ([`Policy::is_about_neighbors`]), or about the host where that is one of them, is that looked at: then IPv4 between
+//! single stations is tracked as it is between networks, in whole datagrams. What has no connections there, as IPv6, is
+//! judged frame by frame, by what can be known of it ([`Unrouted`]). ARP, broadcast and multicast pass, which a link
+//! does not work without; a packet for one station in a frame for all does not. A LAN has the world on it, and rules
+//! about that are asked there as well.
 //!
 //! **The flow cache** repeats what was allowed for as long as the configuration and the connection stay as they
 //! are.
@@ -30,6 +31,7 @@ use super::nat::{self, Arrived, Subject, Way};
 use super::packet::{Flow, View, untagged_type};
 use super::route::Routed;
 use super::switch::Admitted;
+use super::unrouted::Unrouted;
 use super::{Context, icmp_error, neighbor, reassembly};
 use crate::addr::{Endpoint, Protocol};
 use crate::drops::DropReason;
@@ -108,7 +110,10 @@ pub(super) fn permit_on_network(
         let is_for_one = |ip: Ipv4Addr| !(ip.is_multicast() || ip.is_broadcast() || network.is_broadcast(ip));
         return match addressee {
             Addressee::Ip(ip) if is_for_one(ip) => Err(DropReason::LinkBroadcast),
-            Addressee::Ip(_) | Addressee::All | Addressee::Other => Ok(Some(Repeats::Always)),
+            Addressee::Ipv6(ip) if !ip.is_multicast() => Err(DropReason::LinkBroadcast),
+            Addressee::Ip(_) | Addressee::Ipv6(_) | Addressee::All | Addressee::Other => {
+                Ok(Some(Repeats::Always))
+            }
         };
     }
     let receiver = neighbor::port_of(cx, network, eth.dst).and_then(|port| cx.snapshot.port(port));
@@ -134,7 +139,7 @@ pub(super) fn permit_on_network(
                     End { ip: Ipv4Addr::UNSPECIFIED, zone: Zone::Inside, port: None, network: name }
                 }
             };
-            let ruling = cx.snapshot.policy.judge(&Question { from, to, protocol: None, port: 0 });
+            let ruling = Unrouted::read(frame)?.judge(policy, from, to);
             if ruling.action() == Action::Allow {
                 return Ok(Some(Repeats::Always));
             }

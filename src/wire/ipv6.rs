@@ -1,11 +1,15 @@
 //! IPv6 headers, as far as a switch looks into them: what kind of packet it is (RFC 8200 section 4).
 
+use std::net::Ipv6Addr;
+
 use super::{Malformed, be16};
 use crate::limits::EXTENSION_HEADERS_MAX;
 
 /// Bytes of the fixed header.
 pub const HEADER_LEN: usize = 40;
 
+/// Next header value of TCP.
+pub const TCP: u8 = 6;
 /// Next header value of UDP.
 pub const UDP: u8 = 17;
 /// Next header value of ICMPv6.
@@ -19,6 +23,13 @@ const DESTINATION_OPTIONS: u8 = 60;
 const MOBILITY: u8 = 135;
 const HIP: u8 = 139;
 const SHIM6: u8 = 140;
+
+/// Source and destination of a packet; `None` if no station would take it for one of IPv6.
+pub fn addresses(packet: &[u8]) -> Option<(Ipv6Addr, Ipv6Addr)> {
+    let header = packet.first_chunk::<HEADER_LEN>().filter(|header| header[0] >> 4 == 6)?;
+    let address = |at: usize| Some(Ipv6Addr::from(*header[at..].first_chunk::<16>()?));
+    Some((address(8)?, address(24)?))
+}
 
 /// Where the headers of a packet lead to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +96,17 @@ mod tests {
         let later =
             packet(DESTINATION_OPTIONS, &[&[FRAGMENT, 0, 0, 0, 0, 0, 0, 0], &[ICMPV6, 0, 0, 8], &icmp]);
         assert_eq!(chain(&later), Ok(Chain::LaterFragment));
+    }
+
+    #[test]
+    fn a_packet_has_two_addresses() {
+        let mut packet = packet(UDP, &[]);
+        (packet[8], packet[23], packet[24], packet[39]) = (0xfe, 1, 0xff, 2);
+        let expected = ["fe00::1", "ff00::2"].map(|ip| ip.parse().unwrap());
+        assert_eq!(addresses(&packet), Some(expected.into()));
+        assert_eq!(addresses(&packet[..39]), None);
+        packet[0] = 0x40;
+        assert_eq!(addresses(&packet), None);
     }
 
     #[test]

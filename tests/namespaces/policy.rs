@@ -42,6 +42,11 @@ fn a_rule_holds_at_once_and_drops_name_it() -> Outcome {
     ensure!(seen.ip() == inside(2), "it is translated to {seen}");
     ensure!(ping(&one, there, SILENCE)?.is_none() && !tcp_answers(&two, at)?, "more than the rule says");
     ensure!(!tcp_answers(&blue, SocketAddrV4::new(inside(2), 5001))?, "the other way round");
+    // An internal network answers who may call it, and is let out no more than before.
+    switch.done("network set blue mode=internal")?;
+    let talk = Talk { client: &one, to: at, server: &blue, at };
+    ensure!(tcp_transfer(talk, 1 << 20)?.seen.ip() == inside(2), "an internal network does not answer");
+    ensure!(ping(&blue, INTERNET, SILENCE).unwrap_or(None).is_none(), "an internal network has a way out");
     let rules = switch.list("policy ls")?;
     ensure!(rules[0]["from"] == "c2" && rules[0]["dport"] == "5001", "{rules}");
     // Internet yes, LAN no, host no.
@@ -67,8 +72,7 @@ fn a_rule_holds_at_once_and_drops_name_it() -> Outcome {
     switch.done("policy rm 3")?;
     udp_echo(outwards(&one, &rig))?;
     let errors = String::from_utf8(switch.ctl("policy add deny --from nobody")?.stderr)?;
-    let expected =
-        "error: nobody: no such network or port (see vswitchctl network ls and vswitchctl port ls)\n";
+    let expected = "error: nobody: no such network or port (see vswitchctl network ls and vswitchctl port ls; for one to come, write port:nobody or network:nobody)\n";
     ensure!(errors == expected, "{errors}");
     Ok(())
 }

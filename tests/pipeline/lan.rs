@@ -325,6 +325,31 @@ fn rules_hold_on_a_lan_and_nobody_is_told_by_a_gateway_that_is_not_there() {
 }
 
 #[test]
+fn what_is_forbidden_on_a_lan_does_not_pass_by_ipv6() {
+    let (mut switch, station, c) = bridged();
+    let name = |station: &Station| Place::Port(format!("p{}", station.id.0));
+    let (own, near, unique, global) = ("fe80::1", "fe80::2", "fd00::2", "2001:db8::2");
+    let cases: [(Policy, bool, &[&str]); 5] = [
+        // An address that may be anywhere passes only where it may be anywhere.
+        (deny(name(&c[0]), Place::Internet), true, &[near, unique]),
+        (deny(name(&c[0]), Place::Lan), true, &[]),
+        (deny(Place::Internet, name(&c[0])), false, &[near, unique]),
+        (deny(Place::Internet, name(&c[0])), true, &[near, unique, global]),
+        (deny(name(&c[1]), Place::Lan), true, &[near, unique, global]),
+    ];
+    for (policy, out, passing) in cases {
+        switch.set_policy(policy);
+        for other in [near, unique, global] {
+            let (from, to) = if out { (&c[0], &station) } else { (&station, &c[0]) };
+            let ends = if out { [own, other] } else { [other, own] };
+            switch.send(from, &v6(between(from, to), ends, 17, &[0, 9, 0, 9, 0, 8, 0, 0]));
+            assert_eq!(received(to).len() == 1, passing.contains(&other), "{other}, {out}");
+        }
+    }
+    settle(&switch);
+}
+
+#[test]
 fn super_frames_pass_as_they_are() {
     let (mut switch, station, c) = bridged();
     let segment = Tcp { flags: ACK, ..Tcp::default() };

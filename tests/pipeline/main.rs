@@ -98,6 +98,16 @@ fn read(frame: &[u8]) -> Seen {
     }
 }
 
+/// An IPv6 packet with one more header, from and to an address.
+fn v6(macs: Macs, [src, dst]: [&str; 2], next: u8, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, u8::try_from(payload.len()).unwrap(), next, 64];
+    for ip in [src, dst] {
+        packet.extend(ip.parse::<std::net::Ipv6Addr>().unwrap().octets());
+    }
+    packet.extend(payload);
+    packet::frame(macs, 0x86dd, &packet)
+}
+
 fn received(station: &Station) -> Vec<Vec<u8>> {
     std::iter::from_fn(|| station.device.pop()).map(|(bytes, _)| bytes).collect()
 }

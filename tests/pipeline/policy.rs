@@ -278,6 +278,78 @@ fn neighbors_are_kept_apart_where_a_rule_says_so() {
     settle(&switch);
 }
 
+const LINK_LOCAL: [&str; 2] = ["fe80::1", "fe80::2"];
+const TCP6: u8 = 6;
+const UDP6: u8 = 17;
+const ICMP6: u8 = 58;
+
+/// The first bytes of TCP or UDP to a port.
+fn calls(port: u8) -> [u8; 8] {
+    [0x90, 0, 0, port, 0, 8, 0, 0]
+}
+
+#[test]
+fn what_is_forbidden_does_not_pass_by_ipv6() {
+    let (mut switch, stations) = lan(3);
+    let [a, b, c] = &stations[..] else { unreachable!() };
+    let no_ping = Rule { protocol: Some(Protocol::Icmp), ..rule(Action::Deny, &[at(a)], &[at(b)]) };
+    set(&mut switch, [tcp_to(22, rule(Action::Deny, &[], &[at(b)])), no_ping]);
+    let (there, back) = (between(a, b), between(b, a));
+    let hop_by_hop = |next: u8| [[next, 0, 1, 4, 0, 0, 0, 0].as_slice(), &calls(22)].concat();
+    let fragment = |first: u8| [[TCP6, 0, 0, first, 0, 0, 0, 7].as_slice(), &calls(22)].concat();
+    let mut tagged = v6(there, LINK_LOCAL, TCP6, &calls(22));
+    tagged.splice(12..12, [0x81, 0, 0, 0]);
+    for frame in [
+        v6(there, LINK_LOCAL, TCP6, &calls(22)),
+        v6(there, LINK_LOCAL, 0, &hop_by_hop(TCP6)),
+        v6(there, LINK_LOCAL, 44, &fragment(1)),
+        v6(there, LINK_LOCAL, ICMP6, &[128, 0, 0, 0, 0, 1, 0, 1]),
+        tagged,
+    ] {
+        switch.send(a, &frame);
+        nothing(b);
+    }
+    assert_eq!(switch.drops(DropReason::PolicyDenied), 5);
+    // Nor to an address of one station in a frame for many, which stations take datagrams from.
+    let groups = [MacAddr::BROADCAST, MacAddr([0x33, 0x33, 0, 0, 0, 1])];
+    for dst in groups {
+        switch.send(a, &v6(Macs { dst, ..there }, LINK_LOCAL, UDP6, &calls(80)));
+        nothing(b);
+    }
+    assert_eq!(switch.drops(DropReason::LinkBroadcast), 2);
+    // A port that might be anywhere is none.
+    switch.send(
+        a,
+        &v6(there, LINK_LOCAL, 44, &[[60, 0, 0, 1, 0, 0, 0, 7], [TCP6, 1, 1, 4, 0, 0, 0, 0]].concat()),
+    );
+    nothing(b);
+    assert_eq!(switch.drops(DropReason::UnreadableHeaders), 1);
+    // All else goes on: other ports and protocols, answers, others, groups, and finding each other.
+    for (from, to, frame) in [
+        (a, b, v6(there, LINK_LOCAL, TCP6, &calls(80))),
+        (a, b, v6(there, LINK_LOCAL, UDP6, &calls(22))),
+        (a, b, v6(there, LINK_LOCAL, ICMP6, &[135, 0, 0, 0, 0, 0, 0, 0])),
+        (a, b, v6(there, LINK_LOCAL, ICMP6, &[136, 0, 0, 0, 0, 0, 0, 0])),
+        (a, b, v6(there, LINK_LOCAL, 44, &fragment(8))),
+        (b, a, v6(back, LINK_LOCAL, TCP6, &calls(22))),
+        (a, c, v6(between(a, c), LINK_LOCAL, TCP6, &calls(22))),
+    ] {
+        switch.send(from, &frame);
+        assert_eq!(one(to), frame);
+    }
+    received(b);
+    switch.send(
+        a,
+        &v6(Macs { dst: groups[1], ..there }, ["fe80::1", "ff02::1"], ICMP6, &[128, 0, 0, 0, 0, 1, 0, 1]),
+    );
+    assert_eq!((received(b).len(), received(c).len()), (1, 1), "groups hear it");
+    // What forbids everything forbids finding each other, too.
+    set(&mut switch, [rule(Action::Deny, &[at(a)], &[at(b)])]);
+    switch.send(a, &v6(there, LINK_LOCAL, ICMP6, &[136, 0, 0, 0, 0, 0, 0, 0]));
+    nothing(b);
+    settle(&switch);
+}
+
 #[test]
 fn what_spoke_before_the_first_rule_goes_on() {
     let (mut switch, stations) = lan(3);

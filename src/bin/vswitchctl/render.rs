@@ -13,6 +13,7 @@ use vswitchd::control::response::{
 };
 use vswitchd::control::table::{self, Table};
 use vswitchd::limits::UPLINKS_MAX;
+use vswitchd::snapshot::NetworkMode;
 
 /// Asks, and lays the answer out. `wide` has more columns and exact numbers.
 pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<String, Error> {
@@ -23,8 +24,12 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::NetworkLs(_) => networks(&client.call::<Vec<NetworkInfo>>(request)?, &status()?),
         Request::NetworkCreate(_) => {
             let network: NetworkInfo = client.call(request)?;
-            let to = network.uplink.map_or_else(String::new, |uplink| format!(", bridged to {uplink}"));
-            format!("{}: {}, gateway {}{to}\n", network.name, network.subnet, or_dash(network.gateway))
+            let way = match (network.mode, network.uplink) {
+                (NetworkMode::Bridge, Some(uplink)) => format!("bridged to {uplink}"),
+                (mode, Some(uplink)) => format!("{} by {uplink}", mode.as_str()),
+                (mode, None) => mode.as_str().to_owned(),
+            };
+            format!("{}: {}, gateway {}, {way}\n", network.name, network.subnet, or_dash(network.gateway))
         }
         Request::NetworkInspect(_) => network_detail(&client.call(request)?),
         Request::NetworkDhcp(_) => dhcp(&client.call(request)?),
@@ -50,7 +55,7 @@ pub(crate) fn table(client: &Client, request: &Request, wide: bool) -> Result<St
         Request::PublishLs(_) => publications(&client.call::<Vec<PublicationInfo>>(request)?, &status()?),
         Request::PolicyAdd(_) => {
             let rule: RuleInfo = client.call(request)?;
-            format!("rule {}: {} from {} to {}\n", rule.n, rule.action.as_str(), rule.from, rule.to)
+            format!("rule {}: {rule}\n", rule.n)
         }
         Request::PolicyLs(_) => rules(&client.call::<Vec<RuleInfo>>(request)?, &status()?),
         Request::PolicyDefault(_) => defaults(&client.call::<Vec<DefaultInfo>>(request)?),

@@ -46,6 +46,18 @@ pub struct Document {
     pub wishes: Vec<Wish>,
     /// Everything that is wrong with it.
     pub faults: Vec<Fault>,
+    /// Whether there is nothing in it at all, not even something wrong.
+    pub is_empty: bool,
+}
+
+impl Document {
+    /// Why it cannot take the place of what there is, if it cannot: a file that was lost on its way, as an empty pipe,
+    /// does not mean that all is to go.
+    pub fn refuse_empty(&self) -> Option<Fault> {
+        let why = "is empty, and would remove everything";
+        let error = Error::usage("configuration", why, "name what is to stay, like a [[network]]");
+        self.is_empty.then_some(Fault { line: 1, error })
+    }
 }
 
 /// The sections of a file.
@@ -64,6 +76,7 @@ pub fn read(text: &str) -> Document {
         let line = reader.line(&error.span().unwrap_or_default());
         reader.fault(line, Error::usage("TOML", error.message(), "see https://toml.io"));
     }
+    reader.document.is_empty = errors.is_empty() && root.get_ref().is_empty();
     if errors.is_empty() {
         reader.root(root.into_inner());
     }

@@ -28,6 +28,9 @@ fn dump(control: &mut Switch) -> String {
     text
 }
 
+/// A file that wants nothing but what there is at the start.
+const NOTHING: &str = "[[network]]\nname = \"default\"\n";
+
 const RICH: &str = include_str!("sample.toml");
 
 #[test]
@@ -93,7 +96,7 @@ fn only_what_differs_is_touched() {
     assert!(refused.changes.is_empty() && refused.faults.len() == 1, "{refused:?}");
     assert!(refused.faults[0].error.why.contains("internal network"), "{refused:?}");
     assert_eq!(
-        changes(&mut control, ""),
+        changes(&mut control, NOTHING),
         [
             "policy default default backend deny",
             "publish rm 8080-8081/tcp --if-exists",
@@ -113,7 +116,20 @@ fn only_what_differs_is_touched() {
             "policy rm 1 --if-exists",
         ]
     );
-    assert_eq!(changes(&mut control, ""), Vec::<String>::new());
+    assert_eq!(changes(&mut control, NOTHING), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_got_lost_on_its_way_changes_nothing() {
+    let mut control = switch();
+    changes(&mut control, RICH);
+    let before = dump(&mut control);
+    for text in ["", "\n\n", "# all that was left of it\n"] {
+        let applied = apply(&mut control, text).unwrap();
+        assert_eq!(applied.changes, [""; 0]);
+        assert!(applied.faults[0].error.why.contains("would remove everything"), "{applied:?}");
+    }
+    assert_eq!(dump(&mut control), before);
 }
 
 #[test]
@@ -143,6 +159,30 @@ fn rules_take_their_places_with_few_steps() {
     let plain =
         swapped.replace("dhcp = { lease = 600, domain = \"example.com\" }", "dhcp = { server = \"off\" }");
     assert_eq!(changes(&mut control, &plain), ["network dhcp default off lease=3600 domain="]);
+}
+
+#[test]
+fn rules_about_what_is_gone_can_be_applied_again() {
+    let mut control = switch();
+    changes(&mut control, RICH);
+    ask(&mut control, "network create", r#"{"name":"web","subnet":"10.8.0.0/24"}"#).unwrap();
+    for (from, to) in [("port:web", "backend"), ("network:web", "db"), ("port:db", "network:web")] {
+        let body = format!(r#"{{"action":"deny","from":"{from}","to":"{to}"}}"#);
+        ask(&mut control, "policy add", &body).unwrap();
+    }
+    ask(&mut control, "policy default", r#"{"from":"web","to":"backend","action":"allow"}"#).unwrap();
+    let before = dump(&mut control);
+    assert_eq!(changes(&mut control, &before), [""; 0]);
+    for (what, name) in [("network rm", "web"), ("port rm", "db"), ("port rm", "web")] {
+        ask(&mut control, what, &format!(r#"{{"name":"{name}"}}"#)).unwrap();
+        let text = dump(&mut control);
+        assert_eq!(changes(&mut control, &text), [""; 0], "after {what} {name}\n{text}");
+    }
+    // Those that the command line made are there already, so only they differ.
+    let mut other = switch();
+    let text = dump(&mut control);
+    changes(&mut other, &text);
+    assert_eq!(dump(&mut other), text);
 }
 
 #[test]

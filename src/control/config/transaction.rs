@@ -41,6 +41,7 @@ impl<H: Host> Control<H> {
     /// `Failed` if the kernel refused a step. What was done before it is undone then.
     pub(in crate::control) fn apply_file(&mut self, apply: &Apply, now: Time) -> Result<Applied, Error> {
         let mut document = read(&apply.text);
+        document.faults.extend(document.refuse_empty());
         let options = std::mem::take(&mut document.options);
         for (at, DaemonOption { line, name, .. }) in options.iter().enumerate() {
             // One that is repeated is compared as a whole.

@@ -1,5 +1,6 @@
 //! What is answered about publications and rules.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,20 @@ pub struct RuleInfo {
     pub denied: u64,
 }
 
+/// In the words of the command line, without its name.
+impl fmt::Display for RuleInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} from {} to {}", self.action.as_str(), self.from, self.to)?;
+        if let Some(protocol) = self.proto {
+            write!(f, " {protocol}")?;
+        }
+        if let Some(ports) = &self.dport {
+            write!(f, " port {ports}")?;
+        }
+        Ok(())
+    }
+}
+
 /// `policy default`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
@@ -81,8 +96,8 @@ pub struct DefaultInfo {
 pub struct CheckInfo {
     pub action: Action,
     /// What decides: `rule`, `default` (of the two networks), `isolation` (of networks without a default),
-    /// `internal` (a network without a way out), `unpublished` (nothing leads there from outside), or `open`
-    /// (nothing speaks against it).
+    /// `internal` (a network without a way out), `unpublished` (nothing leads there from outside), `host-service` (nothing
+    /// leads there from containers), or `open` (nothing speaks against it).
     pub by: String,
     /// The rule's place in the list.
     pub rule: Option<usize>,

@@ -37,7 +37,7 @@ fn set_up() -> Result<Lab, Failure> {
 
 fn does_not_reach_out(from: &Container) -> Result<(), Failure> {
     let name = &from.port.name;
-    // Without a route the question itself cannot be sent.
+    // The gateway says that the network is unreachable, which may end the question itself.
     let answer = traffic::ping(&from.netns, INTERNET, SILENCE).unwrap_or(None);
     ensure(answer.is_none(), || format!("the internet answers {name}"))?;
     tell(format_args!("{name} pings {INTERNET}: nothing"));

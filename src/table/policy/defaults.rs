@@ -31,6 +31,15 @@ impl Defaults {
         }
     }
 
+    /// Takes back all that name a network.
+    pub fn forget(&mut self, network: &str) {
+        self.0.remove(network);
+        self.0.retain(|_, towards| {
+            towards.remove(network);
+            !towards.is_empty()
+        });
+    }
+
     /// All of them, in the order of names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str, Action)> {
         self.0.iter().flat_map(|(from, towards)| {
@@ -63,6 +72,17 @@ mod tests {
         defaults.set("red", "blue", None);
         defaults.set("blue", "red", None);
         defaults.set("green", "red", None);
+        assert_eq!(defaults, Defaults::new());
+    }
+
+    #[test]
+    fn defaults_go_with_their_network() {
+        let pairs = [("red", "red"), ("red", "blue"), ("blue", "red"), ("blue", "green")];
+        let pairs = pairs.map(|(from, to)| ((from.to_owned(), to.to_owned()), Action::Deny));
+        let mut defaults = Defaults::from(pairs);
+        defaults.forget("red");
+        assert_eq!(defaults.iter().collect::<Vec<_>>(), [("blue", "green", Action::Deny)]);
+        defaults.forget("green");
         assert_eq!(defaults, Defaults::new());
     }
 }
