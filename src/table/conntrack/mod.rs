@@ -257,10 +257,13 @@ impl<A: Address> Table<A> {
         self.slots[number as usize].used().map(|connection| connection.outside)
     }
 
-    /// The port of the switch that the connection from `inside` to `remote` belongs to.
+    /// The port of the switch behind which the inside of the connection from `inside` to `remote` is: who has the
+    /// mapping, where there is one. The connection may count for another, who called it by a hairpin.
     pub fn owner(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<PortId> {
         let number = self.find_inside(protocol, inside, remote)?;
-        self.slots[number as usize].used().map(|connection| connection.port)
+        let connection = self.slots[number as usize].used()?;
+        let mapping = if connection.mapped { self.mapping_owner(protocol, inside) } else { None };
+        Some(mapping.unwrap_or(connection.port))
     }
 
     /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` of each.
