@@ -18,7 +18,7 @@ use vswitchd::table::route_table::{RouteTable, Via};
 
 const NOW: Time = Time::from_secs(1);
 const EXTERNAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
-const NEW: NewConnection = NewConnection { port: PortId(1), hairpin: false };
+const NEW: NewConnection = NewConnection { port: PortId(1), hairpin: false, called: false };
 
 /// A number that runs through `0..end`, in an order that caches do not like.
 fn scatter(n: &mut u32, end: u32) -> u32 {

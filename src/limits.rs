@@ -223,8 +223,8 @@ pub const CONNECTIONS_PER_PORT: u32 = 65_536;
 /// Time for which a freed external port is not dealt again while others are free (RFC 6888 REQ-8).
 pub const NAT_PORT_HOLD: Duration = Duration::from_secs(120);
 
-/// TCP connections that are over and may make room for new ones, for each part of the table: the latest so many.
-/// They are counted in at most 128 KiB.
+/// TCP connections that are over and may make room for new ones, and connections that others have opened, for each
+/// part of the table: the latest so many of both. They are counted in at most 256 KiB each.
 pub const RECLAIMABLE_MAX: usize = 16_384;
 
 /// One of so many external ports of each protocol is the most that a port may have unless it is told otherwise:

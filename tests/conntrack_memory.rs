@@ -47,7 +47,8 @@ fn a_million_connections_fit_into_128_mib() {
         for remote in 0..250u8 {
             let remote = Endpoint::new(Ipv4Addr::new(198, 51, 100, remote), 53);
             let (owner, quota, nat_ports) = (PortId(1), u32::MAX, u32::MAX);
-            let ask = Ask { seen, timeouts: &timeouts, owner, quota, nat_ports, hairpin: false };
+            let ask =
+                Ask { seen, timeouts: &timeouts, owner, quota, nat_ports, hairpin: false, called: false };
             let made = conntrack.outward(inside, remote, Ipv4Addr::new(192, 0, 2, 1), &ask);
             assert_eq!(made.map(|made| made.endpoint.port), Ok(inside.port));
         }

@@ -99,7 +99,7 @@ impl World {
         let mut made = false;
         let allow = || {
             made = true;
-            Ok(NewConnection { port, hairpin: false })
+            Ok(NewConnection { port, hairpin: false, called: false })
         };
         let answer = self.table.outward(inside, remote, EXTERNAL, seen, allow, &self.timeouts);
         let Ok(Answer { endpoint: outside, track }) = answer else {
@@ -130,7 +130,7 @@ impl World {
         seen: &Seen,
     ) {
         let known = self.table.peek_inward(seen.protocol, outside, remote);
-        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false });
+        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false, called: false });
         let answer = self.table.inward(outside, remote, target, seen, allow, &self.timeouts);
         match (answer.map(|answer| answer.endpoint), known) {
             (Ok(inside), Some(known)) => assert_eq!(inside, known),

@@ -409,7 +409,7 @@ fn a_publication_is_hidden_from_the_host_and_goes_with_its_port() {
 fn masquerade(control: &Switch, port: u16) -> Option<u16> {
     let seen = Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 60, now: NOW };
     let (owner, timeouts) = (PortId(1), &Timeouts::default());
-    let ask = Ask { seen, timeouts, owner, quota: 100, nat_ports: 100, hairpin: false };
+    let ask = Ask { seen, timeouts, owner, quota: 100, nat_ports: 100, hairpin: false, called: false };
     let inside = Endpoint::new(Ipv4Addr::new(10, 1, 0, 9), port);
     let remote = Endpoint::new(Ipv4Addr::new(198, 51, 100, 7), 53);
     let made = control.shared().conntrack.outward(inside, remote, UPLINK_IP, &ask);

@@ -61,7 +61,7 @@ fn id(control: &Switch, name: &str) -> PortId {
 /// A UDP packet to be tracked for this port of the switch.
 fn asks(owner: PortId, timeouts: &Timeouts) -> Ask<'_> {
     let seen = Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 100, now: NOW };
-    Ask { seen, timeouts, owner, quota: 1000, nat_ports: 1000, hairpin: false }
+    Ask { seen, timeouts, owner, quota: 1000, nat_ports: 1000, hairpin: false, called: false }
 }
 
 fn end(ip: [u8; 4], port: u16) -> Endpoint {

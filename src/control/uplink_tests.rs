@@ -99,7 +99,15 @@ fn connect(control: &Switch, name: &str, external: Ipv4Addr) {
     let owner = snapshot.ports.iter().flatten().find(|port| port.name == name).unwrap();
     let seen = Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 100, now: NOW };
     let timeouts = Timeouts::default();
-    let ask = Ask { seen, timeouts: &timeouts, owner: owner.id, quota: 10, nat_ports: 10, hairpin: false };
+    let ask = Ask {
+        seen,
+        timeouts: &timeouts,
+        owner: owner.id,
+        quota: 10,
+        nat_ports: 10,
+        hairpin: false,
+        called: false,
+    };
     let inside = Endpoint::new(owner.ip.unwrap(), 1);
     control.shared().conntrack.outward(inside, Endpoint::new(WORLD, 53), external, &ask).unwrap();
 }
@@ -193,7 +201,15 @@ fn who_is_called_by_the_uplink_before_goes_on() {
     let desk = snapshot.ports.iter().flatten().find(|port| port.name == "desk").unwrap();
     let seen = Seen { protocol: Protocol::Udp, segment: None, is_answer: false, bytes: 100, now: NOW };
     let timeouts = Timeouts::default();
-    let ask_for = Ask { seen, timeouts: &timeouts, owner: desk.id, quota: 10, nat_ports: 10, hairpin: false };
+    let ask_for = Ask {
+        seen,
+        timeouts: &timeouts,
+        owner: desk.id,
+        quota: 10,
+        nat_ports: 10,
+        hairpin: false,
+        called: false,
+    };
     let (outside, inside) = (Endpoint::new(SECOND, 53), Endpoint::new(desk.ip.unwrap(), 53));
     let conntrack = &control.shared().conntrack;
     conntrack.inward(outside, Endpoint::new(WORLD, 9), Some(inside), &ask_for).unwrap();

@@ -5,6 +5,8 @@
 //! ports may say about others is the business of [`guard`](super::guard) before it comes here; on the uplink
 //! there is no such guard, and its neighbor table is cautious instead.
 
+use std::net::Ipv4Addr;
+
 use super::flow_cache::Repeats;
 use super::switch::Admitted;
 use super::{Context, Verdict};
@@ -52,6 +54,12 @@ pub(super) fn on_network(
         _ if to_us => Err(DropReason::NotForGateway),
         _ => super::switch::forward(cx, frame, admitted, Repeats::Never),
     }
+}
+
+/// Whether a frame asks or tells about `own`, as a station that looks through priority tags reads it.
+pub(super) fn is_about(frame: &Frame, own: Option<Ipv4Addr>) -> bool {
+    let Ok((ethernet::ARP, contents)) = ethernet::carried(frame.bytes()) else { return false };
+    own.is_some() && Arp::parse(contents).ok().map(|arp| arp.target_ip) == own
 }
 
 /// An ARP packet on the uplink. In shared mode the host answers for the address; we only listen.

@@ -131,7 +131,9 @@ impl Context<'_> {
 /// The way of a frame through the switch.
 fn story(cx: &mut Context<'_>, frame: &mut Frame) -> Result<Verdict, DropReason> {
     let packet = Packet::parse(frame)?;
-    let arrived = match link_of(cx)? {
+    let link = link_of(cx)?;
+    let packet = without_priority(frame, packet, &link)?;
+    let arrived = match link {
         Ingress::Network(network) => {
             let admitted = switch::admit(cx, network, frame, packet)?;
             switch::learn(cx, &admitted)?;
@@ -191,6 +193,24 @@ fn link_of<'a>(cx: &Context<'a>) -> Result<Ingress<'a>, DropReason> {
         None => snapshot.uplink_at(cx.ingress).map(|uplink| Ingress::Uplink(uplink)),
     }
     .ok_or(DropReason::PortGone)
+}
+
+/// Takes the priority tag off a frame that is for the switch itself, which has no use for it: a station takes such a
+/// frame as if it had none (IEEE 802.1Q 6.9). What is for others keeps it.
+fn without_priority(frame: &mut Frame, packet: Packet, link: &Ingress<'_>) -> Result<Packet, DropReason> {
+    if !packet.eth.is_tagged() || ethernet::outer_vid(frame.bytes()) != Some(0) {
+        return Ok(packet);
+    }
+    let dst = packet.eth.dst;
+    let is_for_us = match link {
+        Ingress::Network(network) => dst == network.gateway_mac || arp::is_about(frame, network.gateway),
+        Ingress::Uplink(uplink) => dst == uplink.mac || dst.is_group(),
+    };
+    if !is_for_us {
+        return Ok(packet);
+    }
+    frame.remove_vlan_tag();
+    Packet::parse(frame)
 }
 
 /// What a frame from a port is to the switch.

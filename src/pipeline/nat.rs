@@ -556,7 +556,8 @@ fn seen(cx: &Context<'_>, view: &View, kind: Kind) -> Seen {
 #[inline(always)]
 fn ask<'a>(cx: &Context<'a>, seen: Seen, owner: &Port, hairpin: bool) -> Ask<'a> {
     let &Port { id, quota, nat_ports, .. } = owner;
-    Ask { seen, timeouts: &cx.snapshot.timeouts, owner: id, quota, nat_ports, hairpin }
+    let called = id != cx.ingress.id;
+    Ask { seen, timeouts: &cx.snapshot.timeouts, owner: id, quota, nat_ports, hairpin, called }
 }
 
 /// Errors use connections as they are: they make none, refresh none and end none (RFC 5508 REQ-6).

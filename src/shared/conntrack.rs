@@ -77,6 +77,8 @@ pub struct Ask<'a> {
     pub nat_ports: u32,
     /// Whether the packet is translated at both ends.
     pub hairpin: bool,
+    /// Whether the owner of a new connection is called, and does not call.
+    pub called: bool,
 }
 
 /// What becomes of a packet's own endpoint.
@@ -359,8 +361,8 @@ impl Conntrack {
         true
     }
 
-    /// Ends a TCP connection that is over, where that makes room for one that shard `index` has refused. Says
-    /// whether there was one.
+    /// Ends a connection that can be spared, where that makes room for one that shard `index` has refused: a TCP
+    /// connection that is over, or else one of those that others have opened. Says whether there was one.
     #[cold]
     fn reclaim(&self, index: usize, reason: DropReason, ask: &Ask<'_>) -> bool {
         let is_tcp = ask.seen.protocol == Protocol::Tcp;
@@ -373,10 +375,18 @@ impl Conntrack {
             DropReason::NatPortsExhausted if is_tcp => (None, everywhere),
             _ => return false,
         };
-        let mut places = (0..shards).map(|step| (index + step) % everywhere);
-        let Some(ended) = places.find_map(|at| lock(&self.shards[at]).reclaim(owner, ask.seen.now)) else {
-            return false;
+        // Who is called by others has no external port for it.
+        let any_will_do = matches!(reason, DropReason::ConntrackFull | DropReason::ConntrackQuota);
+        let places = || (0..shards).map(|step| &self.shards[(index + step) % everywhere]);
+        let over = || places().find_map(|shard| lock(shard).reclaim_over(owner, ask.seen.now));
+        // Whoever has been silent longest, in whichever shard: the callers of one port do not pay for another's.
+        let called = || {
+            let since = places().filter_map(|shard| lock(shard).called_since().map(|since| (since, shard)));
+            let eldest = since.min_by_key(|&(since, _)| since).map(|(_, shard)| shard);
+            let mut shards = eldest.into_iter().chain(places());
+            shards.find_map(|shard| lock(shard).reclaim_called(owner, ask.seen.now))
         };
+        let Some(ended) = over().or_else(|| if any_will_do { called() } else { None }) else { return false };
         self.refund(ended);
         lock(&self.shards[index]).readmit(reason);
         true
@@ -465,7 +475,7 @@ impl Sponsor for &mut Bill<'_> {
             return Err(DropReason::ConntrackQuota);
         }
         self.connection = true;
-        Ok(NewConnection { port: self.ask.owner, hairpin: self.ask.hairpin })
+        Ok(NewConnection { port: self.ask.owner, hairpin: self.ask.hairpin, called: self.ask.called })
     }
 
     fn external_port(&mut self) -> Result<(), DropReason> {

@@ -282,7 +282,7 @@ fn row_11_no_kind_of_frame_crosses_to_another_network() {
         }
     }
     victims.iter().for_each(nothing);
-    assert_eq!(switch.drops(DropReason::Isolated), 2, "by the gateway, untagged");
+    assert_eq!(switch.drops(DropReason::Isolated), 3, "by the gateway, untagged or with a priority tag");
     received(&c[1]);
     settle(&switch);
 }
@@ -314,6 +314,38 @@ fn row_12_tagged_frames_are_carried_unchanged() {
             nothing(&c[2]);
         }
     }
+    settle(&switch);
+}
+
+#[test]
+fn row_12_the_gateway_and_the_uplink_take_a_priority_tag_for_none() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let tagged = |mut frame: Vec<u8>, tci: [u8; 2]| {
+        frame.splice(12..12, [0x81, 0x00, tci[0], tci[1]]);
+        frame
+    };
+    let (priority, vlan) = ([0xe0, 0], [0, 7]);
+    let gateway = Ipv4Addr::new(172, 30, 0, 1);
+    let ask =
+        packet::arp(Macs { src: c.mac, dst: MacAddr::BROADCAST }, 1, (c.mac, c.ip), (MacAddr::ZERO, gateway));
+    switch.send(&c, &tagged(ask.clone(), priority));
+    assert_eq!(one(&c)[12..14], [0x08, 0x06], "who has no queues answers without a tag");
+    switch.send(&c, &tagged(packet::echo(via(&c), c.ip, gateway, true, 7, b"x"), priority));
+    assert_eq!(one(&c)[12..14], [0x08, 0x00]);
+    let out = packet::udp(via(&c), c.at(5000), server(53), b"out");
+    switch.send(&c, &tagged(out.clone(), priority));
+    let seen = read(&one(&router));
+    assert_eq!((seen.dst, &*seen.payload), (server(53), &b"out"[..]));
+    let back = packet::udp(via(&router), server(53), seen.src, b"back");
+    switch.send(&router, &tagged(back.clone(), priority));
+    assert_eq!(read(&one(&c)).dst, c.at(5000));
+
+    // A VLAN is another matter.
+    switch.send(&c, &tagged(out, vlan));
+    switch.send(&router, &tagged(back, vlan));
+    nothing(&c);
+    nothing(&router);
+    assert_eq!(switch.drops(DropReason::NotForGateway), 1);
     settle(&switch);
 }
 

@@ -504,6 +504,22 @@ fn row_75_hairpinned_errors_are_translated_twice() {
 }
 
 #[test]
+fn row_75_who_is_reached_by_its_own_mapping_speaks_about_a_hairpin_too() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let d = neighbor(&mut switch);
+    switch.send(&c, &packet::udp(via(&c), c.at(2000), server(53), b"x"));
+    let shown = read(&one(&router)).src;
+    let sent = packet::udp(via(&d), d.at(5000), shown, b"question");
+    switch.send(&d, &sent);
+    let about = underway(&one(&c));
+    switch.send(&c, &error(via(&c), c.ip, EXTERNAL, (3, 3), [0; 4], &about));
+    let told = told(&one(&d));
+    assert_eq!((told.src, told.dst, told.kind), (EXTERNAL, d.ip, (3, 3)));
+    assert_eq!(told.quoted, as_sent(&sent, &about));
+    settle(&switch);
+}
+
+#[test]
 fn row_75_nobody_else_speaks_about_a_hairpin() {
     let (mut switch, c, d, Flow { got, .. }) = hairpin();
     switch.send(&d, &error(via(&d), d.ip, EXTERNAL, (3, 3), [0; 4], &got[14..]));

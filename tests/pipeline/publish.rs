@@ -240,15 +240,71 @@ fn row_83_external_ports_are_spread_evenly_and_in_no_order() {
     settle(&switch);
 }
 
+/// Gives a port a quota of connections.
+fn limit(switch: &Switch, station: &Station, quota: u32) {
+    switch.shared.publish(|snapshot| {
+        let mut port = vswitchd::snapshot::Port::clone(snapshot.port(station.id).unwrap());
+        port.quota = quota;
+        snapshot.set_port(port);
+    });
+}
+
+/// Who calls lives at one of many addresses.
+fn caller(n: u32) -> Endpoint {
+    Endpoint::new(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(198, 18, 0, 0)) + n), 1000)
+}
+
+#[test]
+fn row_81_who_is_called_by_too_many_is_not_locked_out() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    switch.publish(Protocol::Tcp, 8080, &c, 80);
+    switch.publish(Protocol::Udp, 53, &c, 53);
+    limit(&switch, &c, 50);
+    let syn = Tcp { flags: SYN, seq: 5, ack: 0 };
+    let (syn_ack, ack) = (Tcp { flags: SYN | ACK, seq: 9, ack: 6 }, Tcp { flags: ACK, seq: 6, ack: 10 });
+    // One who is really there, and goes on.
+    let guest = caller(70_000);
+    let from_guest = |header| packet::tcp(via(&router), guest, external(8080), header, b"");
+    switch.send(&router, &from_guest(syn));
+    switch.send(&c, &packet::tcp(via(&c), c.at(80), guest, syn_ack, b""));
+    switch.send(&router, &from_guest(ack));
+    let asker = caller(70_001);
+    let asks = packet::udp(via(&router), asker, external(53), b"a");
+    let answers = packet::udp(via(&c), c.at(53), asker, b"b");
+    for udp in [false, true] {
+        for n in 0..1000 {
+            let dial = if udp {
+                packet::udp(via(&router), caller(n), external(53), b"x")
+            } else {
+                packet::tcp(via(&router), caller(n), external(8080), syn, b"")
+            };
+            switch.send(&router, &dial);
+            if n % 10 == 0 {
+                switch.send(&router, &asks);
+                switch.pass(SECOND / 50, SECOND / 50);
+            }
+        }
+        assert!(switch.shared.conntrack.connections_of(c.id) <= 50);
+        received(&c);
+        received(&router);
+        // The container gets out, a new caller gets in, and those who are there stay.
+        switch.send(&c, &packet::udp(via(&c), c.at(40_000 + u16::from(udp)), server(9), b"out"));
+        one(&router);
+        switch.send(&router, &packet::tcp(via(&router), caller(80_000), external(8080), syn, b""));
+        one(&c);
+        switch.send(&c, &packet::tcp(via(&c), c.at(80), guest, ack, b"still"));
+        switch.send(&c, &answers);
+        let seen: Vec<_> = received(&router).iter().map(|frame| read(frame).src).collect();
+        assert_eq!(seen, [external(8080), external(53)], "flood by UDP: {udp}");
+    }
+    settle(&switch);
+}
+
 #[test]
 fn row_81_a_port_has_a_quota_and_the_next_one_is_not_harmed() {
     let (mut switch, c, router) = Switch::with_uplink();
     let d = neighbor(&mut switch);
-    switch.shared.publish(|snapshot| {
-        let mut port = vswitchd::snapshot::Port::clone(snapshot.port(c.id).unwrap());
-        port.quota = 10;
-        snapshot.set_port(port);
-    });
+    limit(&switch, &c, 10);
     for port in 1..=20 {
         switch.send(&c, &packet::udp(via(&c), c.at(port), server(53), b"x"));
         switch.send(&d, &packet::udp(via(&d), d.at(port), server(53), b"x"));

@@ -50,6 +50,8 @@ pub struct NewConnection {
     pub port: PortId,
     /// Whether its remote is reached through a second translation.
     pub hairpin: bool,
+    /// Whether that port is called, and does not call: then it does not choose how many connections it has.
+    pub called: bool,
 }
 
 /// Answers for what a packet makes in a table: it is asked before.

@@ -73,6 +73,11 @@ impl<A: Address> Connection<A> {
         matches!(self.state, State::Tcp(tcp) if tcp.is_over())
     }
 
+    /// Whether both sides have shown that they are where they say they are.
+    pub(super) fn is_proven(&self) -> bool {
+        matches!(self.state, State::Tcp(tcp) if !tcp.is_opening())
+    }
+
     pub(super) fn set_timeout(&mut self, timeouts: &Timeouts) {
         self.timeout = u32::try_from(self.timeout(timeouts).as_millis()).unwrap_or(u32::MAX);
     }

@@ -25,6 +25,13 @@ impl<A: Address> Table<A> {
         Some(mapping.outside_port)
     }
 
+    /// The port of the switch that answers for the mapping of `inside`.
+    pub(super) fn mapping_owner(&self, protocol: Protocol, inside: Endpoint<A>) -> Option<PortId> {
+        let hash = self.hasher.hash_one((protocol, inside));
+        let mapping = self.mappings.find(hash, |m| m.protocol == protocol && m.inside == inside)?;
+        Some(mapping.port)
+    }
+
     /// Who masquerades with this external port.
     pub fn holder(&self, protocol: Protocol, port: u16) -> Option<Endpoint<A>> {
         self.pools[protocol as usize].holder(port)

@@ -53,7 +53,7 @@ mod connection;
 mod index;
 mod info;
 mod mapping;
-mod over;
+mod spare;
 pub mod tcp;
 #[cfg(test)]
 mod tests;
@@ -66,7 +66,7 @@ use connection::{Connection, State};
 use index::Index;
 pub use info::{Info, Nat, Stats};
 use mapping::Mapping;
-use over::Over;
+use spare::Spare;
 use tcp::Tcp;
 pub use timeouts::Timeouts;
 use wheel::Wheel;
@@ -96,6 +96,7 @@ struct New<A> {
     nat: Nat,
     mapped: bool,
     port: PortId,
+    called: bool,
     inside: Endpoint<A>,
     outside: Endpoint<A>,
     remote: Endpoint<A>,
@@ -113,7 +114,8 @@ pub struct Table<A: Address = Ipv4Addr> {
     mappings: HashTable<Mapping<A>>,
     pools: [PortPool<A>; 3],
     wheel: Wheel,
-    over: Over,
+    over: Spare,
+    called: Spare,
     hasher: RandomState,
     dice: u64,
     stats: Stats,
@@ -132,7 +134,8 @@ impl<A: Address> Table<A> {
             mappings: HashTable::new(),
             pools: std::array::from_fn(|_| PortPool::new(ports.clone())),
             wheel: Wheel::new(limit),
-            over: Over::default(),
+            over: Spare::default(),
+            called: Spare::default(),
             hasher: RandomState::new(),
             dice: 0,
             stats: Stats { limit: limit as u64, ..Stats::default() },
@@ -171,11 +174,11 @@ impl<A: Address> Table<A> {
         opens(seen)?;
         self.refuse_if_full()?;
         let made = sponsor.connection().map_err(|reason| self.refuse(reason))?;
-        let NewConnection { port, hairpin } = made;
+        let NewConnection { port, hairpin, called } = made;
         let outside = self.map(seen, [inside, remote], external, port, sponsor)?;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Snat };
         let (opener, mapped) = (Direction::Outward, true);
-        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
+        self.insert(New { opener, nat, mapped, port, called, inside, outside, remote }, seen, timeouts)
     }
 
     /// A packet from `remote` to `outside`: the container's endpoint. Makes the connection to `target`, the
@@ -203,12 +206,12 @@ impl<A: Address> Table<A> {
         }
         self.refuse_if_full()?;
         let made = sponsor.connection().map_err(|reason| self.refuse(reason))?;
-        let NewConnection { port, hairpin } = made;
+        let NewConnection { port, hairpin, called } = made;
         let nat = if hairpin { Nat::Hairpin } else { Nat::Dnat };
         let opener = Direction::Inward;
         let mapping = self.mapping_of(seen.protocol, inside).filter(|m| m.outside_port == outside.port);
         let mapped = mapping.map(|mapping| mapping.connections += 1).is_some();
-        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
+        self.insert(New { opener, nat, mapped, port, called, inside, outside, remote }, seen, timeouts)
     }
 
     /// A packet of a connection that is not translated, between `inside` and `remote`, in this direction. Makes the
@@ -230,9 +233,10 @@ impl<A: Address> Table<A> {
         }
         opens(seen)?;
         self.refuse_if_full()?;
-        let NewConnection { port, .. } = sponsor.connection().map_err(|reason| self.refuse(reason))?;
+        let NewConnection { port, called, .. } =
+            sponsor.connection().map_err(|reason| self.refuse(reason))?;
         let (opener, outside, nat, mapped) = (direction, inside, Nat::None, false);
-        self.insert(New { opener, nat, mapped, port, inside, outside, remote }, seen, timeouts)
+        self.insert(New { opener, nat, mapped, port, called, inside, outside, remote }, seen, timeouts)
     }
 
     /// The container's endpoint behind `outside` towards `remote`, without taking note of a packet.
@@ -257,10 +261,13 @@ impl<A: Address> Table<A> {
         self.slots[number as usize].used().map(|connection| connection.outside)
     }
 
-    /// The port of the switch that the connection from `inside` to `remote` belongs to.
+    /// The port of the switch behind which the inside of the connection from `inside` to `remote` is: who has the
+    /// mapping, where there is one. The connection may count for another, who called it by a hairpin.
     pub fn owner(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<PortId> {
         let number = self.find_inside(protocol, inside, remote)?;
-        self.slots[number as usize].used().map(|connection| connection.port)
+        let connection = self.slots[number as usize].used()?;
+        let mapping = if connection.mapped { self.mapping_owner(protocol, inside) } else { None };
+        Some(mapping.unwrap_or(connection.port))
     }
 
     /// Ends connections whose time is over, looking at no more than `budget`. Tells `ended` of each.
@@ -279,16 +286,37 @@ impl<A: Address> Table<A> {
     }
 
     /// Ends the oldest TCP connection that is over, of `port` if one is given: it makes room for a new one.
-    pub fn reclaim(&mut self, port: Option<PortId>, now: Time) -> Option<Ended> {
-        let (slots, activities) = (&self.slots, &self.activities);
-        let number = self.over.take(|number, life| {
-            let connection = slots.get(number as usize)?.used()?;
-            let it_is = activities.at(number).life() == life && connection.is_over();
-            it_is.then(|| port.is_none_or(|port| connection.port == port))
+    pub fn reclaim_over(&mut self, port: Option<PortId>, now: Time) -> Option<Ended> {
+        let slots = &self.slots;
+        let number = self.over.take(&self.activities, |number, _| {
+            let connection = slots.get(number as usize)?.used().filter(|connection| connection.is_over())?;
+            Some(port.is_none_or(|port| connection.port == port))
         })?;
+        Some(self.spare(number, now))
+    }
+
+    /// Ends the most silent connection that somebody else has opened to `port`, or to any if none is given, and that
+    /// may be nobody's yet: it makes room for a new one.
+    pub fn reclaim_called(&mut self, port: Option<PortId>, now: Time) -> Option<Ended> {
+        let slots = &self.slots;
+        let number = self.called.take(&self.activities, |number, goes_on| {
+            let connection =
+                slots.get(number as usize)?.used().filter(|connection| !connection.is_proven())?;
+            let is_idle = connection.protocol == Protocol::Tcp || !goes_on;
+            Some(is_idle && port.is_none_or(|port| connection.port == port))
+        })?;
+        Some(self.spare(number, now))
+    }
+
+    /// Since when what [`Table::reclaim_called`] looks at first has been silent.
+    pub fn called_since(&self) -> Option<Time> {
+        self.called.since()
+    }
+
+    fn spare(&mut self, number: u32, now: Time) -> Ended {
         self.wheel.remove(number);
         self.stats.reclaimed += 1;
-        Some(self.forget(number, now))
+        self.forget(number, now)
     }
 
     /// Ends the connections that `which` picks, and returns how many. Tells `ended` of each.
@@ -373,7 +401,7 @@ impl<A: Address> Table<A> {
         let was_over = connection.is_over();
         connection.note(direction, seen, timeouts, activity);
         if connection.is_over() && !was_over {
-            self.over.push(number, activity.life());
+            self.over.push(number, &self.activities);
         }
         let track = connection.is_settled(direction).then(|| Track {
             number,
@@ -390,7 +418,7 @@ impl<A: Address> Table<A> {
 
     /// Makes a connection, and notes the packet that opens it.
     fn insert(&mut self, new: New<A>, seen: &Seen, timeouts: &Timeouts) -> Result<Answer<A>, DropReason> {
-        let New { opener, nat, mapped, port, inside, outside, remote } = new;
+        let New { opener, nat, mapped, port, called, inside, outside, remote } = new;
         let number = self.take_place();
         let activity = self.activities.at(number);
         activity.reset(seen.now);
@@ -416,6 +444,9 @@ impl<A: Address> Table<A> {
         let answer = self.note(number, opener, seen, timeouts)?;
         if let Slot::Used(connection) = &self.slots[number as usize] {
             self.wheel.insert(number, connection.deadline(self.activities.at(number)));
+        }
+        if called {
+            self.called.push(number, &self.activities);
         }
         self.by_inside.insert(self.hasher.hash_one((seen.protocol, inside, remote)), number);
         self.by_outside.insert(self.hasher.hash_one((seen.protocol, outside, remote)), number);

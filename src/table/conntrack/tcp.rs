@@ -93,6 +93,11 @@ impl Tcp {
         !matches!(self.state, TcpState::SynSent | TcpState::SynReceived | TcpState::Closed)
     }
 
+    /// Whether the handshake is not complete.
+    pub const fn is_opening(&self) -> bool {
+        matches!(self.state, TcpState::SynSent | TcpState::SynReceived)
+    }
+
     /// Whether both sides, or one by force, have ended it.
     pub const fn is_over(&self) -> bool {
         matches!(self.state, TcpState::TimeWait | TcpState::Closed)

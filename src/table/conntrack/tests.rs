@@ -28,7 +28,7 @@ fn tcp(flags: u8, seq: u32, ack: u32, now: Time) -> Seen {
 }
 
 fn yes() -> Result<NewConnection, DropReason> {
-    Ok(NewConnection { port: PORT, hairpin: false })
+    Ok(NewConnection { port: PORT, hairpin: false, called: false })
 }
 
 fn out(table: &mut Table, from: Endpoint, to: Endpoint, seen: &Seen) -> Result<Endpoint, DropReason> {
