@@ -550,9 +550,27 @@ fn networks() -> Vec<Seed> {
                 plain(5, &discover),
                 vec![SERVE, 5],
                 answer(SYN | ACK),
-                vec![SERVE, 0x15],
+                vec![SERVE, 0x55],
                 plain(7, &discover),
+                out(7, GATEWAY_DHCP, UDP),
+                vec![SERVE, 0x15],
                 vec![SERVE, 0x3f],
+            ]
+            .concat(),
+        ),
+        (
+            "the-gateways-answer",
+            [
+                say(Say::ARP, [5, 2, 8, 4]),
+                out(5, 12, ECHO),
+                out(7, 13, ECHO),
+                out(3, 13, ECHO),
+                out(8, 15, ECHO),
+                out(10, 16, ECHO),
+                out(1, 16, ECHO),
+                out(1, 18, ECHO),
+                rules(&[[0, NET1, HOST, 0]]),
+                out(7, 13, ECHO),
             ]
             .concat(),
         ),
@@ -628,6 +646,9 @@ fn conntrack() -> Vec<Seed> {
     const OUT_TCP: u8 = 0x00;
     const OUT_UDP: u8 = 0x20;
     const OUT_ICMP: u8 = 0x30;
+    const DIRECT_TCP: u8 = 0x05;
+    const DIRECT_UDP: u8 = 0x25;
+    const MADE_ROOM: u8 = 0x0f;
     const IN_PUBLISHED: u8 = 0x06;
     const IN_UNPUBLISHED: u8 = 0x07;
     const IN_UDP_PUBLISHED: u8 = 0x26;
@@ -655,6 +676,30 @@ fn conntrack() -> Vec<Seed> {
         ("one-mapping-many-remotes", (0..8).flat_map(|n| [OUT_UDP, 0x84, n | n << 6, 0]).collect()),
         ("published", [[IN_PUBLISHED, 1, 1, SYN], [IN_UDP_PUBLISHED, 2, 2, 3], [OUT_UDP, 2, 2, 3]].concat()),
         ("unsolicited", [[IN_UNPUBLISHED, 1, 1, SYN], [IN_UNPUBLISHED, 1, 1, ACK]].concat()),
+        (
+            "room-by-what-is-over",
+            [
+                [OUT_TCP, 0x80, 1, SYN],
+                [OUT_TCP, 0x80, 1, RST],
+                [MADE_ROOM, 1, 0, 0x80],
+                [MADE_ROOM, 0, 1, 0x80],
+                [OUT_TCP, 0x84, 1, SYN],
+                [IN_UNPUBLISHED, 0, 1, SYN | ACK],
+                [IN_UNPUBLISHED, 0, 1, RST | ACK],
+                [MADE_ROOM, 0, 0, 0x80],
+            ]
+            .concat(),
+        ),
+        (
+            "between-networks",
+            [
+                [DIRECT_TCP, 1, 1, SYN],
+                [DIRECT_TCP, 1, 0x21, SYN | ACK],
+                [DIRECT_UDP, 2, 0x22, 0],
+                [FLUSH, 1, 0, 0],
+            ]
+            .concat(),
+        ),
         ("out-of-state", [[OUT_TCP, 1, 1, ACK], [OUT_TCP, 1, 1, SYN]].concat()),
         ("echo", [[OUT_ICMP, 1, 1, 0], [OUT_ICMP, 1, 1, 1], [0x37, 1, 1, 1]].concat()),
         (

@@ -250,7 +250,10 @@ impl World {
                     self.open.remove(0);
                 }
             }
-            1 => self.site.change_network(network, |network| network.dhcp = !network.dhcp && how & 0x40 == 0),
+            1 => {
+                self.punts();
+                self.site.change_network(network, |network| network.dhcp = how & 0x40 == 0);
+            }
             2 => self.site.switch.probe(id(network), station.ip),
             _ => self.punts(),
         }
@@ -324,7 +327,11 @@ impl World {
         let is_for_all = ip.dst.is_broadcast() || ip.dst.octets()[3] == 255;
         match (punt.service, network) {
             (Service::DhcpClient, None) => assert_eq!((ports.dst, punt.ingress.index()), (68, 1)),
-            (Service::Dhcp, Some(_)) => assert!(ports.dst == 67 && (is_for_all || own == Some(ip.dst))),
+            (Service::Dhcp, Some(network)) => {
+                let snapshot = self.site.switch.shared.snapshot();
+                assert!(snapshot.network(id(network)).is_some_and(|network| network.dhcp), "no such service");
+                assert!(ports.dst == 67 && (is_for_all || own == Some(ip.dst)), "{punt:?}");
+            }
             (Service::Stack, Some(_)) => {
                 assert_eq!(Some(ip.dst), own);
                 assert!(ports.dst == 53 || self.opened.contains(&ports.dst), "{punt:?}");
