@@ -821,7 +821,13 @@ subnet = "10.2.0.0/24"
 gateway = "10.2.0.254"
 mtu = 1400
 mode = "internal"
-dhcp = { lease = 600, range = "10.2.0.10-10.2.0.20", domain = "example.com", ntp = ["10.2.0.1"], routes = ["10.9.0.0/16:10.2.0.1"] }
+dhcp = { lease = 600, range = "10.2.0.10-10.2.0.20", domain = "example.com", ntp = "10.2.0.1", routes = "10.9.0.0/16:10.2.0.1" }
+
+[[network]]
+name = "seen"
+subnet = "10.3.0.0/24"
+mode = "routed"
+
 "#;
     let ports = r#"
 [[port]]
@@ -830,6 +836,11 @@ netns = "red"
 ip = "172.30.0.80"
 aliases = ["www"]
 set = { storm = "off", connections = 50, security = "off" }
+
+[[port]]
+name = "app"
+tap = "tap8"
+ip = "172.30.0.81"
 
 [[port]]
 name = "db"
@@ -853,6 +864,12 @@ name = "vm"
 tap = "tap9"
 mac = "02:00:00:00:00:77"
 no_address = true
+vlan = ["backend=10"]
+
+[[connect]]
+network = "seen"
+port = "vm"
+vlan = 20
 "#;
     let rules = r#"
 [[publish]]
@@ -861,7 +878,14 @@ to = "web"
 
 [[publish]]
 spec = "127.0.0.1:53:53/udp"
-to = ["web", "vm"]
+to = ["web", "app"]
+health = "arp"
+health_interval = 7
+
+[[publish]]
+spec = "9000:90"
+to = "web"
+lan = true
 
 [[policy]]
 action = "deny"

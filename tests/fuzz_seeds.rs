@@ -77,6 +77,13 @@ fn the_committed_seeds_are_those_of_the_source() {
     }
 }
 
+/// A fuzzer that begins with files which are refused does not get far.
+#[test]
+fn the_rich_file_applies() {
+    let file = fs::read_to_string(directory("seeds", "config").join("a-rich-file")).unwrap();
+    assert_eq!(bodies::config::faults(&file), Vec::<String>::new());
+}
+
 /// Runs `body` on every seed and regression of `target`, and on what is in `$CORPUS/TARGET`; and names the file that
 /// fails.
 fn replay(target: &str, body: fn(&[u8])) {
