@@ -299,10 +299,16 @@ fn only_for_the_host(site: &Site, frame: &[u8]) {
     match ethernet::carried(frame) {
         Ok((ethernet::ARP, _)) => {}
         Ok((ethernet::IPV4, packet)) if packet.len() >= 20 => {
-            let dst = Ipv4Addr::new(packet[16], packet[17], packet[18], packet[19]);
+            let [src, dst] =
+                [12, 16].map(|at| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]));
             let own = site.stations[HOST].ip;
             let all = [own, Ipv4Addr::BROADCAST, Ipv4Addr::new(10, 1, 0, 255)];
-            assert!(all.contains(&dst) || dst.is_multicast(), "the host is no router: {dst}");
+            // Who is refused is told so at the address that it has used, which without security may be any.
+            let is_told = gateway(1) == Some(src);
+            assert!(
+                is_told || all.contains(&dst) || dst.is_multicast(),
+                "the host is no router: {src} to {dst}"
+            );
         }
         _ => panic!("not for the host: {frame:02x?}"),
     }
