@@ -7,7 +7,7 @@
 
 use vswitchd::addr::{Endpoint, MacAddr};
 use vswitchd::sim::packet::{self, Macs, Tcp};
-use vswitchd::sim::{self, EXTERNAL, SERVER, Station};
+use vswitchd::sim::{EXTERNAL, SERVER, Station};
 use vswitchd::wire::icmpv4::Error;
 use vswitchd::wire::transport::{ACK, FIN, RST, SYN};
 use vswitchd::wire::{checksum, ethernet, ipv4};
@@ -357,7 +357,6 @@ fn networks() -> Vec<Seed> {
     const NET1: u8 = 2;
     const NET2: u8 = 3;
     const NET3: u8 = 4;
-    const INTERNET: u8 = 6;
     const LAN: u8 = 7;
     const HOST: u8 = 8;
     const ALL: u8 = 0;
@@ -401,9 +400,6 @@ fn networks() -> Vec<Seed> {
         let (nobody, all) = (Endpoint::new([0; 4].into(), 68), Endpoint::new([255; 4].into(), 67));
         packet::udp(macs, nobody, all, b"discover")
     };
-    let way = Way::out(&stations[5], Endpoint::new(sim::SERVER, 443));
-    let past = Way { macs: Macs { dst: stations[6].mac, ..way.macs }, ..way };
-    let [to_server, to_neighbor] = [way, past].map(|way| plain(5, &way.udp(b"to a server")));
     let fragments = |who: u8, whom| {
         let pieces = [say(Say::FRAGMENT, [0, 0x20, 0, 8]), say(Say::FRAGMENT, [1, 0, 1, 8])];
         [out(who, whom, UDP), pieces.concat()].concat()
@@ -447,20 +443,6 @@ fn networks() -> Vec<Seed> {
                 ]),
                 out(5, service(7), TCP | SYN),
                 out(5, port(7), TCP | SYN),
-            ]
-            .concat(),
-        ),
-        (
-            "said-to-a-neighbor-and-to-the-world",
-            [
-                rules(&[[2 | 8, 15 + 3, 15 + 4, 0]]),
-                to_neighbor.clone(),
-                to_server.clone(),
-                answer(0),
-                rules(&[[2 | 8, 15 + 3, 15 + 4, 0], [0, NET0, INTERNET, 0]]),
-                vec![FLUSH, 1],
-                to_neighbor,
-                to_server,
             ]
             .concat(),
         ),

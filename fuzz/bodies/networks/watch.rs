@@ -68,7 +68,7 @@ impl Watch {
         if eth.src == gateway_mac(network) {
             let mtu = if network == ROUTED { 1400 } else { 1500 };
             assert!(seen.offload.is_super() || seen.frame.len() - eth.len <= mtu, "over the MTU");
-            self.from_the_gateway(site, seen, &eth, network);
+            self.by_the_gateway(site, seen, &eth, network);
         } else {
             assert!(seen.offload.is_super() || seen.frame.len() - eth.len <= 1500, "over the MTU");
             let Some(sent) = sent else { panic!("nobody sent {:02x?}", seen.frame) };
@@ -128,7 +128,7 @@ impl Watch {
     }
 
     /// A frame that the switch has sent on a network, or passed on from elsewhere.
-    fn from_the_gateway(&mut self, site: &Site, seen: &Seen, eth: &Ethernet, network: usize) {
+    fn by_the_gateway(&mut self, site: &Site, seen: &Seen, eth: &Ethernet, network: usize) {
         if eth.ethertype == ethernet::ARP {
             let own = gateway(network).unwrap_or(Ipv4Addr::UNSPECIFIED);
             return tells_the_truth(&seen.frame, gateway_mac(network), own);
