@@ -15,6 +15,7 @@ use vswitchd::wire::{checksum, ethernet, ipv4};
 use crate::bodies::coalesce::RAW;
 use crate::bodies::config::NEXT;
 use crate::bodies::dhcp::{ANSWER, ANSWER_RAW, ASK, ASK_RAW, TIME as SECONDS};
+use crate::bodies::networks::{DEFAULT, FLUSH, HEALTH, RULES, SECURITY, SERVE, Site, UPLINK};
 use crate::bodies::speech::{Say, say};
 use crate::bodies::switch::{REPAIR, TIME, World};
 
@@ -26,6 +27,7 @@ pub fn all() -> Vec<(&'static str, Vec<Seed>)> {
     vec![
         ("wire", wire()),
         ("switch", switch()),
+        ("networks", networks()),
         ("conntrack", conntrack()),
         ("control", control()),
         ("coalesce", coalesce()),
@@ -337,6 +339,319 @@ fn speech() -> Vec<Seed> {
     ]
 }
 
+/// Stations of several networks that try to reach each other, under rules. See `bodies/networks.rs`.
+fn networks() -> Vec<Seed> {
+    const TCP: u8 = 0x00;
+    const UDP: u8 = 0x80;
+    const ECHO: u8 = 0xc0;
+    // Whom stations call, as `Site::places` lists them: two ports of each station follow.
+    const SERVER: u8 = 0;
+    const PUBLISHED: u8 = 2;
+    const OTHER_PUBLISHED: u8 = 3;
+    const NEAR: u8 = 5;
+    const GATEWAY_DNS: u8 = 13;
+    const GATEWAY_DHCP: u8 = 14;
+    const STATIONS: u8 = 19;
+    // Whom rules name.
+    const NET0: u8 = 1;
+    const NET1: u8 = 2;
+    const NET2: u8 = 3;
+    const NET3: u8 = 4;
+    const LAN: u8 = 7;
+    const HOST: u8 = 8;
+    const ALL: u8 = 0;
+    const ALLOW: u8 = 1;
+    const TO_80: u8 = 2 | 8;
+    let Site { stations, .. } = Site::new();
+    let service = |station: u8| STATIONS + 2 * (station - 2) + 1;
+    let port = |station: u8| STATIONS + 2 * (station - 2);
+    let rules = |list: &[[u8; 4]]| [&[RULES, list.len() as u8][..], &list.concat()].concat();
+    let time = |steps: u8| vec![TIME, steps];
+    let out = |who, whom, how| say(Say::OUT, [who, whom, 5, how]);
+    let straight = |who, whom, how| say(Say::OUT | Say::STRAIGHT, [who, whom, 5, how]);
+    let answer = |how| say(Say::ANSWER | Say::STRAIGHT, [0, how, 0, 0]);
+    let call = |router: u8, port, how| say(Say::IN, [0, router << 1, port, how]);
+    let plain = |place: u8, frame: &[u8]| record(&stations[usize::from(place)], 0, 0, frame);
+    let cross = rules(&[[ALLOW | TO_80, NET0, NET1, 1], [ALLOW, NET1, NET3, 0]]);
+    let kinds = |from: u8, to: u8| {
+        let way = Way::across(&stations[usize::from(from)], &stations[usize::from(to)]);
+        let by_gateway = Way { macs: Way::out(&stations[usize::from(from)], way.dst).macs, ..way };
+        let frames = [
+            way.udp(b"to one"),
+            way.broadcast().udp(b"to all"),
+            way.broadcast().arp(1),
+            by_gateway.udp(b"routed"),
+            by_gateway.ping(),
+            ipv6(way.macs),
+            packet::frame(way.macs, 0x88b5, b"neither"),
+            tagged(&way.udp(b"tagged"), &[ethernet::VLAN]),
+            tagged(&way.udp(b"tagged"), &[ethernet::SERVICE_VLAN, ethernet::VLAN]),
+        ];
+        frames.iter().flat_map(|frame| plain(from, frame)).collect::<Vec<u8>>()
+    };
+    let tags = |device: u8, vid: u8| {
+        let way = Way::across(&stations[usize::from(device)], &stations[5]).broadcast();
+        let mut frame = tagged(&way.udp(b"on a trunk"), &[ethernet::VLAN, ethernet::VLAN]);
+        (frame[14], frame[15], frame[18], frame[19]) = (0, vid, 0, 20);
+        [plain(device, &frame), plain(device, &[&frame[..16], &frame[20..]].concat())].concat()
+    };
+    let discover = {
+        let macs = Macs { src: stations[7].mac, dst: MacAddr::BROADCAST };
+        let (nobody, all) = (Endpoint::new([0; 4].into(), 68), Endpoint::new([255; 4].into(), 67));
+        packet::udp(macs, nobody, all, b"discover")
+    };
+    let fragments = |who: u8, whom| {
+        let pieces = [say(Say::FRAGMENT, [0, 0x20, 0, 8]), say(Say::FRAGMENT, [1, 0, 1, 8])];
+        [out(who, whom, UDP), pieces.concat()].concat()
+    };
+    vec![
+        (
+            "every-kind-to-every-network",
+            [kinds(5, 7), kinds(7, 8), kinds(8, 10), kinds(12, 5), kinds(2, 13)].concat(),
+        ),
+        (
+            "a-rule-lets-in",
+            [cross.clone(), out(5, service(7), TCP | SYN), answer(SYN | ACK), answer(ACK)].concat(),
+        ),
+        (
+            "and-nothing-else",
+            [cross.clone(), out(5, port(7), UDP), out(7, service(5), TCP | SYN), out(7, service(10), ECHO)]
+                .concat(),
+        ),
+        (
+            "answers-outlive-a-rule-until-a-flush",
+            [
+                cross.clone(),
+                out(5, service(7), TCP | SYN),
+                answer(SYN | ACK),
+                rules(&[]),
+                answer(ACK),
+                out(5, service(7), TCP | SYN),
+                vec![FLUSH, 1],
+                answer(ACK),
+            ]
+            .concat(),
+        ),
+        (
+            "the-first-rule-that-matches",
+            [
+                rules(&[
+                    [ALLOW | TO_80, ALL, 15 + 5, 0],
+                    [ALLOW | TO_80, NET0, NET1, 2],
+                    [0, ALL, 15 + 5, 0],
+                    [ALLOW, NET0, NET1, 0],
+                ]),
+                out(5, service(7), TCP | SYN),
+                out(5, port(7), TCP | SYN),
+            ]
+            .concat(),
+        ),
+        (
+            "rules-one-by-one",
+            [
+                [RULES, 0x80, ALLOW, ALL, NET2, 0].to_vec(),
+                [RULES, 0x80, TO_80, NET1, ALL, 1].to_vec(),
+                [RULES, 0x81, ALLOW, NET0, 15 + 6, 0].to_vec(),
+                out(7, service(8), TCP | SYN),
+                out(5, service(8), TCP | SYN),
+                vec![RULES, 0xc0],
+                out(7, service(8), TCP | SYN),
+                vec![DEFAULT, 25 + 5, DEFAULT, 50 + 1],
+                out(5, port(10), UDP),
+            ]
+            .concat(),
+        ),
+        (
+            "deny-on-a-network",
+            [
+                rules(&[[4, 15 + 3, NET0, 0]]),
+                straight(5, port(6), UDP),
+                straight(6, port(5), UDP),
+                answer(0),
+                straight(5, service(13), SYN),
+            ]
+            .concat(),
+        ),
+        (
+            "internet-yes-lan-no-host-no",
+            [
+                rules(&[[0, NET0, LAN, 0], [0, NET0, HOST, 0]]),
+                out(5, SERVER, SYN),
+                out(5, 6, SYN),
+                out(5, 12, ECHO),
+            ]
+            .concat(),
+        ),
+        (
+            "vlans",
+            [
+                straight(2, port(5), UDP),
+                straight(3, port(7), UDP),
+                straight(4, port(8), UDP),
+                straight(7, port(3), SYN),
+                out(13, SERVER, UDP),
+                straight(12, port(11), UDP),
+            ]
+            .concat(),
+        ),
+        ("tags", [tags(2, 0), tags(2, 10), tags(2, 20), tags(2, 30), tags(12, 30), tags(5, 10)].concat()),
+        (
+            "out-by-both-uplinks",
+            [
+                out(5, SERVER, SYN),
+                answer(SYN | ACK),
+                out(7, SERVER, UDP),
+                answer(0),
+                out(10, SERVER, ECHO),
+                answer(0),
+            ]
+            .concat(),
+        ),
+        (
+            "moved-to-another-uplink",
+            [
+                out(5, SERVER, UDP),
+                vec![UPLINK, 1],
+                answer(0),
+                out(5, 1, UDP),
+                vec![UPLINK, 0x81, UPLINK, 0x83],
+                out(10, SERVER, UDP),
+            ]
+            .concat(),
+        ),
+        (
+            "published-at-both-uplinks",
+            [
+                call(0, 144, SYN),
+                say(Say::IN, [144, 0, 31, SYN]),
+                answer(SYN | ACK),
+                say(Say::IN, [144, 2, 31, SYN]),
+                answer(SYN | ACK),
+                answer(ACK),
+            ]
+            .concat(),
+        ),
+        (
+            "targets-go-down",
+            [
+                vec![HEALTH, 0, HEALTH, 0],
+                say(Say::IN, [144, 0, 31, SYN]),
+                say(Say::IN, [144, 1, 31, SYN]),
+                answer(SYN | ACK),
+                vec![FLUSH, 1, HEALTH, 1, HEALTH, 1, HEALTH, 2, HEALTH, 2],
+                say(Say::IN, [144, 2, 31, SYN]),
+                say(Say::IN, [144, 3, 31, SYN]),
+            ]
+            .concat(),
+        ),
+        ("for-the-lan-only", [say(Say::IN, [130, 0, 35, SYN]), out(7, NEAR, SYN), out(0, 5, SYN)].concat()),
+        (
+            "around",
+            [
+                out(6, PUBLISHED, SYN),
+                answer(SYN | ACK),
+                out(7, OTHER_PUBLISHED, SYN),
+                rules(&[[ALLOW, NET1, NET0, 0]]),
+                out(7, PUBLISHED, SYN),
+                answer(SYN | ACK),
+            ]
+            .concat(),
+        ),
+        (
+            "services",
+            [
+                out(7, GATEWAY_DNS, UDP),
+                out(3, GATEWAY_DNS, SYN),
+                out(7, GATEWAY_DHCP, UDP),
+                plain(7, &discover),
+                plain(5, &discover),
+                vec![SERVE, 5],
+                answer(SYN | ACK),
+                vec![SERVE, 0x55],
+                plain(7, &discover),
+                out(7, GATEWAY_DHCP, UDP),
+                vec![SERVE, 0x15],
+                vec![SERVE, 0x3f],
+            ]
+            .concat(),
+        ),
+        (
+            "the-gateways-answer",
+            [
+                say(Say::ARP, [5, 2, 8, 4]),
+                out(5, 12, ECHO),
+                out(7, 13, ECHO),
+                out(3, 13, ECHO),
+                out(8, 15, ECHO),
+                out(10, 16, ECHO),
+                out(1, 16, ECHO),
+                out(1, 18, ECHO),
+                rules(&[[0, NET1, HOST, 0]]),
+                out(7, 13, ECHO),
+            ]
+            .concat(),
+        ),
+        (
+            "who-is-there",
+            [vec![SERVE, 0x24, SERVE, 0x29, SERVE, 0x2a], answer(0), time(30), answer(0)].concat(),
+        ),
+        (
+            "the-host",
+            [
+                straight(7, port(9), UDP),
+                straight(9, port(7), SYN),
+                out(9, SERVER, UDP),
+                straight(7, SERVER, UDP),
+                out(5, port(9), ECHO),
+                out(9, port(5), SYN),
+            ]
+            .concat(),
+        ),
+        (
+            "the-lan",
+            [
+                straight(11, port(12), UDP),
+                answer(0),
+                straight(12, 11, UDP),
+                kinds(11, 12),
+                rules(&[[0, 15 + 10, LAN, 0]]),
+                straight(12, port(11), SYN),
+            ]
+            .concat(),
+        ),
+        (
+            "insecure",
+            [vec![SECURITY, 14], kinds(7, 9), vec![SECURITY, 15], kinds(7, 9), vec![SECURITY, 11]].concat(),
+        ),
+        (
+            "in-fragments",
+            [
+                fragments(5, SERVER),
+                cross,
+                fragments(7, port(10)),
+                fragments(10, SERVER),
+                rules(&[[0, 15 + 3, NET0, 0]]),
+                fragments(2, port(6)),
+            ]
+            .concat(),
+        ),
+        (
+            "errors",
+            [
+                out(5, SERVER, UDP),
+                say(Say::REPORT, [0, 0, 255, 1]),
+                out(10, SERVER, UDP),
+                say(Say::REPORT, [0, 3, 28, 0]),
+                rules(&[[ALLOW, NET0, NET1, 0]]),
+                out(5, port(7), UDP),
+                say(Say::REPORT, [0, 3, 255, 0]),
+            ]
+            .concat(),
+        ),
+        ("quota", (0..16).flat_map(|n| say(Say::OUT, [7, SERVER, n, UDP])).chain(time(255)).collect()),
+    ]
+}
+
 fn record(station: &Station, promise: u8, parameter: u16, frame: &[u8]) -> Vec<u8> {
     let len = u16::try_from(frame.len()).unwrap();
     let [_, number] = station.id.0.to_be_bytes();
@@ -348,6 +663,9 @@ fn conntrack() -> Vec<Seed> {
     const OUT_TCP: u8 = 0x00;
     const OUT_UDP: u8 = 0x20;
     const OUT_ICMP: u8 = 0x30;
+    const DIRECT_TCP: u8 = 0x05;
+    const DIRECT_UDP: u8 = 0x25;
+    const MADE_ROOM: u8 = 0x0f;
     const IN_PUBLISHED: u8 = 0x06;
     const IN_UNPUBLISHED: u8 = 0x07;
     const IN_UDP_PUBLISHED: u8 = 0x26;
@@ -375,6 +693,30 @@ fn conntrack() -> Vec<Seed> {
         ("one-mapping-many-remotes", (0..8).flat_map(|n| [OUT_UDP, 0x84, n | n << 6, 0]).collect()),
         ("published", [[IN_PUBLISHED, 1, 1, SYN], [IN_UDP_PUBLISHED, 2, 2, 3], [OUT_UDP, 2, 2, 3]].concat()),
         ("unsolicited", [[IN_UNPUBLISHED, 1, 1, SYN], [IN_UNPUBLISHED, 1, 1, ACK]].concat()),
+        (
+            "room-by-what-is-over",
+            [
+                [OUT_TCP, 0x80, 1, SYN],
+                [OUT_TCP, 0x80, 1, RST],
+                [MADE_ROOM, 1, 0, 0x80],
+                [MADE_ROOM, 0, 1, 0x80],
+                [OUT_TCP, 0x84, 1, SYN],
+                [IN_UNPUBLISHED, 0, 1, SYN | ACK],
+                [IN_UNPUBLISHED, 0, 1, RST | ACK],
+                [MADE_ROOM, 0, 0, 0x80],
+            ]
+            .concat(),
+        ),
+        (
+            "between-networks",
+            [
+                [DIRECT_TCP, 1, 1, SYN],
+                [DIRECT_TCP, 1, 0x21, SYN | ACK],
+                [DIRECT_UDP, 2, 0x22, 0],
+                [FLUSH, 1, 0, 0],
+            ]
+            .concat(),
+        ),
         ("out-of-state", [[OUT_TCP, 1, 1, ACK], [OUT_TCP, 1, 1, SYN]].concat()),
         ("echo", [[OUT_ICMP, 1, 1, 0], [OUT_ICMP, 1, 1, 1], [0x37, 1, 1, 1]].concat()),
         (
@@ -490,6 +832,28 @@ fn config() -> Vec<Seed> {
     let base = "uplink = \"eth0\"\nnat_ports = \"61000-61099\"\n";
     let whole = include_str!("../src/control/config/sample.toml");
     let network = "[[network]]\nname = \"default\"\nsubnet = \"172.30.0.0/16\"\n";
+    let ways = r#"
+[[network]]
+name = "seen"
+subnet = "10.3.0.0/24"
+mode = "routed"
+[[network]]
+name = "backend"
+subnet = "10.2.0.0/24"
+[[port]]
+name = "vm"
+tap = "tap9"
+no_address = true
+vlan = ["backend=10"]
+[[connect]]
+network = "seen"
+port = "vm"
+vlan = 20
+[[publish]]
+spec = "9000:90"
+to = "vm"
+lan = true
+"#;
     let faults = r#"
 [[network]]
 name = "one"
@@ -529,6 +893,7 @@ sctp = 1
         ),
         ("faults", [network, faults].concat().into_bytes()),
         ("half-a-file", whole.as_bytes()[..whole.len() / 2].to_vec()),
+        ("vlans-and-a-routed-network", [network, ways].concat().into_bytes()),
         ("head", [base, network].concat().into_bytes()),
         ("no-toml", b"[[network]\nname = ".to_vec()),
     ]

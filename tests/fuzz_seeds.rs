@@ -25,6 +25,11 @@ fn switch() {
 }
 
 #[test]
+fn networks() {
+    replay("networks", bodies::networks::run);
+}
+
+#[test]
 fn conntrack() {
     replay("conntrack", bodies::conntrack::run);
 }
@@ -72,11 +77,21 @@ fn the_committed_seeds_are_those_of_the_source() {
     }
 }
 
-/// Runs `body` on every seed and regression of `target`, and names the file that fails.
+/// A fuzzer that begins with files which are refused does not get far.
+#[test]
+fn the_rich_file_applies() {
+    let file = fs::read_to_string(directory("seeds", "config").join("a-rich-file")).unwrap();
+    assert_eq!(bodies::config::faults(&file), Vec::<String>::new());
+}
+
+/// Runs `body` on every seed and regression of `target`, and on what is in `$CORPUS/TARGET`; and names the file that
+/// fails.
 fn replay(target: &str, body: fn(&[u8])) {
     let seeds = files(&directory("seeds", target));
     assert!(!seeds.is_empty(), "{target} has no seeds");
-    for file in seeds.into_iter().chain(files(&directory("regressions", target))) {
+    let corpus = std::env::var_os("CORPUS").map(|corpus| files(&Path::new(&corpus).join(target)));
+    let regressions = files(&directory("regressions", target));
+    for file in seeds.into_iter().chain(regressions).chain(corpus.unwrap_or_default()) {
         let input = fs::read(&file).unwrap();
         let outcome = catch_unwind(AssertUnwindSafe(|| body(&input)));
         assert!(outcome.is_ok(), "{} fails", file.display());

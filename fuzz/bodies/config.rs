@@ -24,6 +24,13 @@ pub fn run(input: &[u8]) {
     }
 }
 
+/// What is wrong with a file, for a switch that has nothing yet.
+pub fn faults(text: &str) -> Vec<String> {
+    let mut world = World { control: control(), now: Time::from_secs(10) };
+    let Some(applied) = world.ask(text, false) else { return vec!["it is refused".into()] };
+    applied.faults.iter().map(|fault| format!("line {}: {}", fault.line, fault.error)).collect()
+}
+
 struct World {
     control: Control<MemoryHost>,
     now: Time,

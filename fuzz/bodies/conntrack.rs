@@ -7,7 +7,7 @@ use std::time::Duration;
 use vswitchd::addr::{Endpoint, PortId, Protocol};
 use vswitchd::clock::Time;
 use vswitchd::drops::DropReason;
-use vswitchd::table::conntrack::{Answer, NewConnection, Seen, Table, Timeouts, Track};
+use vswitchd::table::conntrack::{Answer, Direction, Nat, NewConnection, Seen, Table, Timeouts, Track};
 use vswitchd::wire::transport::TcpSegment;
 
 use super::Input;
@@ -59,7 +59,11 @@ impl World {
         let remote = Endpoint::new(Ipv4Addr::new(203, 0, 113, whom % 4), 50 + u16::from(whom >> 6));
         let seen = self.seen(what, how);
         match what & 0x0f {
-            0..=5 => self.outward(port, inside, remote, &seen),
+            0..=4 => self.outward(port, inside, remote, &seen),
+            5 => {
+                let direction = if whom & 0x20 == 0 { Direction::Outward } else { Direction::Inward };
+                self.direct(port, direction, inside, remote, &seen);
+            }
             6..=9 => {
                 let outside = Endpoint::new(EXTERNAL, PORTS.start() + u16::from(how & 7));
                 let target = (what & 1 == 0).then_some(inside);
@@ -71,6 +75,7 @@ impl World {
             12 => self.flush(port),
             13 => self.table.reserve(seen.protocol, PORTS.start() + u16::from(how & 7)),
             14 => self.table.release(seen.protocol, PORTS.start() + u16::from(how & 7), self.now),
+            _ if how & 0x80 != 0 => self.reclaim((whom & 1 == 0).then_some(port)),
             _ => {
                 self.timeouts.udp = Duration::from_secs(u64::from(who) + 1);
             }
@@ -142,6 +147,36 @@ impl World {
         }
     }
 
+    fn direct(
+        &mut self,
+        port: PortId,
+        direction: Direction,
+        inside: Endpoint,
+        neighbor: Endpoint,
+        seen: &Seen,
+    ) {
+        let known = self.table.has_direct(seen.protocol, inside, neighbor);
+        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false });
+        let Ok(answer) = self.table.direct(direction, inside, neighbor, seen, allow, &self.timeouts) else {
+            assert!(!known, "a connection refused its own packet");
+            return;
+        };
+        if !known {
+            *self.live.entry(port).or_default() += 1;
+        }
+        assert!(self.table.has_direct(seen.protocol, inside, neighbor));
+        assert_eq!(answer.endpoint, inside, "it is translated");
+    }
+
+    /// Room is made by a connection that is over, of this port if one is given.
+    fn reclaim(&mut self, of: Option<PortId>) {
+        let before = self.table.stats();
+        let Some(ended) = self.table.reclaim(of, self.now) else { return };
+        assert!(of.is_none_or(|port| port == ended.port), "another port's connection");
+        *self.live.entry(ended.port).or_default() -= 1;
+        assert_eq!(self.table.stats().connections + 1, before.connections);
+    }
+
     fn expire(&mut self) {
         let live = &mut self.live;
         self.table.expire(self.now, 64, |ended| *live.entry(ended.port).or_default() -= 1);
@@ -162,7 +197,8 @@ impl World {
         let stats = self.table.stats();
         assert!(stats.connections <= LIMIT as u64);
         assert_eq!(stats.connections, self.live.values().sum::<u64>(), "callers and table count alike");
-        assert_eq!(stats.created, stats.connections + stats.expired + stats.flushed);
+        let ended = stats.expired + stats.flushed + stats.reclaimed;
+        assert_eq!(stats.created, stats.connections + ended);
         let activities = self.table.activities();
         for (track, protocol, [inside, outside, remote]) in &self.tracks {
             let Some(activity) = activities.alive(track.number, track.life) else { continue };
@@ -174,7 +210,7 @@ impl World {
         let mut outside = HashSet::new();
         for info in self.table.entries(self.now) {
             assert!(
-                inside.insert((info.protocol, info.inside, info.remote)),
+                inside.insert((info.protocol, info.nat == Nat::None, info.inside, info.remote)),
                 "two from one inside: {info:?}"
             );
             assert!(

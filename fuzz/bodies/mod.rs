@@ -14,6 +14,7 @@ pub mod control;
 pub mod dhcp;
 pub mod dns;
 pub mod flows;
+pub mod networks;
 pub mod speech;
 pub mod switch;
 pub mod wire;

@@ -2,9 +2,11 @@
 //! address, fragments, and ICMP errors about packets that were heard. A few bytes of input say a whole packet, so
 //! that a fuzzer gets to states that it would hardly find byte by byte.
 
+use std::net::Ipv4Addr;
+
 use vswitchd::addr::{Endpoint, MacAddr};
 use vswitchd::sim::packet::{self, Macs, Tcp};
-use vswitchd::sim::{EXTERNAL, ROUTER, SERVER, Station};
+use vswitchd::sim::{EXTERNAL, Station, on_link};
 use vswitchd::wire::checksum::{checksum, fold, pseudo_header, sum};
 use vswitchd::wire::ethernet::{self, Ethernet};
 use vswitchd::wire::ipv4::{self, Ipv4};
@@ -39,16 +41,34 @@ impl Say {
     pub const AGAIN: u8 = 6;
     /// What was said, but for one byte: which, where, what. The checksums of IP and ICMP are right.
     pub const ALTERED: u8 = 7;
+    /// With this bit, [`Say::OUT`] goes past the gateway, straight to who has the address or else to everybody, and
+    /// who [answers](Say::ANSWER) ARP tells the truth.
+    pub const STRAIGHT: u8 = 8;
+}
+
+/// Whom stations speak of.
+pub struct Places {
+    /// Whom they call.
+    pub remotes: Vec<Endpoint>,
+    /// Whose addresses they say and ask for in ARP packets; `None` is the sender's own.
+    pub addresses: Vec<Option<Ipv4Addr>>,
+    /// How many of the stations are routers at an uplink. They are the first.
+    pub uplinks: u8,
 }
 
 /// What was said and heard lately, with the station's number.
-#[derive(Default)]
 pub struct Talk {
+    places: Places,
     said: Vec<(usize, Vec<u8>)>,
     heard: Vec<(usize, Vec<u8>)>,
 }
 
 impl Talk {
+    /// Nothing yet.
+    pub fn about(places: Places) -> Talk {
+        Talk { places, said: Vec::new(), heard: Vec::new() }
+    }
+
     /// Remembers what a station received.
     pub fn hear(&mut self, station: usize, frame: &[u8]) {
         remember(&mut self.heard, station, frame);
@@ -63,12 +83,15 @@ impl Talk {
     ) -> Option<(usize, Vec<u8>)> {
         let (a, b) = (input.byte()?, input.byte()?);
         let (c, d) = (input.byte()?, input.byte()?);
+        let is_straight = what & Say::STRAIGHT != 0;
+        let remote = |which: u8| self.places.remotes[usize::from(which) % self.places.remotes.len()];
         let (who, frame) = match what & 7 {
             Say::OUT => {
                 let who = usize::from(a) % stations.len();
-                let station = &stations[who];
+                let (station, dst) = (&stations[who], remote(b));
                 let src = station.at(61_000 + u16::from(c & 15));
-                (who, flow(via(station), src, remote(b, stations), d, b"out")?)
+                let macs = if is_straight { straight(station, dst.ip, stations) } else { via(station) };
+                (who, flow(macs, src, dst, d, b"out")?)
             }
             Say::IN => {
                 let port = match c {
@@ -77,20 +100,15 @@ impl Talk {
                     17 => 5353,
                     _ => u16::from(c) << 8 | u16::from(a),
                 };
-                (
-                    0,
-                    flow(
-                        via(&stations[0]),
-                        remote(b & 1, stations),
-                        Endpoint::new(EXTERNAL, port),
-                        d,
-                        b"in",
-                    )?,
-                )
+                let router = (b >> 1) % self.places.uplinks;
+                let dst = Endpoint::new(on_link(router, EXTERNAL), port);
+                let router = usize::from(router);
+                (router, flow(via(&stations[router]), remote(b & 1), dst, d, b"in")?)
             }
             Say::ANSWER => {
                 let (who, heard) = pick(&self.heard, a)?;
-                (who, answer(&heard, b)?)
+                let own = if is_straight { stations[who].mac } else { MacAddr([2, 0, 0, 0, 0, b & 3]) };
+                (who, answer(&heard, b, own)?)
             }
             Say::REPORT => {
                 let (who, heard) = pick(&self.heard, a)?;
@@ -102,7 +120,7 @@ impl Talk {
             }
             Say::ARP => {
                 let who = usize::from(a) % stations.len();
-                (who, arp(&stations[who], stations, b, c, d))
+                (who, arp(&stations[who], &self.places.addresses, b, c, d))
             }
             Say::AGAIN => {
                 let (_, said) = pick(&self.said, a)?;
@@ -138,16 +156,10 @@ fn via(station: &Station) -> Macs {
     Macs { src: station.mac, dst: station.gateway_mac }
 }
 
-fn remote(which: u8, stations: &[Station]) -> Endpoint {
-    match which % 8 {
-        0 => Endpoint::new(SERVER, 443),
-        1 => Endpoint::new([203, 0, 113, 9].into(), 53),
-        2 => Endpoint::new(EXTERNAL, 8080),
-        3 => Endpoint::new(EXTERNAL, 5353),
-        4 => Endpoint::new(ROUTER, 80),
-        5 => Endpoint::new([172, 30, 0, 1].into(), 53),
-        other => stations[usize::from(other) % stations.len()].at(7),
-    }
+/// From a station to who has the address, past all routers.
+fn straight(station: &Station, ip: Ipv4Addr, stations: &[Station]) -> Macs {
+    let dst = stations.iter().find(|other| other.ip == ip).map_or(MacAddr::BROADCAST, |other| other.mac);
+    Macs { src: station.mac, dst }
 }
 
 /// A packet of TCP, UDP or echo; `how` is TCP's flags with the transport in the two highest bits.
@@ -166,14 +178,13 @@ fn flow(macs: Macs, src: Endpoint, dst: Endpoint, how: u8, payload: &[u8]) -> Op
     })
 }
 
-/// What goes back to the sender of `heard`, whoever that was.
-fn answer(heard: &[u8], flags: u8) -> Option<Vec<u8>> {
+/// What goes back to the sender of `heard`, whoever that was; who was asked by ARP has the MAC address `own`.
+fn answer(heard: &[u8], flags: u8, own: MacAddr) -> Option<Vec<u8>> {
     let eth = Ethernet::parse(heard).ok()?;
     let macs = Macs { src: eth.dst, dst: eth.src };
     if eth.ethertype == ethernet::ARP {
         let (sender, target) = (heard.get(28..32)?, heard.get(38..42)?);
-        let ip = |bytes: &[u8]| std::net::Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]);
-        let own = MacAddr([2, 0, 0, 0, 0, flags & 3]);
+        let ip = |bytes: &[u8]| Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]);
         return Some(packet::arp(Macs { src: own, ..macs }, 2, (own, ip(target)), (eth.src, ip(sender))));
     }
     let (ip, ports) = endpoints(heard)?;
@@ -220,15 +231,8 @@ fn fragment(mut said: Vec<u8>, place: u16, len: u8) -> Option<Vec<u8>> {
     Some(said)
 }
 
-fn arp(station: &Station, stations: &[Station], how: u8, sender: u8, target: u8) -> Vec<u8> {
-    let address = |which: u8| match which % 8 {
-        0 => EXTERNAL,
-        1 => [172, 30, 0, 1].into(),
-        2 => [0, 0, 0, 0].into(),
-        3 => [172, 30, 255, 255].into(),
-        4 => station.ip,
-        other => stations[usize::from(other) % stations.len()].ip,
-    };
+fn arp(station: &Station, addresses: &[Option<Ipv4Addr>], how: u8, sender: u8, target: u8) -> Vec<u8> {
+    let address = |which: u8| addresses[usize::from(which) % addresses.len()].unwrap_or(station.ip);
     let mac = |bits: u8| {
         [station.mac, MacAddr::BROADCAST, MacAddr::ZERO, station.gateway_mac][usize::from(bits & 3)]
     };

@@ -1,20 +1,21 @@
 //! Whole frames through a whole switch: any bytes, with any promises, at any port, in any order.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vswitchd::addr::Protocol;
+use vswitchd::addr::{Endpoint, Protocol};
 use vswitchd::frame::{Checksum, Offload, Segment};
 use vswitchd::port::Promises;
 use vswitchd::port::memory::MemoryPort;
-use vswitchd::sim::{EXTERNAL, Station, Switch, UPLINK_MAC};
+use vswitchd::sim::{EXTERNAL, ROUTER, SERVER, Station, Switch, UPLINK_MAC};
 use vswitchd::snapshot::{NetworkMode, UplinkMode};
 use vswitchd::wire::checksum::checksum;
 use vswitchd::wire::ethernet::{self, Ethernet};
 use vswitchd::wire::ipv4::{self, Ipv4};
 
 use super::Input;
-use super::speech::{Talk, is_fragment, is_sound};
+use super::speech::{Places, Talk, is_fragment, is_sound};
 
 /// A first byte of a record from here on lets time pass.
 pub const TIME: u8 = 0x80;
@@ -63,8 +64,29 @@ impl World {
         ];
         switch.publish(Protocol::Tcp, 8080, &stations[1], 80);
         switch.publish(Protocol::Udp, 5353, &stations[2], 53);
-        World { switch, stations, talk: Talk::default(), sound: true }
+        let talk = Talk::about(places(&stations));
+        World { switch, stations, talk, sound: true }
     }
+}
+
+fn places(stations: &[Station]) -> Places {
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
+    const BROADCAST: Ipv4Addr = Ipv4Addr::new(172, 30, 255, 255);
+    let [router, container, .., internal] = stations else { unreachable!() };
+    let remotes = vec![
+        Endpoint::new(SERVER, 443),
+        Endpoint::new([203, 0, 113, 9].into(), 53),
+        Endpoint::new(EXTERNAL, 8080),
+        Endpoint::new(EXTERNAL, 5353),
+        Endpoint::new(ROUTER, 80),
+        Endpoint::new(GATEWAY, 53),
+        router.at(7),
+        container.at(7),
+    ];
+    let others = [EXTERNAL, GATEWAY, Ipv4Addr::UNSPECIFIED, BROADCAST].map(Some);
+    let stations = [internal.ip, router.ip, container.ip].map(Some);
+    let addresses = others.into_iter().chain([None]).chain(stations).collect();
+    Places { remotes, addresses, uplinks: 1 }
 }
 
 /// The input is a sequence of records: a station, a kind of promise, its parameter (two bytes), a length
@@ -76,7 +98,7 @@ pub fn run(input: &[u8]) {
     while let (Some(what), Some(how)) = (input.byte(), input.byte()) {
         if what >= SPEAK {
             let World { talk, stations, .. } = &mut world;
-            if let Some((number, frame)) = talk.next(what, &mut input, stations) {
+            if let Some((number, frame)) = talk.next(what & 7, &mut input, stations) {
                 world.send(number, &frame, Offload::NONE);
             }
             continue;
@@ -98,7 +120,8 @@ pub fn run(input: &[u8]) {
     }
 }
 
-fn promise(kind: u8, parameter: u16, frame: &[u8]) -> Offload {
+/// What a record promises of its frame.
+pub fn promise(kind: u8, parameter: u16, frame: &[u8]) -> Offload {
     let transport = Ethernet::parse(frame)
         .ok()
         .and_then(|eth| Some(eth.len + Ipv4::parse(frame.get(eth.len..)?).ok()?.header_len))

@@ -240,7 +240,7 @@ impl Conntrack {
     /// `is_answer` says what it is.
     pub fn has_direct(&self, protocol: Protocol, src: Endpoint, dst: Endpoint, is_answer: bool) -> bool {
         let (inside, remote, _) = sides(protocol, src, dst, is_answer);
-        self.peek_outward(protocol, inside, remote).is_some()
+        self.shard_inside(protocol, inside).has_direct(protocol, inside, remote)
     }
 
     /// Where to note a packet of a connection that was [`Translated`] before, without a lock; `None` if the

@@ -171,6 +171,34 @@ fn internet_yes_lan_no_host_no() {
 }
 
 #[test]
+fn what_was_said_to_a_neighbor_opens_nothing_by_the_gateway() {
+    let (mut switch, c, router) = Switch::with_uplink();
+    let d = neighbor(&mut switch);
+    // A rule about neighbors, for which what they say to each other is tracked, whatever the address.
+    let within = tcp_to(99, rule(Action::Deny, &[at(&c)], &[at(&d)]));
+    set(&mut switch, [within.clone()]);
+    let to_server = |macs| packet::udp(macs, c.at(61_001), server(53), b"x");
+    for _ in 0..2 {
+        switch.send(&c, &to_server(between(&c, &d)));
+        assert_eq!(one(&d), to_server(between(&c, &d)), "it may pass it on");
+        switch.send(&c, &to_server(via(&c)));
+        assert_eq!(read(&one(&router)).src.ip, EXTERNAL, "nobody outside sees an inner address");
+    }
+    let answer = packet::udp(via(&router), server(53), external(61_001), b"answer");
+    switch.send(&router, &answer);
+    assert_eq!(read(&one(&c)).dst, c.at(61_001));
+    // Nor does it open what is forbidden there.
+    set(&mut switch, [within, rule(Action::Deny, &[at(&c)], &[Place::Internet])]);
+    switch.shared.conntrack.flush(switch.now, |_| true);
+    switch.send(&c, &to_server(between(&c, &d)));
+    assert_eq!(one(&d), to_server(between(&c, &d)));
+    switch.send(&c, &to_server(via(&c)));
+    is_refused(&c);
+    nothing(&router);
+    settle(&switch);
+}
+
+#[test]
 fn a_published_service_answers_though_it_may_not_call() {
     let (mut switch, c, router) = Switch::with_uplink();
     switch.publish(Protocol::Tcp, 8080, &c, 80);

@@ -38,6 +38,11 @@ pub(super) struct Connection<A> {
 }
 
 impl<A: Address> Connection<A> {
+    /// Whether it is not translated.
+    pub(super) fn is_direct(&self) -> bool {
+        self.nat == Nat::None
+    }
+
     pub(super) fn has_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> bool {
         self.inside == inside && self.remote == remote && self.protocol == protocol
     }

@@ -8,7 +8,9 @@
 //!
 //! A connection between two containers whose networks the gateway routes between is not translated. It has the same
 //! three endpoints, of which `outside` is `inside`; which of the two containers is `inside` is settled by their
-//! endpoints, so that a packet of either one finds it at once.
+//! endpoints, so that a packet of either one finds it at once. Packets on a network may be for any address, by way of a
+//! neighbor that passes them on, so the same two endpoints may have a connection that is translated as well; neither is
+//! ever found in the other's place, or a packet would leave as it is.
 //!
 //! # Mappings
 //! Masquerading is endpoint-independent (RFC 4787 REQ-1, RFC 5382 REQ-1): all connections of one inside
@@ -228,7 +230,7 @@ impl<A: Address> Table<A> {
         mut sponsor: impl Sponsor,
         timeouts: &Timeouts,
     ) -> Result<Answer<A>, DropReason> {
-        if let Some(number) = self.find_inside(seen.protocol, inside, remote) {
+        if let Some(number) = self.find_direct(seen.protocol, inside, remote) {
             return self.note(number, direction, seen, timeouts);
         }
         opens(seen)?;
@@ -248,6 +250,11 @@ impl<A: Address> Table<A> {
     ) -> Option<Endpoint<A>> {
         let number = self.find_outside(protocol, outside, remote)?;
         self.slots[number as usize].used().map(|connection| connection.inside)
+    }
+
+    /// Whether there is a connection between `inside` and `remote` that is not translated.
+    pub fn has_direct(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> bool {
+        self.find_direct(protocol, inside, remote).is_some()
     }
 
     /// What the world sees instead of `inside` towards `remote`, without taking note of a packet.
@@ -486,16 +493,29 @@ impl<A: Address> Table<A> {
         Ended { port: connection.port, freed: unmapped.map(|port| (protocol, port)) }
     }
 
+    /// A translated connection, by what the container knows of it.
     fn find_inside(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, inside, remote));
-        let slot = |n: u32| self.slots.get(n as usize).and_then(Slot::used);
-        self.by_inside.find(hash, |n| slot(n).is_some_and(|c| c.has_inside(protocol, inside, remote)))
+        let is_it = |c: &Connection<A>| !c.is_direct() && c.has_inside(protocol, inside, remote);
+        self.by_inside.find(hash, |number| self.used(number).is_some_and(is_it))
     }
 
+    /// A connection that is not translated.
+    fn find_direct(&self, protocol: Protocol, inside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
+        let hash = self.hasher.hash_one((protocol, inside, remote));
+        let is_it = |c: &Connection<A>| c.is_direct() && c.has_inside(protocol, inside, remote);
+        self.by_inside.find(hash, |number| self.used(number).is_some_and(is_it))
+    }
+
+    /// A translated connection, by what the world knows of it.
     fn find_outside(&self, protocol: Protocol, outside: Endpoint<A>, remote: Endpoint<A>) -> Option<u32> {
         let hash = self.hasher.hash_one((protocol, outside, remote));
-        let slot = |n: u32| self.slots.get(n as usize).and_then(Slot::used);
-        self.by_outside.find(hash, |n| slot(n).is_some_and(|c| c.has_outside(protocol, outside, remote)))
+        let is_it = |c: &Connection<A>| !c.is_direct() && c.has_outside(protocol, outside, remote);
+        self.by_outside.find(hash, |number| self.used(number).is_some_and(is_it))
+    }
+
+    fn used(&self, number: u32) -> Option<&Connection<A>> {
+        self.slots.get(number as usize).and_then(Slot::used)
     }
 }
 

@@ -289,3 +289,26 @@ fn a_million_connections_fit_into_128_mib() {
     assert!(each <= 124, "{each}");
     assert!(size_of::<Mapping<Ipv4Addr>>() <= 16);
 }
+
+#[test]
+fn what_passes_untranslated_is_no_part_of_a_translation_between_the_same_endpoints() {
+    let mut table = table(61_000..61_100);
+    let (from, to) = (inside(2, 5000), remote(1, 53));
+    let direct = |table: &mut Table, direction, seen: &Seen| {
+        table.direct(direction, from, to, seen, yes, &Timeouts::default()).map(|answer| answer.endpoint)
+    };
+    let seen = udp(Time::ZERO);
+    assert_eq!(direct(&mut table, Direction::Outward, &seen), Ok(from));
+    assert_eq!(table.peek_outward(Protocol::Udp, from, to), None);
+    assert_eq!(back(&mut table, from, to, &seen), Err(DropReason::Unsolicited));
+    let shown = out(&mut table, from, to, &seen).unwrap();
+    assert_eq!((shown.ip, table.stats().connections), (EXTERNAL, 2));
+    assert_eq!(direct(&mut table, Direction::Inward, &seen), Ok(from));
+    assert_eq!(back(&mut table, shown, to, &seen), Ok(from));
+    // Each ends by itself.
+    table.flush(Time::ZERO, |info| info.nat == Nat::None, |_| ());
+    assert!(!table.has_direct(Protocol::Udp, from, to));
+    assert_eq!(table.peek_outward(Protocol::Udp, from, to), Some(shown));
+    table.flush(Time::ZERO, |_| true, |_| ());
+    assert_eq!((table.stats().connections, table.peek_outward(Protocol::Udp, from, to)), (0, None));
+}
