@@ -157,6 +157,11 @@ impl PortCounters {
         sum
     }
 
+    /// Frames written, of all workers.
+    pub fn transmitted(&self) -> u64 {
+        self.rows.iter().map(|row| row.tx_packets.value()).sum()
+    }
+
     /// Every reason with a count, and when it last happened.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64, Time)> + '_ {
         DropReason::ALL.iter().filter_map(|&reason| {

@@ -177,6 +177,8 @@ struct Attached {
     listed: bool,
     /// When it last brought something.
     last: Time,
+    /// How many frames it had been sent by then.
+    sent: u64,
     appetite: Appetite,
 }
 
@@ -208,6 +210,8 @@ pub struct Worker {
     attached: Vec<Option<Attached>>,
     /// Ports to read.
     list: Vec<PortId>,
+    /// Whether frames of this turn answer what was sent.
+    answered: bool,
     patience: Patience,
     next_watch: Time,
     next_care: Time,
@@ -247,6 +251,7 @@ impl Worker {
             commands,
             attached: Vec::new(),
             list: Vec::new(),
+            answered: false,
             patience: Patience::new(options.poll),
             next_watch: Time::ZERO,
             next_care: Time::ZERO,
@@ -260,6 +265,7 @@ impl Worker {
     /// One turn of the loop. Says whether there was anything to do, or may be at once.
     pub fn turn(&mut self, now: Time) -> bool {
         let mut worked = self.obey(now);
+        self.answered = false;
         if self.shared.generation() != self.snapshot.generation {
             self.snapshot = self.shared.snapshot_full();
         }
@@ -320,7 +326,7 @@ impl Worker {
             let start = now();
             let mut timeout = Duration::ZERO;
             if self.turn(start) {
-                self.patience.worked(start);
+                self.patience.worked(start, self.answered);
             } else if self.patience.idle(start) == Idle::Look {
                 std::thread::yield_now();
             } else {
@@ -377,7 +383,7 @@ impl Worker {
         }
         let (lane, appetite) = (self.exchange.open(device, vid), Appetite::default());
         self.attached[port.index()] =
-            Some(Attached { lane, watched: None, reads: false, listed: false, last: now, appetite });
+            Some(Attached { lane, watched: None, reads: false, listed: false, last: now, sent: 0, appetite });
         if reads {
             self.read(port, now);
         }
@@ -466,7 +472,7 @@ impl Worker {
         }
         let end = received.last().copied();
         let vlans = self.snapshot.port(port).map(|port| &port.vlans).filter(|vlans| !vlans.is_empty());
-        let mut frames = 0;
+        let (mut frames, mut speaker) = (0, port);
         for (mut frame, received) in burst.drain(..).zip(received.drain(..)) {
             match received {
                 Received::Frame => {
@@ -474,6 +480,7 @@ impl Worker {
                     let ingress = vlans.map_or(Ok(port), |vlans| vlan::untag(vlans, port, &mut frame));
                     match ingress {
                         Ok(port) => {
+                            speaker = port;
                             self.pipeline.process(&self.snapshot, port, frame, now, &mut self.outbox);
                         }
                         Err(reason) => {
@@ -494,7 +501,7 @@ impl Worker {
             attached.last = now;
             self.load.frames.fetch_add(frames as u64, Relaxed);
         }
-        match end {
+        let outcome = match end {
             Some(Received::Gone) => {
                 self.lose(port);
                 Burst::Gone
@@ -507,7 +514,18 @@ impl Worker {
                 appetite.filled();
                 Burst::More
             }
+        };
+        if frames > 0 {
+            self.hear(speaker);
         }
+        outcome
+    }
+
+    /// Takes note that a port, or a VLAN of one, has spoken.
+    fn hear(&mut self, port: PortId) {
+        let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        let sent = self.snapshot.port(port).map_or(0, |port| port.counters.transmitted());
+        self.answered |= std::mem::replace(&mut attached.sent, sent) != sent;
     }
 
     /// Whether a port stays on the list after a burst. `lingering` counts those that do although they are empty.
@@ -582,5 +600,40 @@ impl Worker {
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Worker").field("list", &self.list).field("load", &self.load).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::packet::{self, Macs};
+    use crate::sim::{Station, Switch};
+    use crate::snapshot::NetworkMode;
+    use crate::wire::ethernet;
+
+    #[test]
+    fn a_frame_answers_what_its_port_was_sent_since_the_one_before() {
+        let mut switch = Switch::for_workers(2, 1000);
+        let network = switch.add_network("172.30.0.0/16".parse().unwrap(), NetworkMode::Nat);
+        let [a, b] = [switch.add_port(network), switch.add_port(network)];
+        let vid = Vid::try_from(7).unwrap();
+        let vlan = switch.add_vlan(&b, network, vid);
+        let options = WorkerOptions { io: Io::Syscall, poll: PollMode::Adaptive, all_read: true };
+        let (mut worker, handle) = Worker::new(switch.shared.clone(), 1, options, Arc::new(|_| ())).unwrap();
+        [&a, &b].into_iter().for_each(|station| handle.attach(station.id, station.device.clone(), true));
+        handle.attach_vlan(vlan.id, b.device.clone(), vid);
+        let mut answers = |from: &Station, to: &Station| {
+            let frame = packet::udp(Macs { src: from.mac, dst: to.mac }, from.at(1), to.at(2), b"x");
+            let tag = if from.id == vlan.id { &ethernet::vlan_tag(vid)[..] } else { &[] };
+            from.device.push(&[&frame[..12], tag, &frame[12..]].concat(), Offload::NONE);
+            assert!(worker.turn(Time::from_secs(1)));
+            worker.answered
+        };
+        let _ = (answers(&a, &b), answers(&b, &a));
+        assert!(answers(&a, &b) && answers(&b, &a), "they talk to each other");
+        assert!(answers(&a, &b) && !answers(&a, &b) && !answers(&a, &b), "one talks to the other");
+        assert!(answers(&b, &a) && !answers(&b, &a));
+        let _ = answers(&a, &vlan);
+        assert!(answers(&vlan, &a) && answers(&a, &vlan) && answers(&vlan, &a), "through a trunk");
     }
 }

@@ -10,8 +10,16 @@
 //! | within what it looks for | looks as long the next time |
 //! | longer, but no longer than [`LONGEST`] | looks twice as long |
 //! | longer than that | looks half as long, and below [`SHORTEST`] not at all |
+//! | ended by a frame that answers nothing | looks half as long, too |
 //!
-//! Who is idle for good thus sleeps, and a switch with a frame now and then does not spin for it. Between
+//! Who is idle for good thus sleeps, and a switch with a frame now and then does not spin for it.
+//!
+//! Only a conversation gains from looking: in it, somebody waits for each frame. A frame answers if its port
+//! was sent something since the last one that it brought. Others are of a flood in one direction, which comes
+//! no sooner if it is looked for; but the worker's core would never be idle, and the kernel, which places who
+//! wakes up on an idle core, would let them stand in line behind whoever makes the flood.
+//!
+//! Between
 //! two looks the worker lets others run: on a small machine they may be those who make the next frame. If one
 //! of them keeps the core, the worker sleeps instead, and does so for the next [`RESPITE`]: a sleeper that is
 //! woken gets the core sooner than one who stands in line for it.
@@ -103,11 +111,11 @@ impl Patience {
         }
     }
 
-    /// There was work at `now`.
-    pub(super) fn worked(&mut self, now: Time) {
+    /// There was work at `now`; whether frames came that `answered` ours.
+    pub(super) fn worked(&mut self, now: Time, answered: bool) {
         let Some(since) = self.idle_since.take() else { return };
         let pause = now.since(since);
-        if pause > LONGEST {
+        if pause > LONGEST || !answered {
             self.shrink();
         } else if pause > self.span {
             self.span = (self.span * 2).clamp(SHORTEST, LONGEST);
@@ -155,7 +163,7 @@ mod tests {
                 *now += Duration::from_micros(1);
             }
         }
-        patience.worked(*now);
+        patience.worked(*now, true);
         slept
     }
 
@@ -168,6 +176,29 @@ mod tests {
         (0..3).for_each(|_| assert!(wait(&mut patience, &mut now, long)));
         assert_eq!(patience.lingers(), Duration::ZERO);
         assert_eq!(patience.idle(now), Idle::Sleep);
+    }
+
+    #[test]
+    fn a_flood_in_one_direction_is_not_looked_for() {
+        let (mut patience, mut now) = (Patience::new(PollMode::Adaptive), Time::from_secs(1));
+        let pause = Duration::from_micros(30);
+        for _ in 0..4 {
+            wait(&mut patience, &mut now, pause);
+        }
+        assert!(patience.lingers() > Duration::ZERO, "in a conversation");
+        for _ in 0..4 {
+            patience.idle(now);
+            now += pause;
+            patience.worked(now, false);
+        }
+        assert_eq!((patience.idle(now), patience.lingers()), (Idle::Sleep, Duration::ZERO));
+        // A conversation beside it, of one frame in four, does not change that.
+        for frame in 0..100 {
+            patience.idle(now);
+            now += pause;
+            patience.worked(now, frame % 4 == 0);
+        }
+        assert!(patience.span <= SHORTEST, "{:?}", patience.span);
     }
 
     #[test]
@@ -188,10 +219,10 @@ mod tests {
         assert_eq!(patience.idle(now), Idle::Look);
         assert_eq!(patience.idle(now + Duration::from_micros(2)), Idle::Look);
         assert_eq!(patience.idle(now + Duration::from_micros(300)), Idle::Sleep);
-        patience.worked(now);
+        patience.worked(now, true);
         now += RESPITE;
         assert_eq!(patience.idle(now), Idle::Sleep, "a respite");
-        patience.worked(now);
+        patience.worked(now, true);
         now += Duration::from_millis(1);
         assert_eq!(patience.idle(now), Idle::Look, "it is over");
     }
@@ -201,7 +232,7 @@ mod tests {
         for (mode, expected) in [(PollMode::Busy, Idle::Look), (PollMode::Sleep, Idle::Sleep)] {
             let mut patience = Patience::new(mode);
             for micros in [1, 10, 10_000_000] {
-                patience.worked(Time::from_micros(micros));
+                patience.worked(Time::from_micros(micros), true);
                 assert_eq!(patience.idle(Time::from_micros(micros + 5)), expected);
                 assert_eq!(patience.lingers().is_zero(), mode == PollMode::Sleep);
             }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use libtest_mimic::Failed;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect as connect_to,
-    sendto, socket,
+    sendto, setsockopt, socket, sockopt,
 };
+use nix::sys::time::{TimeVal, TimeValLike};
 use vswitchd::host::netlink;
 use vswitchd::host::netns::Netns;
 use vswitchd::lab::rig::{GATEWAY, INTERNET, Rig, UPLINK, on_uplink};
@@ -377,7 +378,7 @@ fn row_81_a_container_with_70000_flows() -> Outcome {
     let switch = Switch::start(&rig, &[])?;
     let (one, two) = (switch.container(&rig, 11)?, switch.container(&rig, 12)?);
     let listener = rig.internet.run(|| TcpListener::bind((INTERNET, 5002)))??;
-    listener.set_nonblocking(true)?;
+    setsockopt(&listener, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50))?;
     let over = AtomicBool::new(false);
     let attack = || -> Outcome {
         one.run(|| {
@@ -394,13 +395,11 @@ fn row_81_a_container_with_70000_flows() -> Outcome {
     let [idle, loaded, after] = thread::scope(|scope| -> Result<_, Failed> {
         scope.spawn(|| {
             while !over.load(Relaxed) {
-                if listener.accept().is_err() {
-                    thread::sleep(Duration::from_millis(1));
-                }
+                let _ = listener.accept();
             }
         });
         let measured = (|| {
-            let idle = connections(&two, 100)?;
+            let idle = connections(&two, 200)?;
             let attacker = scope.spawn(attack);
             let loaded = connections(&two, 200);
             attacker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
@@ -409,7 +408,9 @@ fn row_81_a_container_with_70000_flows() -> Outcome {
         over.store(true, Relaxed);
         measured
     })?;
+    // Figures, and the kernel's beside them, are `vswitch-bench --only nat/crowded`.
     println!("p99 of connecting: idle {idle:?}, under the flood {loaded:?}, after it {after:?}");
+    ensure!(loaded <= 2 * idle + Duration::from_millis(50), "{loaded:?} under the flood, {idle:?} before");
     ensure!(after <= 2 * idle + Duration::from_millis(5), "{after:?} after it, {idle:?} before");
     let ports = switch.list("port inspect c11")?["nat_ports"]["udp"].clone();
     ensure!(ports["used"] == 2268 && ports["limit"] == 2268, "the quota is half of the range: {ports}");

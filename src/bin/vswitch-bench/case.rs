@@ -51,6 +51,8 @@ pub(crate) enum Load {
     Connections,
     /// UDP datagrams, each the first and only one of its flow.
     NewFlows,
+    /// TCP connections, one after the other, while another container opens 70,000 UDP flows.
+    Crowded,
     /// One datagram there and back, then the next.
     PingPong { cores: Cores },
     /// One byte there and back over TCP, then the next.
@@ -74,6 +76,7 @@ impl Load {
             Load::Flood { .. } => "k datagrams/s",
             Load::Connections => "k connections/s",
             Load::NewFlows => "k flows/s",
+            Load::Crowded => "times the p99 without",
             Load::PingPong { .. } | Load::RequestResponse { .. } => "us p50",
             Load::Idle => "% of a core",
         }
@@ -86,6 +89,7 @@ impl Load {
             Load::Flood { .. } => "M datagrams",
             Load::Connections => "k connections",
             Load::NewFlows => "M flows",
+            Load::Crowded => "k connections",
             Load::PingPong { .. } | Load::RequestResponse { .. } => "M round trips",
             Load::Idle => "s",
         }
@@ -95,13 +99,15 @@ impl Load {
     pub(crate) fn better(self) -> Better {
         match self {
             Load::Bulk { .. } | Load::Flood { .. } | Load::Connections | Load::NewFlows => Better::Higher,
-            Load::PingPong { .. } | Load::RequestResponse { .. } | Load::Idle => Better::Lower,
+            Load::Crowded | Load::PingPong { .. } | Load::RequestResponse { .. } | Load::Idle => {
+                Better::Lower
+            }
         }
     }
 
     /// Whether it leaves connections behind that the next run has to be rid of.
     pub(crate) fn fills_conntrack(self) -> bool {
-        matches!(self, Load::Connections | Load::NewFlows)
+        matches!(self, Load::Connections | Load::NewFlows | Load::Crowded)
     }
 
     /// Whether workers of the switch can get into each other's way: then one worker is measured as well.
@@ -179,13 +185,14 @@ const WORKERS: Target = Target { against: Against::OneWorker, bound: Bound::AtLe
 const TAIL: Target = Target { against: Against::P50, bound: Bound::AtMost(2.0) };
 const OVS: Target = Target { against: Against::Peer(Kind::OpenVswitch), bound: Bound::AtLeast(1.15) };
 const VDE: Target = Target { against: Against::Peer(Kind::Vde), bound: Bound::AtLeast(10.0) };
+const NEIGHBOR: Target = Target { against: Against::Nothing, bound: Bound::AtMost(2.0) };
 const IDLE: Target = Target { against: Against::Nothing, bound: Bound::AtMost(1.0) };
 
 /// All of them, in the order of the table.
 pub(crate) const CASES: &[Case] = {
     use Cores::{One as SameCore, Two as TwoCores};
     use Flows::{Bursts, Mixed, One, Scattered};
-    use Load::{Bulk, Connections, Flood, Idle, NewFlows, PingPong, RequestResponse};
+    use Load::{Bulk, Connections, Crowded, Flood, Idle, NewFlows, PingPong, RequestResponse};
     use Plane::{Inwards, Outwards, Switched};
     const fn case(
         name: &'static str,
@@ -322,6 +329,13 @@ pub(crate) const CASES: &[Case] = {
             &[WORKERS],
         ),
         case("nat/connections", "new TCP connections outwards", Outwards, Connections, &[kernel(0.95)]),
+        case(
+            "nat/crowded",
+            "new TCP connections outwards beside 70,000 flows of a neighbor",
+            Outwards,
+            Crowded,
+            &[NEIGHBOR],
+        ),
         case("nat/flows", "UDP flows of one datagram outwards", Outwards, NewFlows, &[kernel(1.5)]),
         case(
             "nat/rr-udp/2-cores",

@@ -64,6 +64,8 @@ impl Kind {
             Kind::Vswitchd => true,
             // Their NAT is a matter of controllers and flow tables, and not the switch's own.
             Kind::OpenVswitch | Kind::Vde => case.plane == Plane::Switched,
+            // It serves a single container.
+            Kind::Slirp4netns if case.load == Load::Crowded => false,
             Kind::Slirp4netns => case.plane != Plane::Switched || case.load == Load::Idle,
         }
     }

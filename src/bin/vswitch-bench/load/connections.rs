@@ -48,7 +48,7 @@ pub(super) fn run(talk: Talk<'_>, site: &Site, length: Window) -> io::Result<Sam
 }
 
 /// Accepts, and closes: the end of the stream is the answer.
-fn serve(listener: &TcpListener, stage: &Stage) -> io::Result<()> {
+pub(super) fn serve(listener: &TcpListener, stage: &Stage) -> io::Result<()> {
     while !stage.over() {
         match listener.accept() {
             Ok(_) => {}

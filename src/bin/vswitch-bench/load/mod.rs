@@ -6,6 +6,7 @@
 
 mod bulk;
 mod connections;
+mod crowded;
 mod flood;
 mod new_flows;
 pub(crate) mod ping_pong;
@@ -33,7 +34,7 @@ pub(crate) const CONGESTION: &str = "cubic";
 pub(crate) struct Sample {
     /// The figure, in the case's unit.
     pub(crate) value: f64,
-    /// The 99th percentile, where the figure is a median.
+    /// The 99th percentile in microseconds, where the figure is a median or a ratio of such ones.
     pub(crate) p99: Option<f64>,
     /// Busy time of all cores for a unit of work ([`Load::work`]), in seconds.
     pub(crate) cpu: Option<f64>,
@@ -136,6 +137,10 @@ pub(crate) fn run(case: &Case, site: &Site, window: Window) -> Result<Sample, Er
         Load::Flood { payload, flows } => flood::run(talk, payload, flows, site, window),
         Load::Connections => connections::run(talk, site, window),
         Load::NewFlows => new_flows::run(talk, site, window),
+        Load::Crowded => match site.neighbor() {
+            Some(neighbor) => crowded::run(talk, neighbor),
+            None => return Err(failed(&"there is nobody else behind the switch")),
+        },
         Load::PingPong { cores } => ping_pong::datagrams(talk, cores, site, window).map(Rounds::sample),
         Load::RequestResponse { cores } => ping_pong::requests(talk, cores, site, window).map(Rounds::sample),
         Load::Idle => return Ok(idle(site, window)),

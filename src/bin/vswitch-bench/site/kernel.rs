@@ -17,9 +17,13 @@ use vswitchd::lab::rig::{Rig, UPLINK};
 use super::{End, Memory, PORT, Site, give, nft, on_network};
 use crate::peer::Kind;
 
-/// The router's end of the wire to the container, and the container's.
-const ROUTER: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 98, 0, 1), 24);
-const ROUTED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(10, 98, 0, 2), 24);
+/// The router's end of the wire to container number `wire`, and the container's.
+const fn wire(wire: u8) -> [Ipv4Net; 2] {
+    [
+        Ipv4Net::new_assert(Ipv4Addr::new(10, 98, wire, 1), 24),
+        Ipv4Net::new_assert(Ipv4Addr::new(10, 98, wire, 2), 24),
+    ]
+}
 
 /// Deletes all of the kernel's tracked connections: an `nlmsghdr` (length, type, flags, sequence number,
 /// port) and an `nfgenmsg` (family, version, resource), linux/netfilter/nfnetlink_conntrack.h.
@@ -43,9 +47,22 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
             let _ = fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{file}"), "0");
         }
     })?;
-    let inside = if Kind::Kernel.missing().is_none() { Some(routed(&rig)?) } else { None };
+    let (mut inside, mut neighbor) = (None, None);
+    if Kind::Kernel.missing().is_none() {
+        let end = routed(&rig, 3)?;
+        translate(&rig, end.ip)?;
+        (inside, neighbor) = (Some(end), Some(routed(&rig, 4)?));
+    }
     let switched = Some((one, two));
-    Ok(Site { processes: Vec::new(), memory: Memory::Kernel, switched, inside, public: UPLINK, rig })
+    Ok(Site {
+        processes: Vec::new(),
+        memory: Memory::Kernel,
+        switched,
+        inside,
+        neighbor,
+        public: UPLINK,
+        rig,
+    })
 }
 
 /// A container on the bridge.
@@ -59,19 +76,25 @@ fn bridged(rig: &Rig, name: &str, host: u16) -> Result<End, Error> {
     give(rig, name, on_network(host))
 }
 
-/// A container on the router, and the router's rules.
-fn routed(rig: &Rig) -> Result<End, Error> {
+/// A container on the router.
+fn routed(rig: &Rig, number: u8) -> Result<End, Error> {
+    let ([router, routed], name) = (wire(number), format!("c{number}"));
+    let port = format!("{name}-port");
     rig.switch.run(|| {
-        netlink::create_veth("c3-port", "c3")?;
-        netlink::add_address("c3-port", ROUTER)?;
-        netlink::set_up("c3-port")
+        netlink::create_veth(&port, &name)?;
+        netlink::add_address(&port, router)?;
+        netlink::set_up(&port)
     })??;
-    let end = give(rig, "c3", ROUTED)?;
-    end.netns.run(|| netlink::add_route(Ipv4Net::default(), ROUTER.addr()))??;
+    let end = give(rig, &name, routed)?;
+    end.netns.run(|| netlink::add_route(Ipv4Net::default(), router.addr()))??;
+    Ok(end)
+}
+
+/// The router's rules: it forwards, masquerades, and publishes the port of this container.
+fn translate(rig: &Rig, ip: Ipv4Addr) -> Result<(), Error> {
     rig.switch
         .run(|| fs::write("/proc/sys/net/ipv4/ip_forward", "1"))?
         .map_err(|error| Error::failed("ip_forward", error, ""))?;
-    let ip = end.ip;
     nft(
         &rig.switch,
         &format!(
@@ -82,8 +105,7 @@ fn routed(rig: &Rig) -> Result<End, Error> {
                     ip daddr {UPLINK} udp dport {PORT} dnat to {ip}; }}
             }}"
         ),
-    )?;
-    Ok(end)
+    )
 }
 
 pub(super) fn forget_connections(rig: &Rig) -> Result<(), Error> {

@@ -67,6 +67,8 @@ pub(crate) struct Site {
     switched: Option<(End, End)>,
     /// A container behind NAT; `None` if it is the first of the two.
     inside: Option<End>,
+    /// A second container behind NAT.
+    neighbor: Option<End>,
     /// The address that published ports are on.
     public: Ipv4Addr,
     pub(crate) rig: Rig,
@@ -107,6 +109,11 @@ impl Site {
                 Some(Talk { client, to: at(self.public), server: &server.netns, at: at(server.ip) })
             }
         }
+    }
+
+    /// Another container beside the one that talks on [`Plane::Outwards`].
+    pub(crate) fn neighbor(&self) -> Option<&Netns> {
+        self.neighbor.as_ref().map(|end| &end.netns)
     }
 
     /// Attaches a namespace as one more container of our switch, with this number.
@@ -162,7 +169,7 @@ impl Site {
     /// The namespaces in which frames are on their way.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Netns> {
         let switched = self.switched.iter().flat_map(|(one, two)| [one, two]);
-        let ends = switched.chain(&self.inside).map(|end| &end.netns);
+        let ends = switched.chain(&self.inside).chain(&self.neighbor).map(|end| &end.netns);
         ends.chain([&self.rig.switch, &self.rig.internet])
     }
 

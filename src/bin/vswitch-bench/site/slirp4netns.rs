@@ -39,6 +39,7 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
         memory: Memory::Nothing,
         switched: None,
         inside,
+        neighbor: None,
         public: UPLINK,
         rig,
     })

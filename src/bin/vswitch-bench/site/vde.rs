@@ -32,6 +32,7 @@ pub(super) fn build(rig: Rig) -> Result<Site, Error> {
         memory: Memory::Nothing,
         switched: Some((one, two)),
         inside: None,
+        neighbor: None,
         public: UPLINK,
         rig,
     })

@@ -25,10 +25,11 @@ pub(super) fn build(rig: Rig, more: &[String]) -> Result<Site, Error> {
     let client = Client::new(&rig.socket())?;
     let container = |host: u16| -> Result<End, Error> {
         let netns = rig.container("container")?;
-        attach(&client, &netns, host)?;
+        add(&client, &netns, host)?;
         Ok(End { netns, ip: inside(host) })
     };
-    let (one, two) = (container(11)?, container(12)?);
+    let (one, two, neighbor) = (container(11)?, container(12)?, container(13)?);
+    [11, 12].into_iter().try_for_each(|host| let_have_all_ports(&client, host))?;
     for protocol in ["tcp", "udp"] {
         let publication = json!({ "spec": format!("{PORT}:{PORT}/{protocol}"), "to": "c11" });
         ask::<PublicationInfo>(&client, "publish", "add", &publication)?;
@@ -38,6 +39,7 @@ pub(super) fn build(rig: Rig, more: &[String]) -> Result<Site, Error> {
         memory: Memory::Daemon(client),
         switched: Some((one, two)),
         inside: None,
+        neighbor: Some(neighbor),
         public: if shared { UPLINK } else { UPLINK_OWN },
         rig,
     })
@@ -60,11 +62,19 @@ fn start(rig: &Rig, shared: bool, more: &[String]) -> Result<Process, Error> {
     Process::start(&rig.switch, rig.directory(), &program)
 }
 
-/// Attaches a namespace as container number `host`, with that address.
+/// Attaches a namespace as container number `host`, with that address, as one that is all of the load.
 pub(super) fn attach(client: &Client, netns: &Netns, host: u16) -> Result<(), Error> {
+    add(client, netns, host)?;
+    let_have_all_ports(client, host)
+}
+
+fn add(client: &Client, netns: &Netns, host: u16) -> Result<(), Error> {
     let port = json!({ "name": format!("c{host}"), "netns": netns.path(), "ip": inside(host) });
-    ask::<PortInfo>(client, "port", "add", &port)?;
-    // One container is all of the load.
+    ask::<PortInfo>(client, "port", "add", &port).map(drop)
+}
+
+/// A container may have half of the ports to masquerade with, unless told otherwise.
+fn let_have_all_ports(client: &Client, host: u16) -> Result<(), Error> {
     let whole_range = json!({ "name": format!("c{host}"), "settings": [{ "nat_ports": 65_535 }] });
     ask::<Done>(client, "port", "set", &whole_range).map(drop)
 }
