@@ -329,10 +329,15 @@ mod tests {
             message.extend((0xc000 | at).to_be_bytes());
         }
         #[allow(clippy::disallowed_methods, reason = "it is the processor's time that is bounded")]
-        let start = std::time::Instant::now();
-        let response = answer(&message, &Records::NoName, true);
-        assert!(start.elapsed() < std::time::Duration::from_millis(1), "{:?}", start.elapsed());
-        assert_eq!(response_code(&response), ResponseCode::FormErr);
+        let took = || {
+            let start = std::time::Instant::now();
+            let response = answer(&message, &Records::NoName, true);
+            assert_eq!(response_code(&response), ResponseCode::FormErr);
+            start.elapsed()
+        };
+        // Others use the processor as well: the best of some.
+        let best = (0..10).map(|_| took()).min().unwrap();
+        assert!(best < std::time::Duration::from_millis(1), "{best:?}");
     }
 
     #[test]
