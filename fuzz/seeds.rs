@@ -365,7 +365,7 @@ fn networks() -> Vec<Seed> {
     let Site { stations, .. } = Site::new();
     let service = |station: u8| STATIONS + 2 * (station - 2) + 1;
     let port = |station: u8| STATIONS + 2 * (station - 2);
-    let rules = |list: &[[u8; 4]]| [&[RULES, list.len() as u8][..], &list.concat()].concat();
+    let rules = |list: &[[u8; 4]]| [&[RULES, u8::try_from(list.len()).unwrap()][..], &list.concat()].concat();
     let time = |steps: u8| vec![TIME, steps];
     let out = |who, whom, how| say(Say::OUT, [who, whom, 5, how]);
     let straight = |who, whom, how| say(Say::OUT | Say::STRAIGHT, [who, whom, 5, how]);

@@ -168,10 +168,11 @@ impl World {
         assert_eq!(answer.endpoint, inside, "it is translated");
     }
 
-    /// Room is made by a connection that is over, of this port if one is given.
+    /// Room is made by a connection that is over or that nobody here has asked for, of this port if one is given.
     fn reclaim(&mut self, of: Option<PortId>) {
         let before = self.table.stats();
-        let Some(ended) = self.table.reclaim(of, self.now) else { return };
+        let over = self.table.reclaim_over(of, self.now);
+        let Some(ended) = over.or_else(|| self.table.reclaim_called(of, self.now)) else { return };
         assert!(of.is_none_or(|port| port == ended.port), "another port's connection");
         *self.live.entry(ended.port).or_default() -= 1;
         assert_eq!(self.table.stats().connections + 1, before.connections);
