@@ -849,10 +849,6 @@ vlan = ["backend=10"]
 network = "seen"
 port = "vm"
 vlan = 20
-[[publish]]
-spec = "9000:90"
-to = "vm"
-lan = true
 "#;
     let faults = r#"
 [[network]]
