@@ -135,7 +135,7 @@ impl World {
         seen: &Seen,
     ) {
         let known = self.table.peek_inward(seen.protocol, outside, remote);
-        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false, called: false });
+        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false, called: true });
         let answer = self.table.inward(outside, remote, target, seen, allow, &self.timeouts);
         match (answer.map(|answer| answer.endpoint), known) {
             (Ok(inside), Some(known)) => assert_eq!(inside, known),
@@ -156,7 +156,8 @@ impl World {
         seen: &Seen,
     ) {
         let known = self.table.has_direct(seen.protocol, inside, neighbor);
-        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false });
+        let called = direction == Direction::Inward;
+        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false, called });
         let Ok(answer) = self.table.direct(direction, inside, neighbor, seen, allow, &self.timeouts) else {
             assert!(!known, "a connection refused its own packet");
             return;
