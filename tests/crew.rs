@@ -1,4 +1,5 @@
-//! Ports that change their readers while frames flow: real threads, devices in memory.
+//! Workers with devices in memory: ports that change their readers while frames flow, between real threads, and what
+//! counts as an answer.
 #![allow(clippy::disallowed_methods, reason = "the workers are threads, in real time")]
 #![allow(clippy::unwrap_used)] // a test that panics says so
 
@@ -6,7 +7,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vswitchd::addr::NetworkId;
+use vswitchd::addr::{NetworkId, Vid};
+use vswitchd::clock::Time;
 use vswitchd::frame::Offload;
 use vswitchd::port::exchange::Io;
 use vswitchd::port::memory::MemoryPort;
@@ -14,7 +16,8 @@ use vswitchd::port::{Device, Promises};
 use vswitchd::sim::packet::{self, Macs};
 use vswitchd::sim::{Station, Switch};
 use vswitchd::snapshot::NetworkMode;
-use vswitchd::worker::{PollMode, WorkerOptions, WorkerPool};
+use vswitchd::wire::ethernet;
+use vswitchd::worker::{PollMode, Worker, WorkerOptions, WorkerPool};
 
 /// Frames of the flow.
 const FRAMES: u32 = 50_000;
@@ -69,4 +72,30 @@ fn a_flow_keeps_its_order_while_its_port_changes_readers() {
     assert!(arrived.iter().copied().eq(0..FRAMES), "{} arrived, or in another order", arrived.len());
     let readers = pool.loads().iter().filter(|load| load.frames > 100).count();
     assert!(readers > 1, "{:?}", pool.loads());
+}
+
+#[test]
+fn a_frame_answers_what_its_port_was_sent_since_the_one_before() {
+    let mut switch = Switch::for_workers(2, 1000);
+    let network = switch.add_network("172.30.0.0/16".parse().unwrap(), NetworkMode::Nat);
+    let [a, b] = [switch.add_port(network), switch.add_port(network)];
+    let vid = Vid::try_from(7).unwrap();
+    let vlan = switch.add_vlan(&b, network, vid);
+    let options = WorkerOptions { io: Io::Syscall, poll: PollMode::Adaptive, all_read: true };
+    let (mut worker, handle) = Worker::new(switch.shared.clone(), 1, options, Arc::new(|_| ())).unwrap();
+    [&a, &b].into_iter().for_each(|station| handle.attach(station.id, station.device.clone(), true));
+    handle.attach_vlan(vlan.id, b.device.clone(), vid);
+    let mut answers = |from: &Station, to: &Station| {
+        let frame = packet::udp(Macs { src: from.mac, dst: to.mac }, from.at(1), to.at(2), b"x");
+        let tag = if from.id == vlan.id { &ethernet::vlan_tag(vid)[..] } else { &[] };
+        from.device.push(&[&frame[..12], tag, &frame[12..]].concat(), Offload::NONE);
+        assert!(worker.turn(Time::from_secs(1)));
+        worker.answered()
+    };
+    let _ = (answers(&a, &b), answers(&b, &a));
+    assert!(answers(&a, &b) && answers(&b, &a), "they talk to each other");
+    assert!(answers(&a, &b) && !answers(&a, &b) && !answers(&a, &b), "one talks to the other");
+    assert!(answers(&b, &a) && !answers(&b, &a));
+    let _ = answers(&a, &vlan);
+    assert!(answers(&vlan, &a) && answers(&a, &vlan) && answers(&vlan, &a), "through a trunk");
 }

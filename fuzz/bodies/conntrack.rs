@@ -156,13 +156,8 @@ impl World {
         seen: &Seen,
     ) {
         let known = self.table.has_direct(seen.protocol, inside, neighbor);
-        let allow = || {
-            Ok::<_, DropReason>(NewConnection {
-                port,
-                hairpin: false,
-                called: direction == Direction::Inward,
-            })
-        };
+        let called = direction == Direction::Inward;
+        let allow = || Ok::<_, DropReason>(NewConnection { port, hairpin: false, called });
         let Ok(answer) = self.table.direct(direction, inside, neighbor, seen, allow, &self.timeouts) else {
             assert!(!known, "a connection refused its own packet");
             return;
