@@ -179,6 +179,19 @@ mod tests {
     }
 
     #[test]
+    fn row_55_a_sum_that_comes_out_as_zero_goes_as_all_ones() {
+        let [a, b, c] = [1, 2, 3].map(|host| Endpoint::new(Ipv4Addr::new(10, 0, 0, host), 4000));
+        let mut zeros = 0;
+        for word in 0..=u16::MAX {
+            let mut bytes = packet(ipv4::UDP, a, b, &word.to_be_bytes(), false);
+            translate(&mut bytes, 20, Kind::Udp, false, Endpoints { src: Some(c), dst: None });
+            assert_eq!(bytes, packet(ipv4::UDP, c, b, &word.to_be_bytes(), false));
+            zeros += u32::from(be16(&bytes, 26) == 0xffff);
+        }
+        assert_eq!(zeros, 1, "one of all values comes out so");
+    }
+
+    #[test]
     fn udp_without_a_checksum_stays_without() {
         let (a, b) =
             (Endpoint::new(Ipv4Addr::new(10, 0, 0, 1), 1), Endpoint::new(Ipv4Addr::new(10, 0, 0, 2), 2));
