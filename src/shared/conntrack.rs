@@ -379,12 +379,13 @@ impl Conntrack {
         let any_will_do = matches!(reason, DropReason::ConntrackFull | DropReason::ConntrackQuota);
         let places = || (0..shards).map(|step| &self.shards[(index + step) % everywhere]);
         let over = || places().find_map(|shard| lock(shard).reclaim_over(owner, ask.seen.now));
-        // Whoever has been silent longest, in whichever shard: the callers of one port do not pay for another's.
+        // Whoever has been silent longest, in whichever shard: the callers of one port do not pay for another's. No shard
+        // twice, or one who has just been given another turn there would be found again, and be silent since.
         let called = || {
             let since = places().filter_map(|shard| lock(shard).called_since().map(|since| (since, shard)));
-            let eldest = since.min_by_key(|&(since, _)| since).map(|(_, shard)| shard);
-            let mut shards = eldest.into_iter().chain(places());
-            shards.find_map(|shard| lock(shard).reclaim_called(owner, ask.seen.now))
+            let mut shards: Vec<_> = since.collect();
+            shards.sort_by_key(|&(since, _)| since);
+            shards.into_iter().find_map(|(_, shard)| lock(shard).reclaim_called(owner, ask.seen.now))
         };
         let Some(ended) = over().or_else(|| if any_will_do { called() } else { None }) else { return false };
         self.refund(ended);
