@@ -64,6 +64,10 @@ const WATCH_INTERVAL: Duration = Duration::from_micros(20);
 /// Ports that are looked at although the last look found nothing.
 const LINGERING_MAX: usize = 8;
 
+/// As many bursts of a port in a row, without anything sent to it in between, are no part of a conversation any more.
+/// Bulk TCP is one: it has an acknowledgment for every few super-frames.
+pub const MONOLOGUE: u8 = 16;
+
 /// How often devices are asked what their events do not tell.
 const CARE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -179,6 +183,8 @@ struct Attached {
     last: Time,
     /// How many frames it had been sent by then.
     sent: u64,
+    /// How many bursts it has brought without being sent anything in between.
+    unanswered: u8,
     appetite: Appetite,
 }
 
@@ -210,8 +216,8 @@ pub struct Worker {
     attached: Vec<Option<Attached>>,
     /// Ports to read.
     list: Vec<PortId>,
-    /// Whether frames of this turn answer what was sent.
-    answered: bool,
+    /// Whether frames of this turn belong to a conversation.
+    conversed: bool,
     patience: Patience,
     next_watch: Time,
     next_care: Time,
@@ -251,7 +257,7 @@ impl Worker {
             commands,
             attached: Vec::new(),
             list: Vec::new(),
-            answered: false,
+            conversed: false,
             patience: Patience::new(options.poll),
             next_watch: Time::ZERO,
             next_care: Time::ZERO,
@@ -265,7 +271,7 @@ impl Worker {
     /// One turn of the loop. Says whether there was anything to do, or may be at once.
     pub fn turn(&mut self, now: Time) -> bool {
         let mut worked = self.obey(now);
-        self.answered = false;
+        self.conversed = false;
         if self.shared.generation() != self.snapshot.generation {
             self.snapshot = self.shared.snapshot_full();
         }
@@ -296,9 +302,9 @@ impl Worker {
         worked
     }
 
-    /// Whether a port that spoke in the last turn had been sent something since it spoke before.
-    pub fn answered(&self) -> bool {
-        self.answered
+    /// Whether a port that spoke in the last turn has been sent something within its last [`MONOLOGUE`] bursts.
+    pub fn conversed(&self) -> bool {
+        self.conversed
     }
 
     /// Puts ports that became readable on the list; waits for one, or for a command, at most `timeout`.
@@ -331,7 +337,7 @@ impl Worker {
             let start = now();
             let mut timeout = Duration::ZERO;
             if self.turn(start) {
-                self.patience.worked(start, self.answered());
+                self.patience.worked(start, self.conversed());
             } else if self.patience.idle(start) == Idle::Look {
                 std::thread::yield_now();
             } else {
@@ -387,8 +393,16 @@ impl Worker {
             self.attached.resize_with(port.index() + 1, || None);
         }
         let (lane, appetite) = (self.exchange.open(device, vid), Appetite::default());
-        self.attached[port.index()] =
-            Some(Attached { lane, watched: None, reads: false, listed: false, last: now, sent: 0, appetite });
+        self.attached[port.index()] = Some(Attached {
+            lane,
+            watched: None,
+            reads: false,
+            listed: false,
+            last: now,
+            sent: 0,
+            unanswered: 0,
+            appetite,
+        });
         if reads {
             self.read(port, now);
         }
@@ -530,7 +544,9 @@ impl Worker {
     fn hear(&mut self, port: PortId) {
         let Some(attached) = self.attached.get_mut(port.index()).and_then(Option::as_mut) else { return };
         let sent = self.snapshot.port(port).map_or(0, |port| port.counters.transmitted());
-        self.answered |= std::mem::replace(&mut attached.sent, sent) != sent;
+        let is_answer = std::mem::replace(&mut attached.sent, sent) != sent;
+        attached.unanswered = if is_answer { 0 } else { attached.unanswered.saturating_add(1) };
+        self.conversed |= attached.unanswered < MONOLOGUE;
     }
 
     /// Whether a port stays on the list after a burst. `lingering` counts those that do although they are empty.

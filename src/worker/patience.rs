@@ -10,14 +10,14 @@
 //! | within what it looks for | looks as long the next time |
 //! | longer, but no longer than [`LONGEST`] | looks twice as long |
 //! | longer than that | looks half as long, and below [`SHORTEST`] not at all |
-//! | ended by a frame that answers nothing | looks half as long, too |
+//! | ended by frames that are no part of a conversation | looks half as long, too |
 //!
 //! Who is idle for good thus sleeps, and a switch with a frame now and then does not spin for it.
 //!
-//! Only a conversation gains from looking: in it, somebody waits for each frame. A frame answers if its port
-//! was sent something since the last one that it brought. Others are of a flood in one direction, which comes
-//! no sooner if it is looked for; but the worker's core would never be idle, and the kernel, which places who
-//! wakes up on an idle core, would let them stand in line behind whoever makes the flood.
+//! Only a conversation gains from looking: in it, somebody waits for each frame. A port that has brought burst after
+//! burst without being sent anything ([`MONOLOGUE`](super::MONOLOGUE)) makes a flood in one direction, which comes no
+//! sooner if it is looked for; but the worker's core would never be idle, and the kernel, which places who wakes up on
+//! an idle core, would let them stand in line behind whoever makes the flood.
 //!
 //! Between
 //! two looks the worker lets others run: on a small machine they may be those who make the next frame. If one
@@ -111,11 +111,11 @@ impl Patience {
         }
     }
 
-    /// There was work at `now`; whether frames came that `answered` ours.
-    pub(super) fn worked(&mut self, now: Time, answered: bool) {
+    /// There was work at `now`; whether it `conversed`, and was no flood alone.
+    pub(super) fn worked(&mut self, now: Time, conversed: bool) {
         let Some(since) = self.idle_since.take() else { return };
         let pause = now.since(since);
-        if pause > LONGEST || !answered {
+        if pause > LONGEST || !conversed {
             self.shrink();
         } else if pause > self.span {
             self.span = (self.span * 2).clamp(SHORTEST, LONGEST);
